@@ -1,0 +1,211 @@
+"""What travels to the device: a folder that says what it holds and can prove it.
+
+    bundle.json             what follows, with a SHA-256 of every other file and of itself
+    labels.json             the products in the order of the model's outputs
+    model.<precision>.tflite   usable alone by any TFLite runtime
+    golden.npz              labelled photos with the full, compact and edge models' probabilities
+    report/                 accuracy and agreement at export
+
+`docs/bundle.md` describes each field. Nothing is guessed: a bundle that lacks a field, has one too many, or differs by
+one byte from what its maker wrote is refused.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgebcnn.atomic import json_bytes, replacing_folder
+from edgebcnn.errors import BundleError
+from edgebcnn.preprocessing import Preprocessing
+
+SCHEMA_VERSION = 1
+MANIFEST_NAME = "bundle.json"
+LABELS_NAME = "labels.json"
+GOLDEN_NAME = "golden.npz"
+
+Precision = Literal["int8", "fp16", "float32"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class Label(_Strict):
+    """One product. Its place in the list is its class id.
+
+    Attributes:
+        name: What a person calls it; unique in a model.
+        gtin: GTIN/UPC, where the data set has one.
+        coarse: Coarser class (`Milk` for `Oatly-Oat-Milk`), where the data set has one.
+    """
+
+    name: str = Field(min_length=1)
+    gtin: str | None = None
+    coarse: str | None = None
+
+
+class Tensor(_Strict):
+    """Input or output of a model file: `real = (quantized - zero_point) * scale` where `dtype` is an integer."""
+
+    dtype: Literal["uint8", "int8", "float32"]
+    scale: float | None = None
+    zero_point: int | None = None
+
+
+class ModelFile(_Strict):
+    """One `.tflite` file of a bundle."""
+
+    file: str
+    input: Tensor
+    output: Tensor
+    integer_only: bool
+    float_ops: tuple[str, ...] = ()
+
+
+class Calibration(_Strict):
+    """What the int8 ranges were measured on.
+
+    Attributes:
+        recipe: Name of the calibration recipe.
+        seed: Seed of the choice.
+        photo_sha256: SHA-256 of each chosen training photo.
+    """
+
+    recipe: str
+    seed: int
+    photo_sha256: tuple[str, ...]
+
+
+class Manifest(_Strict):
+    """`bundle.json`, less the digests."""
+
+    schema_version: int
+    name: str
+    edgebcnn_version: str
+    architecture: dict[str, Any]
+    preprocessing: Preprocessing
+    models: dict[Precision, ModelFile] = Field(min_length=1)
+    calibration: Calibration | None = None
+    tools: dict[str, str]
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """A bundle whose every byte was checked when it was opened."""
+
+    path: Path
+    manifest: Manifest
+    labels: tuple[Label, ...]
+    digest: str
+
+    def model_path(self, precision: Precision) -> Path:
+        """Path of the model file of that precision.
+
+        Raises:
+            BundleError: the bundle has no such precision.
+        """
+        if precision not in self.manifest.models:
+            have = ", ".join(sorted(self.manifest.models))
+            raise BundleError(f"{self.path} has no {precision} model, it has {have}: export it with --{precision}")
+        return self.path / self.manifest.models[precision].file
+
+
+def write_bundle(path: Path, manifest: Manifest, labels: Sequence[Label], files: Mapping[str, bytes]) -> Bundle:
+    """Writes a bundle in place of whatever bundle `path` held.
+
+    Args:
+        path: Folder to create or replace.
+        manifest: What the bundle holds; every model file that it names must be in `files`.
+        labels: Products, in the order of the model's outputs.
+        files: Content by path relative to the bundle, `/` between folders.
+
+    Raises:
+        BundleError: `path` holds something that is not a bundle.
+        StorageError: the disk is full, or the path cannot be written.
+    """
+    if path.exists() and not (path / MANIFEST_NAME).is_file() and any(path.iterdir()):
+        raise BundleError(f"{path} exists and is not a bundle: choose another --output or remove it")
+    contents = {LABELS_NAME: json_bytes([label.model_dump(exclude_none=True) for label in labels]), **files}
+    document = manifest.model_dump(mode="json", exclude_none=True)
+    document["files"] = {name: _sha256(content) for name, content in sorted(contents.items())}
+    document["digest"] = _document_digest(document)
+    with replacing_folder(path) as part:
+        for name, content in {**contents, MANIFEST_NAME: json_bytes(document)}.items():
+            (part / name).parent.mkdir(parents=True, exist_ok=True)
+            (part / name).write_bytes(content)
+    return open_bundle(path)
+
+
+def open_bundle(path: Path) -> Bundle:
+    """Opens a bundle and checks every byte of it.
+
+    Raises:
+        BundleError: no bundle there, another version, a field that does not fit, a file missing or changed.
+    """
+    document = _read_document(path)
+    digest, files = document.pop("digest"), document["files"]
+    if digest != _document_digest(document):
+        raise BundleError(f"{path / MANIFEST_NAME} was changed after export: copy the bundle again")
+    for name, expected in files.items():
+        _check_file(path / name, expected)
+    del document["files"]
+    return Bundle(path, _validated_manifest(path, document), _read_labels(path / LABELS_NAME), digest)
+
+
+def _read_document(path: Path) -> dict[str, Any]:
+    file = path / MANIFEST_NAME
+    try:
+        document = json.loads(file.read_bytes())
+    except FileNotFoundError:
+        raise BundleError(f"{path} is not a bundle (no {MANIFEST_NAME}): make one with edgebcnn export") from None
+    except (OSError, ValueError) as error:
+        raise BundleError(f"{file} cannot be read ({error}): copy the bundle again") from error
+    if not isinstance(document, dict) or not isinstance(document.get("files"), dict) or "digest" not in document:
+        raise BundleError(f"{file} is not a bundle's manifest: copy the bundle again")
+    version = document.get("schema_version")
+    if version != SCHEMA_VERSION:
+        raise BundleError(
+            f"{file} has schema version {version}, this edgebcnn reads {SCHEMA_VERSION}: "
+            "export again with this version, or install the one that made it"
+        )
+    return document
+
+
+def _check_file(file: Path, expected: str) -> None:
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise BundleError(f"{file} is missing or unreadable ({error.strerror}): copy the bundle again") from error
+    if _sha256(content) != expected:
+        raise BundleError(f"{file} was changed after export (its SHA-256 differs): copy the bundle again")
+
+
+def _validated_manifest(path: Path, document: dict[str, Any]) -> Manifest:
+    try:
+        return Manifest.model_validate_json(json.dumps(document))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(str(part) for part in first["loc"])
+        raise BundleError(f"{path / MANIFEST_NAME}, field {field}: {first['msg']}; export the bundle again") from error
+
+
+def _read_labels(file: Path) -> tuple[Label, ...]:
+    try:
+        return tuple(Label.model_validate(entry) for entry in json.loads(file.read_bytes()))
+    except (ValueError, TypeError) as error:
+        raise BundleError(f"{file} is not a list of labels ({error}): export the bundle again") from error
+
+
+def _document_digest(document: Mapping[str, Any]) -> str:
+    return _sha256(json.dumps(document, sort_keys=True, separators=(",", ":")).encode())
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()

@@ -1,0 +1,93 @@
+"""What can go wrong, and the exit code that says so.
+
+    EdgebcnnError                1   any failure that we foresaw
+    ├── DataError                3   photos, labels or list files that cannot be used
+    │   └── UnreadablePhotoError     one photo that is broken or truncated
+    ├── RunError                 4   a run folder that is missing, unfinished or of another version
+    ├── BundleError              5   a bundle that is missing, changed or of another version
+    ├── QuantizationError        6   an export that would not be what it says (a float op, lost accuracy)
+    ├── CameraError              7   a source that cannot be opened or read
+    ├── DeviceError              8   a runtime, delegate or device profile that cannot do the job
+    ├── StorageError             9   a disk that is full or a path that cannot be written
+    ├── MissingExtraError       10   a feature whose packages are not installed
+    └── TrainingError           11   training that cannot go on (a NaN loss, weights that do not fit)
+
+Exit code 2 is click's, for a wrong command line; 130 means that Ctrl-C ended the command, with what was reached
+kept. Every message is one sentence that says what is wrong, where, and what to do next.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+
+class EdgebcnnError(Exception):
+    """A failure that we foresaw; the command line prints its message alone and exits with `exit_code`."""
+
+    exit_code = 1
+
+
+class DataError(EdgebcnnError):
+    """Photos, labels or list files that cannot be used."""
+
+    exit_code = 3
+
+
+class UnreadablePhotoError(DataError):
+    """One photo that is broken or truncated."""
+
+    def __init__(self, path: Path, reason: str) -> None:
+        super().__init__(f"{path}: {reason}")
+        self.path = path
+        self.reason = reason
+
+
+class RunError(EdgebcnnError):
+    """A run folder that is missing, unfinished or of another version."""
+
+    exit_code = 4
+
+
+class BundleError(EdgebcnnError):
+    """A bundle that is missing, changed or of another version."""
+
+    exit_code = 5
+
+
+class QuantizationError(EdgebcnnError):
+    """An export that would not be what it says."""
+
+    exit_code = 6
+
+
+class CameraError(EdgebcnnError):
+    """A source that cannot be opened or read."""
+
+    exit_code = 7
+
+
+class DeviceError(EdgebcnnError):
+    """A runtime, delegate or device profile that cannot do the job."""
+
+    exit_code = 8
+
+
+class StorageError(EdgebcnnError):
+    """A disk that is full, or a path that cannot be written."""
+
+    exit_code = 9
+
+
+class MissingExtraError(EdgebcnnError):
+    """A feature whose packages are not installed."""
+
+    exit_code = 10
+
+    def __init__(self, feature: str, extra: str) -> None:
+        super().__init__(f"{feature} needs packages that are not installed: pip install 'edgebcnn[{extra}]'")
+
+
+class TrainingError(EdgebcnnError):
+    """Training that cannot go on."""
+
+    exit_code = 11

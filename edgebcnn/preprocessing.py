@@ -1,0 +1,125 @@
+"""How a photo or camera frame becomes a model's input: the one function that calibration, evaluation and devices share.
+
+Photos and frames are BGR, as OpenCV delivers them; a model's input is RGB. The swap happens here and nowhere else.
+The parameters travel in the bundle, because resize and colour mismatches are the commonest cause of a "bad int8 model".
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field
+
+from edgebcnn.errors import UnreadablePhotoError
+
+PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
+
+_INTERPOLATION = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR}
+
+
+class Preprocessing(BaseModel):
+    """Parameters of the path from a BGR photo to a model's input.
+
+    Attributes:
+        height_px: Height of the model's input.
+        width_px: Width of the model's input.
+        fit: `crop` keeps the photo's aspect ratio and cuts the longer side equally at both ends; `stretch` squeezes
+            the whole photo.
+        interpolation: `area` averages what a smaller pixel covers (no moiré on small print); `linear` is cheaper.
+        mean: Subtracted from a pixel (0-255) for models with float input.
+        std: Divides what is left, so that a float input is `(pixel - mean) / std`.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    height_px: int = Field(ge=8, le=4096)
+    width_px: int = Field(ge=8, le=4096)
+    fit: Literal["crop", "stretch"] = "crop"
+    interpolation: Literal["area", "linear"] = "area"
+    mean: float = 127.5
+    std: float = Field(default=127.5, gt=0)
+
+    def apply(self, photo_bgr: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Crops and resizes one photo and puts its colours in the model's order.
+
+        Args:
+            photo_bgr: `(h, w, 3)` uint8.
+
+        Returns:
+            `(height_px, width_px, 3)` uint8 RGB, contiguous.
+        """
+        if self.fit == "crop":
+            photo_bgr = _crop_to_aspect(photo_bgr, self.width_px / self.height_px)
+        if photo_bgr.shape[:2] != (self.height_px, self.width_px):
+            enlarges = photo_bgr.shape[0] < self.height_px or photo_bgr.shape[1] < self.width_px
+            # INTER_AREA degenerates to nearest-neighbour when it enlarges.
+            interpolation = cv2.INTER_LINEAR if enlarges else _INTERPOLATION[self.interpolation]
+            photo_bgr = cv2.resize(photo_bgr, (self.width_px, self.height_px), interpolation=interpolation)
+        return np.ascontiguousarray(cv2.cvtColor(photo_bgr, cv2.COLOR_BGR2RGB))
+
+    def normalize(self, pixels_u8: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Float input from pixels: `(pixel - mean) / std`, any shape, float32."""
+        return (pixels_u8.astype(np.float32) - np.float32(self.mean)) / np.float32(self.std)
+
+
+def read_photo(path: Path) -> NDArray[np.uint8]:
+    """Reads one photo, turned upright as its EXIF orientation says.
+
+    Returns:
+        `(h, w, 3)` uint8 BGR.
+
+    Raises:
+        UnreadablePhotoError: the file cannot be read, is cut short, or is not an image.
+    """
+    try:
+        encoded = path.read_bytes()
+    except OSError as error:
+        raise UnreadablePhotoError(path, error.strerror or str(error)) from error
+    if not encoded:
+        raise UnreadablePhotoError(path, "the file is empty")
+    if _is_cut_short(encoded):
+        # OpenCV decodes the part that is there and fills the rest with grey, without an error.
+        raise UnreadablePhotoError(path, "the file is cut short")
+    try:
+        photo_bgr = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
+    except cv2.error as error:
+        raise UnreadablePhotoError(path, f"OpenCV cannot decode it ({error.err})") from error
+    if photo_bgr is None:
+        raise UnreadablePhotoError(path, "not an image that OpenCV can decode")
+    return np.asarray(photo_bgr, np.uint8)
+
+
+def _crop_to_aspect(photo: NDArray[np.uint8], width_over_height: float) -> NDArray[np.uint8]:
+    height, width = photo.shape[:2]
+    new_width = min(width, max(1, round(height * width_over_height)))
+    new_height = min(height, max(1, round(width / width_over_height)))
+    top, left = (height - new_height) // 2, (width - new_width) // 2
+    return photo[top : top + new_height, left : left + new_width]
+
+
+def _is_cut_short(encoded: bytes) -> bool:
+    """Whether a JPEG lacks its end marker, a PNG its IEND chunk, or a WebP part of its RIFF length."""
+    if encoded.startswith(b"\xff\xd8"):
+        return encoded.find(b"\xff\xd9", _jpeg_scan_start(encoded)) < 0
+    if encoded.startswith(b"\x89PNG\r\n\x1a\n"):
+        return b"IEND" not in encoded[-64:]
+    if encoded.startswith(b"RIFF") and encoded[8:12] == b"WEBP":
+        return len(encoded) < int.from_bytes(encoded[4:8], "little") + 8
+    return False
+
+
+def _jpeg_scan_start(encoded: bytes) -> int:
+    """Where a JPEG's first scan begins; an end marker before it belongs to an embedded thumbnail.
+
+    Inside a scan every 0xFF is stuffed, so that an end marker found from here on is the real one (ITU-T T.81, B.1.1.5).
+    """
+    position = 2
+    while position + 4 <= len(encoded) and encoded[position] == 0xFF:
+        if encoded[position + 1] == 0xDA:
+            break
+        position += 2 + int.from_bytes(encoded[position + 2 : position + 4], "big")
+    return position
