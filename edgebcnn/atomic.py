@@ -7,6 +7,7 @@ written is removed.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import json
 import os
@@ -19,6 +20,8 @@ from typing import Any
 from edgebcnn.errors import StorageError
 
 _PART = ".part"
+_AT_FDCWD = -100  # linux/fcntl.h: paths are relative to the working directory
+_RENAME_EXCHANGE = 2  # linux/fs.h
 
 
 @contextmanager
@@ -33,7 +36,9 @@ def storage_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise StorageError(f"no space left on the disk while writing {path}: free some and try again") from error
-        raise StorageError(f"cannot write {path}: {error.strerror or error}; choose a path that you can write") from error
+        raise StorageError(
+            f"cannot write {path}: {error.strerror or error}; choose a path that you can write"
+        ) from error
 
 
 @contextmanager
@@ -59,9 +64,13 @@ def replacing_file(path: Path) -> Iterator[Path]:
 def replacing_folder(path: Path) -> Iterator[Path]:
     """Like `replacing_file` for a whole folder: readers see the old one or the new one, never a mixture.
 
+    Where the system cannot exchange two folders in one step, a kill between two renames leaves the old folder beside
+    `path`, as `.<name>.old`.
+
     Raises:
         StorageError: the disk is full, or the path cannot be written.
     """
+    path = path.resolve()  # behind a link, the folder that it leads to is replaced, not the link
     part = path.with_name(f".{path.name}{_PART}")
     old = path.with_name(f".{path.name}.old")
     with storage_errors(path):
@@ -71,10 +80,12 @@ def replacing_folder(path: Path) -> Iterator[Path]:
             yield part
             for written in (*part.rglob("*"), part):
                 _flush(written)
-            if path.exists():
+            if not path.exists():
+                part.rename(path)
+            elif not _exchange(part, path):
                 shutil.rmtree(old, ignore_errors=True)
                 path.rename(old)
-            part.rename(path)
+                part.rename(path)
             _flush(path.parent)
         finally:
             shutil.rmtree(part, ignore_errors=True)
@@ -103,6 +114,14 @@ def write_json(path: Path, value: Any) -> None:
 def json_bytes(value: Any) -> bytes:
     """The JSON that we write everywhere: indented, UTF-8, NaN refused, ended by a newline."""
     return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+
+
+def _exchange(first: Path, second: Path) -> bool:
+    """Swaps two folders in one step; False where kernel, C library or file system cannot."""
+    renameat2 = getattr(ctypes.CDLL(None), "renameat2", None)
+    if renameat2 is None:
+        return False
+    return bool(renameat2(_AT_FDCWD, os.fsencode(first), _AT_FDCWD, os.fsencode(second), _RENAME_EXCHANGE) == 0)
 
 
 def _flush(path: Path) -> None:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Container, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -130,9 +130,9 @@ def write_bundle(path: Path, manifest: Manifest, labels: Sequence[Label], files:
         BundleError: `path` holds something that is not a bundle.
         StorageError: the disk is full, or the path cannot be written.
     """
-    if path.exists() and not (path / MANIFEST_NAME).is_file() and any(path.iterdir()):
-        raise BundleError(f"{path} exists and is not a bundle: choose another --output or remove it")
+    check_destination(path)
     contents = {LABELS_NAME: json_bytes([label.model_dump(exclude_none=True) for label in labels]), **files}
+    _check_that_models_are_listed(path, manifest, contents)
     document = manifest.model_dump(mode="json", exclude_none=True)
     document["files"] = {name: _sha256(content) for name, content in sorted(contents.items())}
     document["digest"] = _document_digest(document)
@@ -156,14 +156,36 @@ def open_bundle(path: Path) -> Bundle:
     for name, expected in files.items():
         _check_file(path / name, expected)
     del document["files"]
-    return Bundle(path, _validated_manifest(path, document), _read_labels(path / LABELS_NAME), digest)
+    manifest = _validated_manifest(path, document)
+    _check_that_models_are_listed(path, manifest, files)
+    return Bundle(path, manifest, _read_labels(path / LABELS_NAME), digest)
+
+
+def check_destination(path: Path) -> None:
+    """Checks that a bundle may be written to `path`: there is nothing, an empty folder, or a bundle to replace.
+
+    Raises:
+        BundleError: `path` holds something that is not a bundle.
+    """
+    is_free = not any(path.iterdir()) if path.is_dir() else not path.exists()
+    if not is_free and not (path / MANIFEST_NAME).is_file():
+        raise BundleError(f"{path} exists and is not a bundle: choose another --output or remove it")
+
+
+def _check_that_models_are_listed(path: Path, manifest: Manifest, files: Container[str]) -> None:
+    for name in (LABELS_NAME, *(model.file for model in manifest.models.values())):
+        if name not in files:
+            raise BundleError(f"{path / MANIFEST_NAME} has no digest of {name}: export the bundle again")
 
 
 def _read_document(path: Path) -> dict[str, Any]:
     file = path / MANIFEST_NAME
     try:
-        document = json.loads(file.read_bytes())
-    except FileNotFoundError:
+        content = file.read_bytes()
+        document = json.loads(content)
+        # The digest is of the values; a space that became a newline shows only in the bytes.
+        is_as_written = content == json_bytes(document)
+    except (FileNotFoundError, NotADirectoryError):
         raise BundleError(f"{path} is not a bundle (no {MANIFEST_NAME}): make one with edgebcnn export") from None
     except (OSError, ValueError) as error:
         raise BundleError(f"{file} cannot be read ({error}): copy the bundle again") from error
@@ -175,6 +197,8 @@ def _read_document(path: Path) -> dict[str, Any]:
             f"{file} has schema version {version}, this edgebcnn reads {SCHEMA_VERSION}: "
             "export again with this version, or install the one that made it"
         )
+    if not is_as_written:
+        raise BundleError(f"{file} was changed after export: copy the bundle again")
     return document
 
 

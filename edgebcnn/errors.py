@@ -10,10 +10,11 @@
     ├── DeviceError              8   a runtime, delegate or device profile that cannot do the job
     ├── StorageError             9   a disk that is full or a path that cannot be written
     ├── MissingExtraError       10   a feature whose packages are not installed
-    └── TrainingError           11   training that cannot go on (a NaN loss, weights that do not fit)
+    ├── TrainingError           11   training that cannot go on (a NaN loss, weights that do not fit)
+    └── Interrupted            130   Ctrl-C or SIGTERM ended the command; what was reached is kept
 
-Exit code 2 is click's, for a wrong command line; 130 means that Ctrl-C ended the command, with what was reached
-kept. Every message is one sentence that says what is wrong, where, and what to do next.
+Exit code 2 is click's, for a wrong command line. Every message is one sentence that says what is wrong, where, and what
+to do next.
 """
 
 from __future__ import annotations
@@ -91,3 +92,9 @@ class TrainingError(EdgebcnnError):
     """Training that cannot go on."""
 
     exit_code = 11
+
+
+class Interrupted(EdgebcnnError):
+    """Somebody asked the command to end; the message says what was reached and how to go on."""
+
+    exit_code = 130

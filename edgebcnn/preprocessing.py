@@ -18,6 +18,8 @@ from edgebcnn.errors import UnreadablePhotoError
 
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 
+_PNG_END = b"\0\0\0\0IEND\xaeB`\x82"  # an IEND chunk is always the same: no content, and the checksum of that
+
 _INTERPOLATION = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR}
 
 
@@ -58,8 +60,9 @@ class Preprocessing(BaseModel):
             enlarges = photo_bgr.shape[0] < self.height_px or photo_bgr.shape[1] < self.width_px
             # INTER_AREA degenerates to nearest-neighbour when it enlarges.
             interpolation = cv2.INTER_LINEAR if enlarges else _INTERPOLATION[self.interpolation]
-            photo_bgr = cv2.resize(photo_bgr, (self.width_px, self.height_px), interpolation=interpolation)
-        return np.ascontiguousarray(cv2.cvtColor(photo_bgr, cv2.COLOR_BGR2RGB))
+            size = (self.width_px, self.height_px)
+            photo_bgr = np.asarray(cv2.resize(photo_bgr, size, interpolation=interpolation), np.uint8)
+        return np.ascontiguousarray(cv2.cvtColor(photo_bgr, cv2.COLOR_BGR2RGB), np.uint8)
 
     def normalize(self, pixels_u8: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Float input from pixels: `(pixel - mean) / std`, any shape, float32."""
@@ -82,7 +85,7 @@ def read_photo(path: Path) -> NDArray[np.uint8]:
     if not encoded:
         raise UnreadablePhotoError(path, "the file is empty")
     if _is_cut_short(encoded):
-        # OpenCV decodes the part that is there and fills the rest with grey, without an error.
+        # OpenCV 4 decodes the part that is there and fills the rest with grey, without an error.
         raise UnreadablePhotoError(path, "the file is cut short")
     try:
         photo_bgr = cv2.imdecode(np.frombuffer(encoded, np.uint8), cv2.IMREAD_COLOR)
@@ -106,7 +109,7 @@ def _is_cut_short(encoded: bytes) -> bool:
     if encoded.startswith(b"\xff\xd8"):
         return encoded.find(b"\xff\xd9", _jpeg_scan_start(encoded)) < 0
     if encoded.startswith(b"\x89PNG\r\n\x1a\n"):
-        return b"IEND" not in encoded[-64:]
+        return _PNG_END not in encoded
     if encoded.startswith(b"RIFF") and encoded[8:12] == b"WEBP":
         return len(encoded) < int.from_bytes(encoded[4:8], "little") + 8
     return False

@@ -1,0 +1,1 @@
+"""The networks: backbones, bilinear pooling, and the full and compact models made of them."""

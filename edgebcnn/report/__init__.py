@@ -1,0 +1,1 @@
+"""What our figures mean: statistics (`agreement`, `comparison`) and how they are shown (`render`)."""

@@ -1,0 +1,64 @@
+# Each environment is made once and completed when setup.py changes; the stamps inside it remember how far it is.
+
+PYTHON ?= python3
+VENV ?= .venv
+BASE_VENV ?= .venv-base
+
+SHELL := /bin/bash
+.SHELLFLAGS := -euo pipefail -c
+
+PIP_INSTALL = -m pip install --disable-pip-version-check
+BIN = $(VENV)/bin
+BASE_BIN = $(BASE_VENV)/bin
+TINY = $(BASE_VENV)/tiny
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow lint base-test clean
+
+help:  ## Say what can be made
+	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
+
+demo: $(VENV)/.train  ## Install, then do the whole job on a generated shelf
+	$(BIN)/edgebcnn demo
+
+test: lint  ## Install, then lint, types, import contract and tests
+	$(BIN)/python -m pytest
+
+test-slow: $(VENV)/.dev  ## The tests that take minutes, too
+	$(BIN)/python -m pytest -m "slow or not slow"
+
+lint: $(VENV)/.dev  ## Lint, format, types and import contract
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+base-test: $(VENV)/.dev $(BASE_VENV)/.created  ## A device without TensorFlow: install the base package, run a tiny bundle
+	rm -rf build $(TINY)
+	$(BASE_BIN)/python $(PIP_INSTALL) .
+	! $(BASE_BIN)/python -c "import tensorflow" 2>/dev/null
+	$(BIN)/python -m tests.tiny_bundle $(TINY)
+	$(BASE_BIN)/edgebcnn --help
+	$(BASE_BIN)/edgebcnn run --bundle $(TINY)/bundle --camera $(TINY)/photos
+	$(BASE_BIN)/edgebcnn run --bundle $(TINY)/bundle --camera $(TINY)/shelf.avi --json | grep '"value": 1.0'
+	code=0; $(BASE_BIN)/edgebcnn train || code=$$?; test $$code -eq 10
+	@echo "base-test passed"
+
+clean:  ## Remove both environments and what was built
+	rm -rf $(VENV) $(BASE_VENV) build *.egg-info
+
+$(VENV)/.train: setup.py | $(VENV)/.created
+	$(BIN)/python $(PIP_INSTALL) -e '.[train]'
+	touch $@
+
+$(VENV)/.dev: $(VENV)/.train
+	$(BIN)/python $(PIP_INSTALL) -e '.[train,dev]'
+	touch $@
+
+%/.created:
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10))' \
+		|| { echo "edgebcnn needs Python 3.10 or newer: make PYTHON=/path/to/python3.10" >&2; exit 1; }
+	@$(PYTHON) -c 'import ensurepip, venv' 2>/dev/null \
+		|| { echo "$(PYTHON) cannot create environments: sudo apt install python3-venv" >&2; exit 1; }
+	$(PYTHON) -m venv --clear $(@D)
+	touch $@

@@ -1,0 +1,1 @@
+"""Calibration recipes, one TOML file each; `README.md` teaches calibration."""

@@ -1,0 +1,5 @@
+"""`python -m edgebcnn` is the `edgebcnn` command."""
+
+from edgebcnn.cli import main
+
+main()

@@ -1,0 +1,78 @@
+"""Which commands are there, and how does a failure become one sentence and an exit code?
+
+Each command lives in `edgebcnn/cli/<name>.py` as `command`, and is imported when it is called: `edgebcnn --help` is
+instant, and a device never loads what it does not run.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any, NoReturn
+
+import click
+
+from edgebcnn import __version__
+from edgebcnn.errors import EdgebcnnError, Interrupted, MissingExtraError
+
+COMMANDS = {
+    "demo": "Do the whole job on a shelf that is drawn for it, offline, in minutes",
+    "train": "Train the full B-CNN on labelled photos, then its compact replacement",
+    "export": "Turn a trained run into a bundle for the device",
+    "run": "Name the products that a camera, video or folder of photos shows",
+}
+"""Commands and their first sentence, in the order in which a user meets them."""
+
+TRAIN_PACKAGES = frozenset(
+    {"jinja2", "matplotlib", "sklearn", "tensorflow", "tensorflow_model_optimization", "tf_keras"}
+)
+"""What `pip install 'edgebcnn[train]'` adds to a device."""
+
+class CommandLine(click.Group):
+    """A group that imports a command when it is called, and says a failure that we foresaw in one sentence."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:
+        """Names of the commands, in order."""
+        return list(COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
+        """The command of that name, imported now."""
+        if cmd_name not in COMMANDS:
+            return None
+        command: click.Command = import_module(f"{__name__}.{cmd_name}").command
+        return command
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:
+        """Lists the commands without importing them."""
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
+
+    def invoke(self, ctx: click.Context) -> Any:
+        """Runs the command that was asked for."""
+        try:
+            return super().invoke(ctx)
+        except Interrupted as reached:
+            click.echo(str(reached), err=True)
+            ctx.exit(reached.exit_code)
+        except EdgebcnnError as error:
+            _fail(ctx, error)
+        except ModuleNotFoundError as error:
+            if (error.name or "").partition(".")[0] not in TRAIN_PACKAGES:
+                raise
+            _fail(ctx, MissingExtraError(f"edgebcnn {ctx.invoked_subcommand}", "train"))
+        except KeyboardInterrupt:
+            ctx.exit(Interrupted.exit_code)
+
+
+def _fail(ctx: click.Context, error: EdgebcnnError) -> NoReturn:
+    click.echo(f"Error: {error}", err=True)
+    ctx.exit(error.exit_code)
+
+
+@click.command(cls=CommandLine, context_settings={"help_option_names": ["-h", "--help"], "show_default": True})
+@click.version_option(__version__, prog_name="edgebcnn")
+def main() -> None:
+    """Bilinear CNN product classifiers, from a store's photos to an int8 model in a camera loop.
+
+    Typed one after the other, train, export --int8 and run --camera 0 need no paths: each takes what the one before it
+    left.
+    """

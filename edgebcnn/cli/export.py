@@ -1,0 +1,88 @@
+"""`edgebcnn export`: turns a trained run into a bundle for the device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from edgebcnn.bundle import Precision
+    from edgebcnn.quantize.export import ExportResult
+
+DEFAULT_RUN = Path("runs/latest")
+
+
+@click.command()
+@click.argument("run_path", metavar="[RUN]", type=click.Path(path_type=Path), default=DEFAULT_RUN)
+@click.option("--int8", is_flag=True, help="Integer model, smallest and fastest; made when no precision is given.")
+@click.option("--fp16", is_flag=True, help="Model with float16 weights and float32 arithmetic.")
+@click.option("--float32", is_flag=True, help="Model as it was trained.")
+@click.option(
+    "--recipe",
+    default="balanced",
+    metavar="NAME|FILE",
+    help="How calibration photos are chosen for int8: a recipe of ours (balanced, quick) or your own TOML file.",
+)
+@click.option(
+    "--output", type=click.Path(path_type=Path), metavar="DIR", show_default="RUN/bundle", help="Where the bundle goes."
+)
+@click.option("--allow-float", is_flag=True, help="Accept an int8 model that keeps ops in float.")
+@click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
+def command(
+    *,
+    run_path: Path,
+    int8: bool,
+    fp16: bool,
+    float32: bool,
+    recipe: str,
+    output: Path | None,
+    allow_float: bool,
+    as_json: bool,
+) -> None:
+    """Turn a trained run into a bundle for the device.
+
+    RUN is a folder that train made, by default the newest. The bundle holds one model for each precision, judged on the
+    run's held-out photos beside the full and the compact model.
+    """
+    from edgebcnn.cli.console import TerminalReporter
+
+    reporter = TerminalReporter()
+    with reporter.progress("starting TensorFlow", 0):
+        from edgebcnn.quantize.calibrate import load_recipe
+        from edgebcnn.quantize.export import export
+        from edgebcnn.train.run_folder import open_run
+
+    chosen: dict[Precision, bool] = {"int8": int8, "fp16": fp16, "float32": float32}
+    run = open_run(run_path)
+    result = export(
+        run,
+        output or run.path / "bundle",
+        precisions=[precision for precision, wanted in chosen.items() if wanted] or ["int8"],
+        recipe=load_recipe(recipe),
+        allow_float=allow_float,
+        reporter=reporter,
+    )
+    _print(result, as_json=as_json)
+
+
+def _print(result: ExportResult, *, as_json: bool) -> None:
+    from edgebcnn.atomic import json_bytes
+    from edgebcnn.cli.console import stdout
+    from edgebcnn.report.render import comparison_table
+
+    if as_json:
+        click.echo(json_bytes(result.as_json()).decode(), nl=False)
+        return
+    for precision, model in result.models.items():
+        stdout.print(f"{precision}: {model.audit.summary()}, {model.size_bytes / 1e6:.2f} MB")
+        stdout.print(comparison_table(model.comparison))
+    stdout.print(f"judged on the {result.held_out} photos")
+    stdout.print(f"bundle: {result.bundle.path}")
+    stdout.print(f"next:   {_next_command(result.bundle.path)}")
+
+
+def _next_command(bundle: Path) -> str:
+    is_default = (DEFAULT_RUN / "bundle").resolve() == bundle.resolve()
+    return "edgebcnn run --camera 0" if is_default else f"edgebcnn run --camera 0 --bundle {bundle}"

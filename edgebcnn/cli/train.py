@@ -1,0 +1,126 @@
+"""`edgebcnn train`: photos in, a run folder out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+if TYPE_CHECKING:
+    from edgebcnn.train.config import TrainConfig
+    from edgebcnn.train.steps import TrainResult
+
+_WHERE = {"name", "runs", "resume", "as_json"}
+
+
+@click.command()
+@click.option("--data", type=click.Path(path_type=Path), default="data", help="Folder of the photos.")
+@click.option("--name", help="Name of the run; the time if left out.")
+@click.option("--runs", type=click.Path(path_type=Path), default="runs", help="Folder that holds the runs.")
+@click.option("--resume", is_flag=True, help="Go on with a run that was stopped (--name, or the latest).")
+@click.option("--backbone", default="mobilenet_v2", help="Convolutional stream of both models: mobilenet_v2 or small.")
+@click.option("--weights", default="imagenet", help="Where the backbone starts: imagenet, none, or a weights file.")
+@click.option("--train-px", default=224, help="Side of the pictures that training sees.")
+@click.option("--input-px", default=256, help="Side of the pictures that the models are used at.")
+@click.option("--rank", default=1024, help="Size of the compact model's descriptor.")
+@click.option("--tail", type=click.Choice(["tanh", "sqrt"]), default="tanh", help="What follows the compact pooling.")
+@click.option("--frozen-through", default="auto", help="Last layer that is never trained: auto, none, or its name.")
+@click.option("--copies", default=10, help="Augmented copies of every photo, drawn once.")
+@click.option("--head-epochs", default=5, help="Epochs of each model's classifier on frozen features.")
+@click.option("--epochs", default=10, help="Epochs of fine-tuning of each model.")
+@click.option("--backbone-rate", default=5e-4, help="Peak learning rate of the backbone.")
+@click.option("--full-head-rate", default=1e-4, help="Peak learning rate of the full model's head in fine-tuning.")
+@click.option("--head-rate", default=1e-3, help="Peak learning rate of a head in every other stage.")
+@click.option("--patience", default=3, help="Epochs without a better validation loss that halve the rates; twice ends.")
+@click.option("--batch-size", default=32, help="Photos in a step.")
+@click.option("--label-smoothing", default=0.1, help="Share of a label's probability that is spread over all products.")
+@click.option("--weight-decay", default=0.02, help="Decoupled weight decay.")
+@click.option("--clip-norm", default=5.0, help="Largest global norm of a gradient.")
+@click.option("--warmup", default=0.08, help="Share of a stage in which the rates rise to their peak.")
+@click.option("--dropout", default=0.2, help="Share of the descriptor dropped while training.")
+@click.option("--distil-share", default=0.5, help="Share of the compact model's loss that the full model teaches.")
+@click.option("--temperature", default=2.0, help="Softens both models' probabilities in that share.")
+@click.option("--min-area", default=0.35, help="Smallest share of a photo that a random crop keeps.")
+@click.option("--rotation-deg", default=10.0, help="Largest random rotation.")
+@click.option("--flip", is_flag=True, help="Mirror half of the copies; leave it off where text tells products apart.")
+@click.option("--seed", default=0, help="Of everything random.")
+@click.option("--allow-unreadable", is_flag=True, help="Go on even if more than 1 % of the photos cannot be read.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+@click.pass_context
+def command(context: click.Context, /, **flags: Any) -> None:
+    """Train the full B-CNN on labelled photos, then its compact replacement.
+
+    DATA holds one folder a product, or train/, val/ and test/ with one folder a product in each, or list files
+    (train.txt, val.txt, test.txt, classes.csv). The run folder keeps weights, curves and metrics; Ctrl-C ends with what
+    was reached.
+    """
+    from edgebcnn.cli.console import TerminalReporter
+    from edgebcnn.cli.signals import stopped_by_signals
+
+    if flags["resume"]:
+        _refuse_other_flags(context)
+    reporter = TerminalReporter()
+    with reporter.progress("starting TensorFlow", 0):
+        from edgebcnn.train.run_folder import LATEST, new_name
+        from edgebcnn.train.steps import resume, train
+
+    with stopped_by_signals() as stop:
+        if flags["resume"]:
+            result = resume(flags["runs"] / (flags["name"] or LATEST), reporter=reporter, stop=stop)
+        else:
+            run = flags["runs"] / (flags["name"] or new_name())
+            result = train(_config(flags), run, reporter=reporter, stop=stop)
+    _print(result, as_json=flags["as_json"])
+
+
+def _config(flags: dict[str, Any]) -> TrainConfig:
+    from pydantic import ValidationError
+
+    from edgebcnn.train.augment import Augmentation
+    from edgebcnn.train.config import StageConfig, TrainConfig
+
+    own = {name: value for name, value in flags.items() if name in TrainConfig.model_fields}
+    head: dict[str, Any] = {
+        "epochs": flags["head_epochs"],
+        "head_rate": flags["head_rate"],
+        "patience": flags["patience"],
+    }
+    finetune = {**head, "epochs": flags["epochs"], "backbone_rate": flags["backbone_rate"]}
+    augmentation = {name: flags[name] for name in ("min_area", "rotation_deg", "flip")}
+    try:
+        return TrainConfig(
+            **{**own, "data": str(flags["data"].absolute())},
+            full_head=StageConfig(**head),
+            full_finetune=StageConfig(**{**finetune, "head_rate": flags["full_head_rate"]}),
+            compact_head=StageConfig(**head),
+            compact_finetune=StageConfig(**finetune),
+            augmentation=Augmentation(**augmentation),
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        flag = "--" + str(first["loc"][-1]).replace("_", "-")
+        raise click.UsageError(f"{flag} {first['input']}: {first['msg'].lower()}") from error
+
+
+def _refuse_other_flags(context: click.Context) -> None:
+    given = click.core.ParameterSource.COMMANDLINE
+    for name in context.params:
+        if name not in _WHERE and context.get_parameter_source(name) is given:
+            flag = "--" + name.replace("_", "-")
+            raise click.UsageError(
+                f"--resume goes on with the choices of the run: leave out {flag}, or train another run"
+            )
+
+
+def _print(result: TrainResult, *, as_json: bool) -> None:
+    from edgebcnn.atomic import json_bytes
+    from edgebcnn.cli.console import stdout
+    from edgebcnn.report.render import comparison_json, comparison_table
+
+    run = result.run.path
+    if as_json:
+        click.echo(json_bytes({"run": str(run), **comparison_json(result.comparison)}).decode(), nl=False)
+        return
+    stdout.print(comparison_table(result.comparison))
+    stdout.print(f"run:    {run}\ncurves: {run / 'curves.png'}\nnext:   edgebcnn export --int8")

@@ -1,0 +1,116 @@
+"""What `edgebcnn demo` does: the whole job, on a shelf that it draws for itself."""
+
+from __future__ import annotations
+
+import resource
+import time
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+from edgebcnn.camera.loop import CameraLoop
+from edgebcnn.camera.sinks import ProgressSink
+from edgebcnn.camera.source import open_source
+from edgebcnn.camera.summary import Summary
+from edgebcnn.demo.products import PRODUCTS
+from edgebcnn.demo.shelf import ShelfSizes, draw_shelf, draw_video
+from edgebcnn.device.classifier import Classifier
+from edgebcnn.progress import Reporter
+from edgebcnn.quantize.calibrate import load_recipe
+from edgebcnn.quantize.export import ExportResult, export
+from edgebcnn.train.augment import Augmentation
+from edgebcnn.train.config import StageConfig, TrainConfig
+from edgebcnn.train.run_folder import new_name
+from edgebcnn.train.steps import train
+
+SIZES = ShelfSizes(train=60, val=10, test=20)
+SECONDS_PER_PRODUCT, VIDEO_FPS = 1.5, 15
+
+AUGMENTATION = Augmentation(
+    min_area=0.7, max_aspect=1.1, rotation_deg=4, perspective=0.02, blur_px=0.6, jpeg_quality=60
+)
+"""Milder than for real photos: the drawings are varied already, and the packs fill the picture."""
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """What the demo came to."""
+
+    exported: ExportResult
+    on_video: Summary
+    elapsed_s: float
+    peak_memory_bytes: int
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything by name."""
+        return {
+            "export": self.exported.as_json(),
+            "video": self.on_video.as_json(),
+            "elapsed_s": round(self.elapsed_s, 1),
+            "peak_memory_bytes": self.peak_memory_bytes,
+        }
+
+
+def config(data: Path, *, seed: int) -> TrainConfig:
+    """Choices for a few hundred small drawings and a network that starts from nothing."""
+    return TrainConfig(
+        data=str(data.absolute()),
+        backbone="small",
+        weights="none",
+        train_px=96,
+        input_px=96,
+        rank=256,
+        copies=4,
+        full_finetune=StageConfig(epochs=16, head_rate=2e-3, backbone_rate=2e-3, patience=6),
+        compact_head=StageConfig(epochs=3, head_rate=2e-3),
+        compact_finetune=StageConfig(epochs=6, head_rate=1e-3, backbone_rate=1e-3),
+        batch_size=32,
+        augmentation=AUGMENTATION,
+        seed=seed,
+    )
+
+
+def tell(folder: Path, *, seed: int, reporter: Reporter, stop: Event) -> DemoResult:
+    """Draws a shelf, trains on it, exports int8 and runs the camera loop on a video of it.
+
+    Args:
+        folder: Where drawings, run and bundle go; photos that are there already are used again.
+        seed: Of everything random.
+        reporter: Who is told.
+        stop: Set to end training early.
+
+    Raises:
+        EdgebcnnError: any step failed.
+    """
+    started_s = time.monotonic()
+    shelf, video = folder / "data", folder / "shelf.avi"
+    photos = len(PRODUCTS) * (SIZES.train + SIZES.val + SIZES.test)
+    with reporter.progress(f"drawing photos of {len(PRODUCTS)} products", photos) as advance:
+        draw_shelf(shelf, seed=seed, sizes=SIZES, on_photo=lambda: advance(1))
+    with reporter.progress("drawing a video", round(SECONDS_PER_PRODUCT * VIDEO_FPS) * len(PRODUCTS)) as advance:
+        draw_video(
+            video, seed=seed, seconds_per_product=SECONDS_PER_PRODUCT, fps=VIDEO_FPS, on_frame=lambda: advance(1)
+        )
+    trained = train(config(shelf, seed=seed), folder / "runs" / new_name(), reporter=reporter, stop=stop)
+    exported = export(
+        trained.run,
+        trained.run.path / "bundle",
+        precisions=("int8",),
+        recipe=load_recipe("balanced"),
+        allow_float=False,
+        reporter=reporter,
+    )
+    on_video = _run(exported, video, reporter)
+    peak_memory_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts in KiB
+    return DemoResult(exported, on_video, time.monotonic() - started_s, peak_memory_bytes)
+
+
+def _run(exported: ExportResult, video: Path, reporter: Reporter) -> Summary:
+    classifier = Classifier.from_bundle(exported.bundle)
+    names = {label.name for label in classifier.labels}
+    with closing(open_source(str(video), labels=names, reporter=reporter)) as source:
+        loop = CameraLoop(source, classifier, [ProgressSink(reporter, source.total or 0)])
+        loop.run()
+        return loop.summary()

@@ -1,0 +1,183 @@
+"""Where does a frame become a prediction?"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgebcnn.bundle import Bundle, Label, ModelFile, Precision, Tensor
+from edgebcnn.device.runtime import Runtime, TensorSpec, load_runtime
+from edgebcnn.errors import BundleError
+from edgebcnn.preprocessing import Preprocessing
+
+PREFERRED: tuple[Precision, ...] = ("int8", "fp16", "float32")  # the smallest and fastest first
+INT8_OFFSET = 128  # an int8 input is the uint8 pixel less this
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """What the model says about one frame.
+
+    Attributes:
+        class_id: Place of the most probable product in the bundle's labels; the lowest among equals.
+        label: Its name.
+        score: Its probability, 0-1.
+        probabilities: `(classes,)` float32.
+    """
+
+    class_id: int
+    label: str
+    score: float
+    probabilities: NDArray[np.float32]
+
+    def top(self, k: int) -> tuple[int, ...]:
+        """The k most probable class ids, best first; equals in the order of their ids, as `class_id` is chosen."""
+        return tuple(int(class_id) for class_id in np.argsort(-self.probabilities, kind="stable")[:k])
+
+
+@dataclass(frozen=True)
+class Receipt:
+    """Which runtime and delegate ran, and how many ops the delegate took and left."""
+
+    runtime: str
+    version: str
+    delegate: str | None
+    threads: int
+    ops_taken: int
+    ops_left: int
+    precision: Precision
+
+    def __str__(self) -> str:
+        """`LiteRT 2.3.0 · XNNPACK · 2 threads · 68 of 68 ops · int8`."""
+        ops = f"{self.ops_taken} of {self.ops_taken + self.ops_left} ops"
+        threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
+        parts = (f"{self.runtime} {self.version}", self.delegate or "no delegate", threads, ops, self.precision)
+        return " · ".join(parts)
+
+    def as_json(self) -> dict[str, Any]:
+        """Every field by name."""
+        return asdict(self)
+
+
+class Classifier:
+    """A bundle's model in a runtime, with the bundle's preprocessing and labels.
+
+    Attributes:
+        labels: Products, in the order of the model's outputs.
+        receipt: What runs it.
+    """
+
+    def __init__(
+        self, runtime: Runtime, labels: Sequence[Label], *, preprocessing: Preprocessing, precision: Precision
+    ) -> None:
+        self.labels = tuple(labels)
+        self.receipt = Receipt(
+            runtime.name,
+            runtime.version,
+            runtime.delegate,
+            runtime.threads,
+            runtime.ops_taken,
+            runtime.ops_left,
+            precision,
+        )
+        self._runtime = runtime
+        self._preprocessing = preprocessing
+
+    @classmethod
+    def from_bundle(
+        cls, bundle: Bundle, *, precision: Precision | None = None, threads: int | None = None
+    ) -> Classifier:
+        """Loads one of a bundle's models and runs it once, so that the first frame does not pay for the set-up.
+
+        Args:
+            bundle: The bundle.
+            precision: Which model; by default the first of int8, fp16 and float32 that the bundle has.
+            threads: CPU threads; by default as `load_runtime` chooses.
+
+        Raises:
+            BundleError: there is no model of that precision, or its file does not fit the manifest.
+            DeviceError: no runtime is installed, or it cannot load the model.
+        """
+        chosen = precision or _preferred(bundle)
+        path = bundle.model_path(chosen)
+        runtime = load_runtime(path, threads=threads)
+        preprocessing = bundle.manifest.preprocessing
+        _check_model(path, runtime, bundle.manifest.models[chosen], preprocessing, classes=len(bundle.labels))
+        runtime.invoke(np.zeros(runtime.input.shape, runtime.input.dtype))
+        return cls(runtime, bundle.labels, preprocessing=preprocessing, precision=chosen)
+
+    def classify(self, frame_bgr: NDArray[np.uint8]) -> Prediction:
+        """Prepares one frame as the bundle says and predicts its product.
+
+        Args:
+            frame_bgr: `(h, w, 3)` uint8 BGR, of any size.
+        """
+        probabilities = self.probabilities(self._preprocessing.apply(frame_bgr)[np.newaxis])[0]
+        class_id = int(probabilities.argmax())
+        return Prediction(class_id, self.labels[class_id].name, float(probabilities[class_id]), probabilities)
+
+    def probabilities(self, pixels_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Probabilities of photos that are already prepared, one photo at a time.
+
+        Args:
+            pixels_rgb: `(n, height_px, width_px, 3)` uint8 RGB, from `Preprocessing.apply`.
+
+        Returns:
+            `(n, classes)` float32.
+
+        Raises:
+            ValueError: another dtype or shape.
+        """
+        expected = self._runtime.input.shape[1:]
+        if pixels_rgb.dtype != np.uint8 or pixels_rgb.shape[1:] != expected:
+            raise ValueError(f"pixels must be uint8 (n, {expected}), not {pixels_rgb.dtype} {pixels_rgb.shape}")
+        probabilities = np.empty((len(pixels_rgb), len(self.labels)), np.float32)
+        for row, pixels in zip(probabilities, pixels_rgb, strict=True):
+            output = self._runtime.invoke(self._model_input(pixels)[np.newaxis])
+            row[:] = _dequantized(output[0], self._runtime.output)
+        return probabilities
+
+    def _model_input(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
+        dtype = self._runtime.input.dtype
+        if dtype == np.uint8:
+            return pixels
+        if dtype == np.int8:
+            return (pixels.astype(np.int16) - INT8_OFFSET).astype(np.int8)
+        return self._preprocessing.normalize(pixels)
+
+
+def _preferred(bundle: Bundle) -> Precision:
+    return next(precision for precision in PREFERRED if precision in bundle.manifest.models)
+
+
+def _dequantized(output: NDArray[Any], spec: TensorSpec) -> NDArray[np.float32]:
+    if spec.dtype == np.float32:
+        return output
+    # In the output's own 8 bits, subtracting the zero point would wrap around.
+    return (output.astype(np.int32) - spec.zero_point).astype(np.float32) * np.float32(spec.scale)
+
+
+def _check_model(
+    path: Path, runtime: Runtime, declared: ModelFile, preprocessing: Preprocessing, *, classes: int
+) -> None:
+    _check_tensor(path, "input", runtime.input, declared.input, (1, preprocessing.height_px, preprocessing.width_px, 3))
+    _check_tensor(path, "output", runtime.output, declared.output, (1, classes))
+
+
+def _check_tensor(path: Path, role: str, found: TensorSpec, declared: Tensor, shape: tuple[int, ...]) -> None:
+    expected = {"shape": shape, "dtype": declared.dtype, "scale": declared.scale, "zero point": declared.zero_point}
+    actual = {"shape": found.shape, "dtype": found.dtype.name, "scale": found.scale, "zero point": found.zero_point}
+    for field, value in expected.items():
+        same = actual[field] == value
+        if field == "scale" and declared.scale is not None:
+            same = math.isclose(found.scale, declared.scale, rel_tol=1e-6)  # float32 in the file, decimal in the JSON
+        if value is not None and not same:
+            raise BundleError(
+                f"{path}: its {role} has {field} {actual[field]}, the bundle says {value}: export the bundle again"
+            )

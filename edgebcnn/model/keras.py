@@ -1,0 +1,20 @@
+"""Which Keras we use: tf_keras, imported here and nowhere else.
+
+Quantization-aware training of tensorflow-model-optimization accepts tf_keras models only, so the whole toolkit builds
+on it; weights are saved in the HDF5 layout that Keras 3 reads as well, so that nobody is locked in.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+
+# TensorFlow reports a missing CUDA driver as an error on every start; its real failures are raised as exceptions.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+import tensorflow as tf
+import tf_keras as keras
+
+logging.getLogger("tensorflow").setLevel(logging.ERROR)
+
+__all__ = ["keras", "tf"]

@@ -1,0 +1,129 @@
+"""Is every op of a `.tflite` file an integer op?
+
+The converter leaves ops that it cannot quantize (SIGN, NEG, SQUARE, ELU among them) in float between a DEQUANTIZE and a
+QUANTIZE, without a word, even when it was asked for integer ops only. So the file itself is read.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import Any
+
+from ai_edge_litert import schema_py_generated as schema
+
+from edgebcnn.bundle import ModelFile, Tensor
+
+INTEGER_DTYPES = frozenset(
+    {"bool", "int2", "int4", "int8", "int16", "int32", "int64", "uint4", "uint8", "uint16", "uint32", "uint64"}
+)
+
+
+def _names(enumeration: type) -> dict[int, str]:
+    return {value: name for name, value in vars(enumeration).items() if not name.startswith("_")}
+
+
+_OP_NAMES = _names(schema.BuiltinOperator)
+_DTYPE_NAMES = {value: name.lower() for value, name in _names(schema.TensorType).items()}
+
+
+@dataclass(frozen=True)
+class Op:
+    """One op of a model file.
+
+    Attributes:
+        name: TFLite's name of it (`CONV_2D`), or its own where it is not built in.
+        inputs: Dtypes of the tensors that flow in; constants (weights) are left out.
+        outputs: Dtypes of the tensors that flow out.
+    """
+
+    name: str
+    inputs: tuple[str, ...]
+    outputs: tuple[str, ...]
+
+    @property
+    def is_integer(self) -> bool:
+        """Whether nothing but integers flows in and out."""
+        return INTEGER_DTYPES.issuperset(self.inputs + self.outputs)
+
+
+@dataclass(frozen=True)
+class Audit:
+    """What a model file does, op by op, and in which numbers.
+
+    Attributes:
+        ops: Every op of every subgraph, in order of execution.
+        input: The image.
+        output: The probabilities.
+    """
+
+    ops: tuple[Op, ...]
+    input: Tensor
+    output: Tensor
+
+    @property
+    def float_ops(self) -> tuple[Op, ...]:
+        """Ops that take or give a number that is not an integer, the conversions at their borders included."""
+        return tuple(op for op in self.ops if not op.is_integer)
+
+    @property
+    def integer_only(self) -> bool:
+        """Whether an accelerator without float arithmetic can run the whole file."""
+        return not self.float_ops
+
+    def summary(self) -> str:
+        """`69 ops, all integer`, or `72 ops, 3 not integer (DEQUANTIZE, QUANTIZE, SIGN)`, counts where above 1."""
+        if self.integer_only:
+            return f"{len(self.ops)} ops, all integer"
+        return f"{len(self.ops)} ops, {len(self.float_ops)} not integer ({', '.join(self._counted())})"
+
+    def model_file(self, file: str) -> ModelFile:
+        """The manifest's entry for this model, stored in the bundle as `file`."""
+        return ModelFile(
+            file=file,
+            input=self.input,
+            output=self.output,
+            integer_only=self.integer_only,
+            float_ops=tuple(sorted({op.name for op in self.float_ops})),
+        )
+
+    def _counted(self) -> list[str]:
+        counts = Counter(op.name for op in self.float_ops)
+        return [name if count == 1 else f"{count} {name}" for name, count in sorted(counts.items())]
+
+
+def audit(tflite: bytes) -> Audit:
+    """Reads every op of a model file that has one input and one output.
+
+    Args:
+        tflite: Content of the `.tflite` file.
+    """
+    model = schema.ModelT.InitFromPackedBuf(tflite)
+    main = model.subgraphs[0]
+    return Audit(
+        ops=tuple(_op(model, graph, operator) for graph in model.subgraphs for operator in graph.operators),
+        input=_tensor(main.tensors[main.inputs[0]]),
+        output=_tensor(main.tensors[main.outputs[0]]),
+    )
+
+
+def _op(model: Any, graph: Any, operator: Any) -> Op:
+    code = model.operatorCodes[operator.opcodeIndex]
+    # Codes up to 127 are written to both fields, for old runtimes; later ones to the new field alone.
+    name = _OP_NAMES[max(code.builtinCode, code.deprecatedBuiltinCode)]
+    if code.customCode is not None:
+        name = code.customCode.decode()
+    return Op(name, _dtypes(model, graph, operator.inputs), _dtypes(model, graph, operator.outputs))
+
+
+def _dtypes(model: Any, graph: Any, indices: Any) -> tuple[str, ...]:
+    present = [graph.tensors[index] for index in indices if index >= 0]  # -1 is an optional input that is left out
+    return tuple(_DTYPE_NAMES[tensor.type] for tensor in present if model.buffers[tensor.buffer].data is None)
+
+
+def _tensor(tensor: Any) -> Tensor:
+    dtype = _DTYPE_NAMES[tensor.type]
+    quantization = tensor.quantization
+    if quantization is None or quantization.scale is None:
+        return Tensor(dtype=dtype)  # type: ignore[arg-type]
+    return Tensor(dtype=dtype, scale=float(quantization.scale[0]), zero_point=int(quantization.zeroPoint[0]))  # type: ignore[arg-type]

@@ -1,0 +1,274 @@
+"""How does a trained run become a bundle?
+
+    calibrate ── convert ── audit ── evaluate ── bundle
+
+The edge model is judged by the code that runs on the device, from a draft of the bundle. The bundle itself is written
+last and at once, so that an export that fails or is stopped leaves what was there before.
+"""
+
+from __future__ import annotations
+
+import io
+import shutil
+from collections import defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgebcnn import __version__
+from edgebcnn.atomic import json_bytes
+from edgebcnn.bundle import GOLDEN_NAME, SCHEMA_VERSION, Bundle, Manifest, Precision, check_destination, write_bundle
+from edgebcnn.device.classifier import Classifier
+from edgebcnn.errors import DataError, QuantizationError
+from edgebcnn.model.bcnn import Bcnn, folded
+from edgebcnn.model.keras import keras, tf
+from edgebcnn.progress import Reporter
+from edgebcnn.quantize.audit import Audit, audit
+from edgebcnn.quantize.calibrate import CalibrationSet, Recipe, choose, deal, lot
+from edgebcnn.quantize.convert import check_pixel_input, convert
+from edgebcnn.report.comparison import ModelComparison, compare
+from edgebcnn.report.render import comparison_json
+from edgebcnn.train.dataset import Photo
+from edgebcnn.train.features import PreparedPhotos, chunks, read_ahead
+from edgebcnn.train.run_folder import TrainedRun
+from edgebcnn.train.steps import predict
+
+REPORT_NAME = "report/report.json"
+
+GOLDEN_PHOTOS = 48
+"""Enough to show a broken delegate, few enough to be replayed in a second."""
+
+_GOLDEN_SEED = 0
+
+
+@dataclass(frozen=True)
+class EdgeModel:
+    """One model file of an export.
+
+    Attributes:
+        size_bytes: Size of the file.
+        audit: What it computes in.
+        comparison: Full, compact and edge model (this file) on the held-out photos.
+    """
+
+    size_bytes: int
+    audit: Audit
+    comparison: ModelComparison
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, ops by name."""
+        return {
+            "size_bytes": self.size_bytes,
+            "ops": [op.name for op in self.audit.ops],
+            "float_ops": [op.name for op in self.audit.float_ops],
+            **comparison_json(self.comparison),
+        }
+
+
+@dataclass(frozen=True)
+class ExportResult:
+    """A bundle, and how its models do on held-out photos.
+
+    Attributes:
+        bundle: The bundle as it lies on the disk.
+        held_out: Which split the photos are from, `test` or `val`.
+        models: Its model files.
+    """
+
+    bundle: Bundle
+    held_out: str
+    models: Mapping[Precision, EdgeModel]
+
+    def as_json(self) -> dict[str, Any]:
+        """What the bundle's report says, and which bundle that is."""
+        return {"bundle": str(self.bundle.path), "digest": self.bundle.digest, **_report(self.held_out, self.models)}
+
+
+def export(
+    run: TrainedRun,
+    output: Path,
+    *,
+    precisions: Sequence[Precision],
+    recipe: Recipe,
+    allow_float: bool,
+    reporter: Reporter,
+) -> ExportResult:
+    """Turns a run's compact model into a bundle, and measures what that cost.
+
+    Args:
+        run: A run with a full and a compact model.
+        output: Folder of the bundle; a bundle that is there is replaced.
+        precisions: Model files to make.
+        recipe: How calibration photos for int8 are chosen.
+        allow_float: Accept an int8 file that keeps ops in float.
+        reporter: Who is told.
+
+    Raises:
+        QuantizationError: an op cannot be converted, or stays in float and `allow_float` is false.
+        RunError: the run lacks a model.
+        DataError: the run has no held-out photo, or a photo cannot be read any more.
+        BundleError: `output` holds something that is not a bundle.
+        StorageError: the disk is full, or `output` cannot be written.
+    """
+    check_destination(output)
+    _check_run(run, reporter)
+    full, compact = run.load("full"), run.load("compact")
+    calibration = _calibration(run, recipe, reporter) if "int8" in precisions else None
+    contents = {precision: _converted(run, compact, precision, calibration, reporter) for precision in precisions}
+    audits = {precision: audit(content) for precision, content in contents.items()}
+    if "int8" in audits:
+        _check_int8(audits["int8"], run, allow_float=allow_float)
+    manifest = _manifest(run, audits, calibration)
+    files = {manifest.models[precision].file: content for precision, content in contents.items()}
+    references = _references(run, {"full": full, "compact": compact}, reporter)
+    with _draft(output, manifest, run, files) as draft:
+        edges = _edges(run, draft, reporter)
+    models = {
+        precision: EdgeModel(len(contents[precision]), audits[precision], _compared(run, references, edge))
+        for precision, edge in edges.items()
+    }
+    files[GOLDEN_NAME] = _golden(run, references, edges)
+    files[REPORT_NAME] = json_bytes(_report(run.dataset.held_out_name, models))
+    bundle = write_bundle(output, manifest, run.dataset.labels, files)
+    return ExportResult(bundle, run.dataset.held_out_name, models)
+
+
+def golden_positions(photos: Sequence[Photo]) -> list[int]:
+    """Places of up to `GOLDEN_PHOTOS` photos, ascending: one of each product in turn, the same choice every time."""
+    by_product: defaultdict[int, list[int]] = defaultdict(list)
+    for position in sorted(range(len(photos)), key=lambda position: lot(_GOLDEN_SEED, position)):
+        by_product[photos[position].class_id].append(position)
+    products = sorted(by_product, key=lambda class_id: lot(_GOLDEN_SEED, class_id))
+    return sorted(deal([by_product[product] for product in products])[:GOLDEN_PHOTOS])
+
+
+def _check_run(run: TrainedRun, reporter: Reporter) -> None:
+    if not run.dataset.held_out:
+        raise DataError(f"{run.path} has neither test nor val photos to judge the export by: train with some held out")
+    if run.state != "finished":
+        reporter.say(f"{run.path} is not finished ({run.state}): this is what it has reached")
+
+
+def _calibration(run: TrainedRun, recipe: Recipe, reporter: Reporter) -> CalibrationSet:
+    with reporter.progress("choosing calibration photos", len(run.dataset.train)) as advance:
+        chosen = choose(run.dataset, recipe, preprocessing=run.preprocessing, advance=advance)
+    for note in chosen.notes:
+        reporter.say(note)
+    return chosen
+
+
+def _converted(
+    run: TrainedRun, compact: Bcnn, precision: Precision, calibration: CalibrationSet | None, reporter: Reporter
+) -> bytes:
+    preprocessing = run.preprocessing
+    model = folded(compact, height_px=preprocessing.height_px, width_px=preprocessing.width_px)
+    photos = calibration.photos if calibration is not None and precision == "int8" else ()
+    pixels = PreparedPhotos(photos, preprocessing)[:] if photos else None
+    with reporter.progress(f"converting to {precision}", len(photos)) as advance:
+        return convert(model, precision, preprocessing=preprocessing, calibration_u8=pixels, advance=advance)
+
+
+def _check_int8(found: Audit, run: TrainedRun, *, allow_float: bool) -> None:
+    check_pixel_input(found.input, run.preprocessing)
+    if not found.integer_only and not allow_float:
+        raise QuantizationError(
+            f"the int8 model would not be integer: {found.summary()}; "
+            "train with --tail tanh, or accept it as it is with --allow-float"
+        )
+
+
+def _manifest(run: TrainedRun, audits: Mapping[Precision, Audit], calibration: CalibrationSet | None) -> Manifest:
+    return Manifest(
+        schema_version=SCHEMA_VERSION,
+        name=run.name,
+        edgebcnn_version=__version__,
+        architecture=run.architecture("compact").model_dump(mode="json"),
+        preprocessing=run.preprocessing,
+        models={precision: found.model_file(f"model.{precision}.tflite") for precision, found in audits.items()},
+        calibration=None if calibration is None else calibration.record(),
+        tools={
+            "ai-edge-litert": version("ai-edge-litert"),
+            "numpy": np.__version__,
+            "opencv": cv2.__version__,
+            "tensorflow": tf.__version__,
+            "tf-keras": keras.__version__,
+        },
+    )
+
+
+def _references(run: TrainedRun, models: Mapping[str, Bcnn], reporter: Reporter) -> dict[str, NDArray[np.float32]]:
+    """Probabilities of each Keras model on the held-out photos, `(n, k)`."""
+    photos = PreparedPhotos(run.dataset.held_out, run.preprocessing)
+    probabilities = {}
+    for name, bcnn in models.items():
+        with reporter.progress(f"{name} model on {run.dataset.held_out_name} photos", len(photos)) as advance:
+            probabilities[name] = predict(bcnn, photos, advance)
+    return probabilities
+
+
+@contextmanager
+def _draft(output: Path, manifest: Manifest, run: TrainedRun, files: Mapping[str, bytes]) -> Iterator[Bundle]:
+    """A bundle of the model files alone, beside where the whole one will be, for the time of the block."""
+    path = output.with_name(f".{output.name}.draft")
+    try:
+        yield write_bundle(path, manifest, run.dataset.labels, files)
+    finally:
+        shutil.rmtree(path, ignore_errors=True)
+
+
+def _edges(run: TrainedRun, draft: Bundle, reporter: Reporter) -> dict[Precision, NDArray[np.float32]]:
+    """Probabilities of each model file on the held-out photos, `(n, k)`, from the device's own classifier."""
+    photos = PreparedPhotos(run.dataset.held_out, run.preprocessing)
+    probabilities = {}
+    for precision in draft.manifest.models:
+        classifier = Classifier.from_bundle(draft, precision=precision)
+        with reporter.progress(f"{precision} model on {run.dataset.held_out_name} photos", len(photos)) as advance:
+            batches = []
+            for pixels in read_ahead(photos.__getitem__, chunks(len(photos))):
+                batches.append(classifier.probabilities(pixels))
+                advance(len(pixels))
+        probabilities[precision] = np.concatenate(batches)
+    return probabilities
+
+
+def _compared(
+    run: TrainedRun, references: Mapping[str, NDArray[np.float32]], edge: NDArray[np.float32]
+) -> ModelComparison:
+    truth = np.array([photo.class_id for photo in run.dataset.held_out], np.int64)
+    return compare(truth, {**references, "edge": edge}, run.dataset.labels)
+
+
+def _golden(
+    run: TrainedRun,
+    references: Mapping[str, NDArray[np.float32]],
+    edges: Mapping[Precision, NDArray[np.float32]],
+) -> bytes:
+    """`golden.npz`: up to `GOLDEN_PHOTOS` held-out photos and what each model says of them.
+
+    Arrays: `pixels` `(n, h, w, 3)` uint8 RGB; `class_ids` `(n,)` int64; `full` and `compact` `(n, k)` float32
+    probabilities; `edge_int8` `(n, k)` uint8, in 1/256 as the file gives them; `edge_fp16`, `edge_float32` float32.
+    """
+    chosen = golden_positions(run.dataset.held_out)
+    photos = [run.dataset.held_out[position] for position in chosen]
+    arrays: dict[str, NDArray[Any]] = {
+        "pixels": PreparedPhotos(photos, run.preprocessing)[:],
+        "class_ids": np.array([photo.class_id for photo in photos], np.int64),
+        **{name: probabilities[chosen] for name, probabilities in references.items()},
+        **{f"edge_{precision}": probabilities[chosen] for precision, probabilities in edges.items()},
+    }
+    if "edge_int8" in arrays:
+        arrays["edge_int8"] = np.round(arrays["edge_int8"] * 256).astype(np.uint8)
+    archive = io.BytesIO()
+    np.savez_compressed(archive, **arrays)  # type: ignore[arg-type]
+    return archive.getvalue()
+
+
+def _report(held_out: str, models: Mapping[Precision, EdgeModel]) -> dict[str, Any]:
+    return {"held_out": held_out, "models": {precision: model.as_json() for precision, model in models.items()}}

@@ -1,0 +1,227 @@
+"""How often is a model right, how often do two models agree, and how sure are we of both?
+
+Accuracy needs labels. Agreement compares the top-1 of two models on the same photos and needs none. Neither is ever
+given under the other's name, both carry their number of photos and a Wilson interval, and a difference in accuracy
+between two models on the same photos carries McNemar's exact test.
+
+Numpy and the standard library only: this runs on the device.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from statistics import NormalDist
+
+import numpy as np
+from numpy.typing import NDArray
+
+CONFIDENCE = 0.95
+
+
+def wilson_interval(successes: int, n: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Score interval of a binomial proportion (Wilson 1927, doi:10.1080/01621459.1927.10502953).
+
+    With p = successes / n and z the normal quantile at (1 + confidence) / 2, the ends are
+    (p + z²/2n ± z √(p(1 - p)/n + z²/4n²)) / (1 + z²/n).
+
+    Returns:
+        Lower and upper end, in 0-1; exactly 0 where nothing succeeded and exactly 1 where everything did.
+
+    Raises:
+        ValueError: n is below 1 (nothing was seen, so nothing can be said), successes lies outside 0-n, or
+            confidence outside 0-1.
+    """
+    if not 0 <= successes <= n or n < 1:
+        raise ValueError(f"{successes} of {n} is not a proportion: n must be 1 or more and successes between 0 and n")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    p = successes / n
+    centre = p + z * z / (2 * n)
+    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    scale = 1 + z * z / n
+    low = (centre - half) / scale if successes > 0 else 0.0
+    high = (centre + half) / scale if successes < n else 1.0
+    return low, high
+
+
+@dataclass(frozen=True)
+class Proportion:
+    """Successes out of n, with the 95 % Wilson interval.
+
+    Raises:
+        ValueError: n is below 1, or successes lies outside 0-n.
+    """
+
+    successes: int
+    n: int
+
+    def __post_init__(self) -> None:
+        """Refuses counts that are no proportion."""
+        wilson_interval(self.successes, self.n)
+
+    @property
+    def value(self) -> float:
+        """Successes / n."""
+        return self.successes / self.n
+
+    @property
+    def low(self) -> float:
+        """Lower end of the interval."""
+        return wilson_interval(self.successes, self.n)[0]
+
+    @property
+    def high(self) -> float:
+        """Upper end of the interval."""
+        return wilson_interval(self.successes, self.n)[1]
+
+    def __str__(self) -> str:
+        """`91.2 % (95 % CI 89.5-92.7, n=1265)`."""
+        interval = f"{100 * self.low:.1f}-{100 * self.high:.1f}"
+        return f"{100 * self.value:.1f} % ({100 * CONFIDENCE:.0f} % CI {interval}, n={self.n})"
+
+    def as_json(self) -> dict[str, float | int]:
+        """Value, interval and the counts that they come from."""
+        return {
+            "value": self.value,
+            "low": self.low,
+            "high": self.high,
+            "confidence": CONFIDENCE,
+            "successes": self.successes,
+            "n": self.n,
+        }
+
+
+@dataclass(frozen=True)
+class McNemar:
+    """Two models on the same photos: where exactly one was right, and how likely so uneven a share is by chance.
+
+    Attributes:
+        only_first: Photos that only the first model got right.
+        only_second: Photos that only the second model got right.
+        p_value: Two-sided; small when the models' accuracies differ by more than chance.
+    """
+
+    only_first: int
+    only_second: int
+    p_value: float
+
+    def as_json(self) -> dict[str, float | int]:
+        """The two counts and the p-value."""
+        return {"only_first": self.only_first, "only_second": self.only_second, "p_value": self.p_value}
+
+
+def accuracy(predicted: NDArray[np.integer], truth: NDArray[np.integer]) -> Proportion:
+    """Share of photos whose predicted class id is the labelled one.
+
+    Args:
+        predicted: `(n,)` integer class ids, top-1 of one model.
+        truth: `(n,)` integer class ids, from labels.
+
+    Raises:
+        ValueError: the arrays are empty, not integer, or differ in shape.
+    """
+    return _share_equal(predicted, truth)
+
+
+def agreement(edge: NDArray[np.integer], full: NDArray[np.integer]) -> Proportion:
+    """Share of photos on which two models have the same top-1, right or wrong.
+
+    Args:
+        edge: `(n,)` integer class ids, top-1 of one model.
+        full: `(n,)` integer class ids, top-1 of the model that it is held against.
+
+    Raises:
+        ValueError: the arrays are empty, not integer, or differ in shape.
+    """
+    return _share_equal(edge, full)
+
+
+def top_k_accuracy(
+    probabilities: NDArray[np.floating | np.integer], truth: NDArray[np.integer], *, k: int
+) -> Proportion:
+    """Share of photos whose labelled class is among the k most probable.
+
+    Equal probabilities (common in uint8 outputs) rank by class id, as argmax does, so that k = 1 is top-1 accuracy.
+
+    Args:
+        probabilities: `(n, classes)`, any scale that grows with probability.
+        truth: `(n,)` integer class ids.
+        k: 1 to classes.
+
+    Raises:
+        ValueError: shapes, dtypes or class ids do not fit, a probability is NaN, or k lies outside 1-classes.
+    """
+    check_probabilities(probabilities, truth)
+    classes = probabilities.shape[1]
+    if not 1 <= k <= classes:
+        raise ValueError(f"k must lie between 1 and the {classes} classes, not {k}")
+    of_truth = np.take_along_axis(probabilities, truth[:, None], axis=1)
+    ties_before = (probabilities == of_truth) & (np.arange(classes) < truth[:, None])
+    rank = ((probabilities > of_truth) | ties_before).sum(axis=1)
+    return Proportion(int((rank < k).sum()), len(truth))
+
+
+def mcnemar_exact(first_right: NDArray[np.bool_], second_right: NDArray[np.bool_]) -> McNemar:
+    """McNemar's test (1947, doi:10.1007/BF02295996), exact and two-sided.
+
+    Of the n photos that exactly one model got right, each model gets Binomial(n, 1/2) when they are equally accurate:
+    p = min(1, 2 Σ_{i ≤ k} C(n, i) / 2ⁿ) with k the smaller count; 1 when n = 0.
+
+    Args:
+        first_right: `(n,)` bool.
+        second_right: `(n,)` bool, for the same photos in the same order.
+
+    Raises:
+        ValueError: the arrays are empty, not bool, or differ in shape.
+    """
+    _check_pair(first_right, second_right, kinds="b", content="bool")
+    only_first = int((first_right & ~second_right).sum())
+    only_second = int((second_right & ~first_right).sum())
+    discordant = only_first + only_second
+    tail = _sum_of_binomials(discordant, min(only_first, only_second))
+    return McNemar(only_first, only_second, min(1.0, 2 * tail / 2**discordant))
+
+
+def check_probabilities(probabilities: NDArray[np.floating | np.integer], truth: NDArray[np.integer]) -> None:
+    """Checks that `(n, classes)` probabilities and `(n,)` class ids belong together.
+
+    Raises:
+        ValueError: shapes, dtypes or class ids do not fit, or a probability is NaN.
+    """
+    if truth.ndim != 1 or probabilities.ndim != 2 or len(probabilities) != len(truth) or not probabilities.size:
+        raise ValueError(
+            f"probabilities of shape {probabilities.shape} and truth of shape {truth.shape}: "
+            "they must be (n, classes) and (n,) with the same n of 1 or more"
+        )
+    if not np.issubdtype(truth.dtype, np.integer):
+        raise ValueError(f"truth must hold integer class ids, not {truth.dtype}")
+    if truth.min() < 0 or truth.max() >= probabilities.shape[1]:
+        raise ValueError(
+            f"truth holds class ids {truth.min()} to {truth.max()}, outside 0-{probabilities.shape[1] - 1}"
+        )
+    if np.isnan(probabilities).any():
+        raise ValueError("a probability is NaN: the model is broken, and no rank can be given")
+
+
+def _share_equal(first: NDArray[np.integer], second: NDArray[np.integer]) -> Proportion:
+    _check_pair(first, second, kinds="iu", content="integer class ids")
+    return Proportion(int((first == second).sum()), len(first))
+
+
+def _check_pair(first: NDArray[np.generic], second: NDArray[np.generic], *, kinds: str, content: str) -> None:
+    if first.ndim != 1 or first.shape != second.shape or not first.size:
+        raise ValueError(f"shapes {first.shape} and {second.shape}: both must be (n,) with the same n of 1 or more")
+    for array in (first, second):
+        if array.dtype.kind not in kinds:
+            raise ValueError(f"the arrays must hold {content}, not {array.dtype}")
+
+
+def _sum_of_binomials(n: int, k: int) -> int:
+    """Σ_{i ≤ k} C(n, i), each term from the one before, since C(n, i) afresh would take hours at 10⁵ photos."""
+    term = total = 1
+    for i in range(k):
+        term = term * (n - i) // (i + 1)
+        total += term
+    return total

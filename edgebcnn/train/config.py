@@ -1,0 +1,83 @@
+"""Which choices a training run makes; every one of them is a flag of `edgebcnn train` and is kept in the run folder."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from edgebcnn.train.augment import Augmentation
+
+
+class StageConfig(BaseModel):
+    """How one stage of one model is fitted.
+
+    Attributes:
+        epochs: Passes over the photos at most.
+        head_rate: Peak learning rate of pooling and classifier.
+        backbone_rate: Peak learning rate of the backbone's trainable layers; 0 freezes them all.
+        patience: Epochs without a better validation loss after which the rates are halved; twice as many end the stage.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    epochs: int = Field(ge=0)
+    head_rate: float = Field(gt=0)
+    backbone_rate: float = Field(default=0.0, ge=0)
+    patience: int = Field(default=3, ge=1)
+
+
+class TrainConfig(BaseModel):
+    """Everything that decides what a run learns.
+
+    Attributes:
+        data: Folder of the photos, absolute.
+        backbone: Name of the convolutional stream.
+        weights: `imagenet`, `none`, or a weights file.
+        train_px: Side of the pictures that training sees.
+        input_px: Side of the pictures that the model is used at. Random crops enlarge products while training; reading
+            a little larger at test time evens that out (Touvron et al. 2019, arXiv 1906.06423).
+        rank: Size d of the compact model's descriptor.
+        tail: What follows the compact model's pooling, `sqrt` or `tanh`.
+        frozen_through: Last layer that is never trained; `auto` takes the backbone's own, `none` trains all layers.
+        copies: Augmented copies of every photo in the cache.
+        full_head, full_finetune, compact_head, compact_finetune: The four stages.
+        batch_size: Photos in a step.
+        label_smoothing: Share of the label's probability that is spread over all products.
+        weight_decay: Decoupled weight decay of AdamW.
+        clip_norm: Largest global norm of a gradient.
+        warmup: Share of a stage's steps in which the rate rises to its peak.
+        dropout: Share of the descriptor dropped while training.
+        distil_share: Share of the compact model's loss that comes from the full model's probabilities.
+        temperature: Softens both models' probabilities in that part of the loss.
+        seed: Of everything random.
+        allow_unreadable: Go on with any share of unreadable photos.
+        augmentation: How photos are varied.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    data: str
+    backbone: str = "mobilenet_v2"
+    weights: str = "imagenet"
+    train_px: int = Field(default=224, ge=32, le=1024, multiple_of=32)
+    input_px: int = Field(default=256, ge=32, le=1024, multiple_of=32)
+    rank: int = Field(default=1024, ge=1)
+    tail: Literal["sqrt", "tanh"] = "tanh"
+    frozen_through: str = "auto"
+    copies: int = Field(default=8, ge=1, le=200)
+    full_head: StageConfig = StageConfig(epochs=6, head_rate=1e-3)
+    full_finetune: StageConfig = StageConfig(epochs=12, head_rate=1e-4, backbone_rate=5e-4)
+    compact_head: StageConfig = StageConfig(epochs=6, head_rate=1e-3)
+    compact_finetune: StageConfig = StageConfig(epochs=12, head_rate=1e-3, backbone_rate=5e-4)
+    batch_size: int = Field(default=32, ge=2)
+    label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    weight_decay: float = Field(default=0.02, ge=0)
+    clip_norm: float = Field(default=5.0, gt=0)
+    warmup: float = Field(default=0.08, ge=0, lt=1)
+    dropout: float = Field(default=0.2, ge=0, lt=1)
+    distil_share: float = Field(default=0.5, ge=0, le=1)
+    temperature: float = Field(default=2.0, gt=0)
+    seed: int = Field(default=0, ge=0)
+    allow_unreadable: bool = False
+    augmentation: Augmentation = Augmentation()

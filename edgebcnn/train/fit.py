@@ -1,0 +1,293 @@
+"""How one stage of one model is fitted: steps, schedule, validation, best weights, and going on after a kill."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgebcnn.atomic import replacing_file
+from edgebcnn.errors import TrainingError
+from edgebcnn.model.keras import keras, tf
+from edgebcnn.progress import Advance
+from edgebcnn.train.config import StageConfig, TrainConfig
+from edgebcnn.train.features import read_ahead, run_through
+
+RATE_CUT = 0.5
+
+
+@dataclass(frozen=True)
+class Examples:
+    """What a stage learns from, or is judged on.
+
+    Attributes:
+        inputs: `(copies·n, ...)`, copy by copy: float16 features or uint8 pictures.
+        classes: `(n,)` class ids.
+        teacher: `(copies·n, k)` logits of the full model, or None.
+    """
+
+    inputs: NDArray[Any]
+    classes: NDArray[np.int64]
+    teacher: NDArray[Any] | None = None
+
+    @property
+    def copies(self) -> int:
+        """Augmented copies of every photo."""
+        return len(self.inputs) // len(self.classes)
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """One line of a run's history."""
+
+    role: str
+    stage: str
+    epoch: int
+    loss: float
+    accuracy: float
+    val_loss: float
+    val_accuracy: float
+    head_rate: float
+    seconds: float
+
+
+@dataclass
+class _Progress:
+    epoch: int = 0
+    best_loss: float = math.inf
+    best_epoch: int = 0
+    rate_factor: float = 1.0
+    stalled_since: int = 0
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+
+class Stage:
+    """One stage of fitting: `head` on frozen features, or `finetune` of backbone and head.
+
+    The learning rate is the product of a linear warm-up, a cosine over all steps (Loshchilov and Hutter 2017,
+    arXiv 1608.03983), and a factor that is halved whenever the validation loss has not improved for `patience` epochs.
+    The loss is cross-entropy with smoothed labels; with a teacher, a share of it is the cross-entropy to the teacher's
+    softened probabilities, times T² (Hinton et al. 2015, arXiv 1503.02531).
+
+    Args:
+        name: `role/stage`, for messages and history.
+        backbone: Trainable layers before the pooling, or None where the inputs are feature maps.
+        head: Feature map to logits.
+        config: The run's choices.
+        stage: This stage's choices.
+        batch_statistics: Whether the backbone normalises by the batch (training from nothing) or by its stored
+            statistics (fine-tuning: a few hundred steps cannot estimate better ones).
+    """
+
+    def __init__(
+        self,
+        name: str,
+        *,
+        backbone: Any | None,
+        head: Any,
+        config: TrainConfig,
+        stage: StageConfig,
+        batch_statistics: bool,
+    ) -> None:
+        self.role, self.stage_name = name.split("/")
+        self._backbone, self._head = backbone, head
+        self._config, self._stage = config, stage
+        self._batch_statistics = batch_statistics
+        self._groups = [(head, stage.head_rate)] + ([(backbone, stage.backbone_rate)] if backbone is not None else [])
+        self._optimizers = [_optimizer(config, network) for network, _ in self._groups]
+        self._variables = [variable for network, _ in self._groups for variable in network.weights]
+        self._train_step = tf.function(self._step, reduce_retracing=True)
+        self._logits = tf.function(lambda inputs: self._forward(inputs, training=False), reduce_retracing=True)
+
+    def fit(
+        self,
+        train: Examples,
+        validation: Examples,
+        *,
+        checkpoint: Path,
+        advance: Advance,
+        on_epoch: Callable[[EpochReport], None],
+    ) -> None:
+        """Fits until the epochs are used up or validation stalls, and leaves the best weights in the network.
+
+        Args:
+            train: What to learn from.
+            validation: What decides on rates, the end, and the best weights.
+            checkpoint: File that a killed stage goes on from; written after every epoch.
+            advance: Called with the number of photos learned from; what it raises ends the stage.
+            on_epoch: Called after every epoch; after a resume also for the epochs before it.
+
+        Raises:
+            TrainingError: the loss is not a number; the message names the batch.
+        """
+        progress, best = self._restore(checkpoint)
+        if progress.epoch == 0:
+            progress.best_loss, _ = self._validate(validation)
+        for row in progress.history:
+            on_epoch(EpochReport(**row))
+        advance(progress.epoch * len(train.classes))
+        try:
+            while progress.epoch < self._stage.epochs and not self._is_over(progress):
+                report = self._epoch(train, validation, progress.epoch, progress.rate_factor, advance)
+                best = self._judge(progress, report, best)
+                self._save(checkpoint, progress, best)
+                on_epoch(report)
+        finally:
+            self._assign(best)
+
+    def _epoch(
+        self, train: Examples, validation: Examples, epoch: int, rate_factor: float, advance: Advance
+    ) -> EpochReport:
+        started_s = time.monotonic()
+        order = epoch_order(train, self._config, f"{self.role}/{self.stage_name}", epoch)
+        total_loss, right = 0.0, 0
+        for number, (inputs, classes, teacher) in enumerate(read_ahead(_reader(train), order)):
+            self._set_rates((epoch + number / len(order)) / self._stage.epochs, rate_factor)
+            loss, hits = self._train_step(inputs, classes, teacher)
+            if not math.isfinite(loss):
+                raise TrainingError(
+                    f"the loss of {self.role}/{self.stage_name} is not a number at epoch {epoch + 1}, batch "
+                    f"{number + 1}; the best weights so far are kept: lower the learning rates and start again"
+                )
+            total_loss += float(loss) * len(classes)
+            right += int(hits)
+            advance(len(classes))
+        val_loss, val_accuracy = self._validate(validation)
+        return EpochReport(
+            role=self.role,
+            stage=self.stage_name,
+            epoch=epoch + 1,
+            loss=total_loss / len(train.classes),
+            accuracy=right / len(train.classes),
+            val_loss=val_loss,
+            val_accuracy=val_accuracy,
+            head_rate=float(self._optimizers[0].learning_rate.numpy()),
+            seconds=time.monotonic() - started_s,
+        )
+
+    def _judge(self, progress: _Progress, report: EpochReport, best: list[NDArray[Any]]) -> list[NDArray[Any]]:
+        progress.epoch = report.epoch
+        progress.history.append(asdict(report))
+        if report.val_loss < progress.best_loss:
+            progress.best_loss, progress.best_epoch, progress.stalled_since = (
+                report.val_loss,
+                report.epoch,
+                report.epoch,
+            )
+            return self._weights()
+        if progress.epoch - progress.stalled_since >= self._stage.patience:
+            progress.rate_factor *= RATE_CUT
+            progress.stalled_since = progress.epoch
+        return best
+
+    def _is_over(self, progress: _Progress) -> bool:
+        return progress.epoch - progress.best_epoch >= 2 * self._stage.patience
+
+    def _set_rates(self, done: float, factor: float) -> None:
+        warmup = self._config.warmup
+        shape = done / warmup if done < warmup else 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
+        for (_, peak), optimizer in zip(self._groups, self._optimizers, strict=True):
+            optimizer.learning_rate.assign(peak * shape * factor)
+
+    def _step(self, inputs: Any, classes: Any, teacher: Any) -> tuple[Any, Any]:
+        with tf.GradientTape() as tape:
+            logits = self._forward(inputs, training=True)
+            loss = self._loss(logits, classes, teacher)
+        groups = [network.trainable_variables for network, _ in self._groups]
+        gradients = tf.nest.flatten(tape.gradient(loss, groups))
+        clipped = iter(tf.clip_by_global_norm(gradients, self._config.clip_norm)[0])
+        for optimizer, group in zip(self._optimizers, groups, strict=True):
+            optimizer.apply_gradients([(next(clipped), variable) for variable in group])
+        return loss, tf.reduce_sum(tf.cast(tf.equal(tf.argmax(logits, axis=-1), classes), tf.int32))
+
+    def _forward(self, inputs: Any, *, training: bool) -> Any:
+        x = as_float(inputs)
+        if self._backbone is not None:
+            x = self._backbone(x, training=training and self._batch_statistics)
+        return self._head(x, training=training)
+
+    def _loss(self, logits: Any, classes: Any, teacher: Any | None) -> Any:
+        smoothing = self._config.label_smoothing
+        labels = tf.one_hot(classes, logits.shape[-1]) * (1 - smoothing) + smoothing / logits.shape[-1]
+        loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(labels, logits))
+        if teacher is None:
+            return loss
+        share, temperature = self._config.distil_share, self._config.temperature
+        soft = tf.nn.softmax(tf.cast(teacher, tf.float32) / temperature)
+        distil = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(soft, logits / temperature)) * temperature**2
+        return (1 - share) * loss + share * distil
+
+    def _validate(self, validation: Examples) -> tuple[float, float]:
+        logits = run_through(lambda batch: self._logits(batch).numpy(), validation.inputs, lambda rows: None)
+        log_probabilities = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
+        loss = -float(np.mean(log_probabilities[np.arange(len(logits)), validation.classes]))
+        return loss, float(np.mean(logits.argmax(axis=1) == validation.classes))
+
+    def _weights(self) -> list[NDArray[Any]]:
+        return [variable.numpy() for variable in self._variables]
+
+    def _assign(self, values: list[NDArray[Any]]) -> None:
+        for variable, value in zip(self._variables, values, strict=True):
+            variable.assign(value)
+
+    def _slots(self) -> list[Any]:
+        return [variable for optimizer in self._optimizers for variable in optimizer.variables]
+
+    def _save(self, checkpoint: Path, progress: _Progress, best: list[NDArray[Any]]) -> None:
+        arrays = {f"current_{i}": value for i, value in enumerate(self._weights())}
+        arrays |= {f"best_{i}": value for i, value in enumerate(best)}
+        arrays |= {f"slot_{i}": variable.numpy() for i, variable in enumerate(self._slots())}
+        with replacing_file(checkpoint) as part:
+            np.savez(part, progress=np.array(json.dumps(asdict(progress))), **arrays)  # type: ignore[arg-type]
+
+    def _restore(self, checkpoint: Path) -> tuple[_Progress, list[NDArray[Any]]]:
+        if not checkpoint.is_file():
+            return _Progress(), self._weights()
+        with np.load(checkpoint) as saved:
+            self._assign([saved[f"current_{i}"] for i in range(len(self._variables))])
+            for i, variable in enumerate(self._slots()):
+                variable.assign(saved[f"slot_{i}"])
+            best = [saved[f"best_{i}"] for i in range(len(self._variables))]
+            return _Progress(**json.loads(str(saved["progress"]))), best
+
+
+def as_float(inputs: Any) -> Any:
+    """Float32 input of a network: pictures scaled from 0-255 to [-1, 1], cached features as they are."""
+    x = tf.cast(inputs, tf.float32)
+    return x / 127.5 - 1.0 if inputs.dtype == tf.uint8 else x
+
+
+def _optimizer(config: TrainConfig, network: Any) -> Any:
+    optimizer = keras.optimizers.AdamW(learning_rate=0.0, weight_decay=config.weight_decay)
+    # Decay pulls kernels towards zero; biases and normalisation have no business there.
+    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+    optimizer.build(network.trainable_variables)
+    return optimizer
+
+
+def epoch_order(
+    train: Examples, config: TrainConfig, stage: str, epoch: int
+) -> list[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """Batches of (rows of `inputs`, photo indexes): every photo once, each in the next of its copies."""
+    count = len(train.classes)
+    first_copy = np.random.default_rng((config.seed, *stage.encode())).integers(train.copies, size=count)
+    photos = np.random.default_rng((config.seed, epoch, *stage.encode())).permutation(count)
+    rows = (first_copy[photos] + epoch) % train.copies * count + photos
+    batches = max(1, round(count / config.batch_size))
+    return list(zip(np.array_split(rows, batches), np.array_split(photos, batches), strict=True))
+
+
+def _reader(train: Examples) -> Callable[[tuple[NDArray[np.int64], NDArray[np.int64]]], tuple[Any, Any, Any]]:
+    def read(batch: tuple[NDArray[np.int64], NDArray[np.int64]]) -> tuple[Any, Any, Any]:
+        rows, photos = batch
+        teacher = None if train.teacher is None else tf.constant(train.teacher[rows])
+        return tf.constant(train.inputs[rows]), tf.constant(train.classes[photos]), teacher
+
+    return read

@@ -1,0 +1,97 @@
+"""How a run's progress is kept for people: one CSV line an epoch, the same for TensorBoard, and a picture."""
+
+from __future__ import annotations
+
+import csv
+import io
+import shutil
+from collections.abc import Iterable
+from dataclasses import asdict, fields
+from pathlib import Path
+from typing import Any
+
+from edgebcnn.atomic import replacing_file, write_bytes
+from edgebcnn.model.keras import tf
+from edgebcnn.train.fit import EpochReport
+
+
+class History:
+    """`history.csv` and `tensorboard/` of a run.
+
+    Args:
+        run: The run folder; what it already holds is kept.
+    """
+
+    def __init__(self, run: Path) -> None:
+        self._run = run
+        self.epochs: list[EpochReport] = _read(run / "history.csv")
+        self._writer: Any = None
+
+    def begin(self, role: str, stage: str) -> None:
+        """Starts a stage anew: its epochs are reported again, those that an earlier attempt wrote are dropped."""
+        self.epochs = [epoch for epoch in self.epochs if (epoch.role, epoch.stage) != (role, stage)]
+        folder = self._run / "tensorboard" / f"{role}-{stage}"
+        shutil.rmtree(folder, ignore_errors=True)
+        self._writer = tf.summary.create_file_writer(str(folder))
+
+    def add(self, epoch: EpochReport) -> None:
+        """Adds one epoch.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        self.epochs.append(epoch)
+        write_bytes(self._run / "history.csv", _csv(self.epochs))
+        with self._writer.as_default(step=epoch.epoch):
+            for name in ("loss", "accuracy", "val_loss", "val_accuracy", "head_rate"):
+                tf.summary.scalar(name, getattr(epoch, name))
+        self._writer.flush()
+
+    def draw(self) -> None:
+        """Draws `curves.png`: loss and accuracy of every stage, epoch by epoch.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
+        if not self.epochs:
+            return
+        with replacing_file(self._run / "curves.png") as part:
+            _figure(self.epochs).savefig(part, dpi=120, format="png")
+
+
+def _figure(epochs: list[EpochReport]) -> Any:
+    from matplotlib.figure import Figure
+
+    roles = list(dict.fromkeys(epoch.role for epoch in epochs))
+    figure = Figure(figsize=(10, 3.2 * len(roles)), layout="constrained")
+    panels = figure.subplots(len(roles), 2, squeeze=False)
+    for row, role in zip(panels, roles, strict=True):
+        of_role = [epoch for epoch in epochs if epoch.role == role]
+        steps = range(1, len(of_role) + 1)
+        for panel, quantity, unit, factor in zip(row, ("loss", "accuracy"), ("nats", "%"), (1, 100), strict=True):
+            panel.plot(steps, [factor * getattr(e, quantity) for e in of_role], color="0.6", label="train")
+            panel.plot(steps, [factor * getattr(e, f"val_{quantity}") for e in of_role], color="C0", label="validation")
+            for step in range(1, len(of_role)):
+                if of_role[step].stage != of_role[step - 1].stage:
+                    panel.axvline(step + 0.5, color="0.8", linestyle="--")
+            panel.set(title=f"{role} model", xlabel="epoch", ylabel=f"{quantity} ({unit})")
+            panel.legend(frameon=False)
+            panel.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _csv(epochs: Iterable[EpochReport]) -> bytes:
+    text = io.StringIO()
+    table = csv.DictWriter(text, [field.name for field in fields(EpochReport)], lineterminator="\n")
+    table.writeheader()
+    table.writerows(asdict(epoch) for epoch in epochs)
+    return text.getvalue().encode()
+
+
+def _read(file: Path) -> list[EpochReport]:
+    if not file.is_file():
+        return []
+    with file.open(newline="", encoding="utf-8") as lines:
+        rows = list(csv.DictReader(lines))
+    kinds = {"role": str, "stage": str, "epoch": int}
+    return [EpochReport(**{name: kinds.get(name, float)(value) for name, value in row.items()}) for row in rows]

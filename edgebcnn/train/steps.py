@@ -1,0 +1,342 @@
+"""What `edgebcnn train` does, step by step, and how it goes on after it was stopped.
+
+    features ── full/head ── full/finetune ── maps ── compact/head ── compact/finetune ── metrics
+
+Every step leaves its result on disk and is then recorded as done in `run.json`; a run that is resumed skips what is
+done and goes on inside the step that was cut off: a cache at its last chunk, a stage at its last epoch.
+"""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from contextlib import ExitStack
+from dataclasses import dataclass, replace
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgebcnn.atomic import replacing_file, write_json
+from edgebcnn.errors import Interrupted, RunError
+from edgebcnn.model.backbones import NONE, backbone
+from edgebcnn.model.bcnn import Bcnn, Role, build
+from edgebcnn.model.keras import keras, tf
+from edgebcnn.preprocessing import Preprocessing
+from edgebcnn.progress import Advance, Reporter
+from edgebcnn.report.comparison import ModelComparison, compare
+from edgebcnn.report.render import comparison_json
+from edgebcnn.train.config import StageConfig, TrainConfig
+from edgebcnn.train.dataset import ProductDataset, load_dataset
+from edgebcnn.train.features import AugmentedPhotos, Pictures, PreparedPhotos, cached, run_through
+from edgebcnn.train.fit import Examples, Stage, as_float
+from edgebcnn.train.history import History
+from edgebcnn.train.run_folder import (
+    LATEST,
+    RunRecord,
+    TrainedRun,
+    architecture,
+    locked,
+    open_run,
+    point_latest_at,
+    read_photos,
+    read_record,
+    weights_path,
+    write_photos,
+    write_record,
+)
+
+
+@dataclass(frozen=True)
+class TrainResult:
+    """A finished run and how its models do on held-out photos."""
+
+    run: TrainedRun
+    comparison: ModelComparison
+
+
+def train(config: TrainConfig, run: Path, *, reporter: Reporter, stop: Event) -> TrainResult:
+    """Trains a full model and its compact replacement in a new run folder.
+
+    Args:
+        config: All choices.
+        run: Folder to make.
+        reporter: Who is told.
+        stop: Set to end after the batch in flight.
+
+    Raises:
+        RunError: `run` exists.
+        DataError: the photos cannot be used.
+        TrainingError: training cannot go on.
+        StorageError: the disk is full, or cannot be written.
+        Interrupted: `stop` was set.
+    """
+    if run.name == LATEST:
+        raise RunError(f"a run cannot be called {LATEST!r}, the name of the link to the newest: choose another --name")
+    if run.exists():
+        raise RunError(f"{run} exists: choose another --name, or go on with it by --resume")
+    dataset = _load(config, reporter)
+    for sentence in (*dataset.notes, *(f"skipped {error}" for error in dataset.skipped)):
+        reporter.say(sentence)
+    build(architecture(config, len(dataset.labels), "full"), weights=config.weights, frozen_through=_frozen(config))
+    with locked(run):
+        write_photos(run, dataset)
+        write_record(run, RunRecord(config=config, labels=dataset.labels))
+    point_latest_at(run)
+    return resume(run, reporter=reporter, stop=stop)
+
+
+def resume(run: Path, *, reporter: Reporter, stop: Event) -> TrainResult:
+    """Goes on with a run that was stopped, by whatever cause, and ends it.
+
+    Raises:
+        RunError: no run there, of another version, finished already, or in use.
+        TrainingError: training cannot go on.
+        StorageError: the disk is full, or cannot be written.
+        Interrupted: `stop` was set.
+    """
+    run = run.resolve()
+    read_record(run)
+    with locked(run):
+        record = read_record(run)
+        if record.state == "finished":
+            raise RunError(f"{run} is finished: export it, or train another")
+        return _Training(run, record, reporter, stop).finish()
+
+
+class _Training:
+    def __init__(self, run: Path, record: RunRecord, reporter: Reporter, stop: Event) -> None:
+        self._run, self._record, self._config = run, record, record.config
+        self._reporter, self._stop = reporter, stop
+        self._dataset = read_photos(run, record)
+        self._history = History(run)
+        self._scratch = self._config.weights == NONE
+
+    def finish(self) -> TrainResult:
+        keras.utils.set_random_seed(self._config.seed)
+        self._mark(state="running")
+        try:
+            full = self._full()
+            compact = self._compact(full)
+            comparison = self._measure({"full": full, "compact": compact})
+        except Interrupted:
+            self._history.draw()
+            self._mark(state="interrupted")
+            raise Interrupted(self._reached()) from None
+        self._history.draw()
+        shutil.rmtree(self._run / "cache", ignore_errors=True)
+        self._mark(state="finished")
+        return TrainResult(open_run(self._run), comparison)
+
+    def _reached(self) -> str:
+        last = self._history.epochs[-1:]
+        reached = [f"{e.role}/{e.stage}, epoch {e.epoch} (validation {100 * e.val_accuracy:.1f} %)" for e in last]
+        how = f"edgebcnn train --resume --runs {self._run.parent} --name {self._run.name}"
+        return f"stopped after {(*reached, 'the photos')[0]}; the best weights are in {self._run}; go on with {how}"
+
+    def _full(self) -> Bcnn:
+        config = self._config
+        full = self._build("full", config.weights)
+        if "full/finetune" in self._record.done:
+            return self._load("full", full)
+        if not self._scratch:  # a head on a random backbone would have to be unlearned
+            self._fit("full", "head", config.full_head, full, lambda: self._maps("initial", full))
+        self._fit("full", "finetune", config.full_finetune, full, lambda: self._features(full))
+        return full
+
+    def _compact(self, full: Bcnn) -> Bcnn:
+        config = self._config
+        compact = self._build("compact", NONE)
+        if "compact/finetune" in self._record.done:
+            return self._load("compact", compact)
+        for part in ("prefix", "suffix"):
+            if getattr(full, part) is not None:
+                getattr(compact, part).set_weights(getattr(full, part).get_weights())
+        maps, val_maps = self._maps("finetuned", full)
+        teacher = self._taught(full, maps)
+        self._fit("compact", "head", config.compact_head, compact, lambda: (replace(maps, teacher=teacher), val_maps))
+        self._fit("compact", "finetune", config.compact_finetune, compact, lambda: self._taught_features(full, teacher))
+        return compact
+
+    def _taught(self, full: Bcnn, maps: Examples) -> NDArray[np.float32]:
+        """What the full model says of every augmented copy, `(copies·n, classes)` logits."""
+        with self._bar("full model, as the teacher", len(maps.inputs)) as advance:
+            return run_through(_inference(full.head), maps.inputs, advance)
+
+    def _taught_features(self, full: Bcnn, teacher: NDArray[np.float32]) -> tuple[Examples, Examples]:
+        features, val_features = self._features(full)
+        return replace(features, teacher=teacher), val_features
+
+    def _build(self, role: Role, weights: str) -> Bcnn:
+        classes = len(self._dataset.labels)
+        return build(architecture(self._config, classes, role), weights=weights, frozen_through=_frozen(self._config))
+
+    def _load(self, role: Role, bcnn: Bcnn) -> Bcnn:
+        bcnn.model.load_weights(str(weights_path(self._run, role)))
+        return bcnn
+
+    def _features(self, bcnn: Bcnn) -> tuple[Examples, Examples]:
+        """Train and validation examples at the end of the frozen prefix (at the pictures, where nothing is frozen)."""
+        config = self._config
+        views = AugmentedPhotos(
+            self._dataset.train, _square(config.train_px), config.augmentation, config.copies, config.seed
+        )
+        prepared = PreparedPhotos(self._dataset.val, _square(config.input_px))
+        made_from = {"weights": config.weights, "frozen_through": _frozen(config), "stage": "prefix"}
+        return self._cached_pair("features", views, prepared, bcnn.prefix, made_from)
+
+    def _maps(self, name: str, bcnn: Bcnn) -> tuple[Examples, Examples]:
+        """Train and validation examples at the end of the backbone, frozen for now."""
+        train, val = self._features(bcnn)
+        return self._cached_pair(f"maps-{name}", train.inputs, val.inputs, bcnn.suffix, {"stage": name})
+
+    def _cached_pair(
+        self, name: str, train: Pictures, val: Pictures, network: Any | None, made_from: dict[str, Any]
+    ) -> tuple[Examples, Examples]:
+        compute = None if network is None else _inference(network)
+        examples = []
+        for split, source in (("train", train), ("val", val)):
+            photos = getattr(self._dataset, split)
+            key = {**made_from, "split": split, "config": self._config.model_dump(mode="json", exclude=_STAGES)}
+            with self._bar(f"{name}, {split}", len(source)) as advance:
+                rows = cached(
+                    self._run / "cache" / f"{name}-{split}.bin", source, compute, made_from=key, advance=advance
+                )
+            examples.append(Examples(rows, np.array([photo.class_id for photo in photos], np.int64)))
+        return examples[0], examples[1]
+
+    def _fit(
+        self,
+        role: Role,
+        stage: str,
+        choices: StageConfig,
+        bcnn: Bcnn,
+        examples: Callable[[], tuple[Examples, Examples]],
+    ) -> None:
+        step = f"{role}/{stage}"
+        if step in self._record.done:
+            self._load(role, bcnn)
+            return
+        train, val = examples()
+        checkpoint = self._run / role / f"{stage}.checkpoint.npz"
+        fitted = Stage(
+            step,
+            backbone=bcnn.suffix if stage == "finetune" else None,
+            head=bcnn.head,
+            config=self._config,
+            stage=choices,
+            batch_statistics=self._scratch,
+        )
+        self._history.begin(role, stage)
+        try:
+            with self._bar(f"{role} model, {stage}", choices.epochs * len(train.classes)) as advance:
+                fitted.fit(train, val, checkpoint=checkpoint, advance=advance, on_epoch=self._history.add)
+        finally:
+            self._save_weights(role, bcnn)
+        self._mark(done=step)
+        checkpoint.unlink(missing_ok=True)
+
+    def _measure(self, models: dict[Role, Bcnn]) -> ModelComparison:
+        photos = self._dataset.held_out
+        pictures = PreparedPhotos(photos, _square(self._config.input_px))
+        probabilities: dict[str, NDArray[np.float32]] = {}
+        for role, bcnn in models.items():
+            with self._bar(f"{role} model on {self._dataset.held_out_name} photos", len(photos)) as advance:
+                probabilities[role] = predict(bcnn, pictures, advance)
+        truth = np.array([photo.class_id for photo in photos], np.int64)
+        comparison = compare(truth, probabilities, self._dataset.labels)
+        document = {"photos": self._dataset.held_out_name, **comparison_json(comparison)}
+        document["parameters"] = {role: _parameters(bcnn) for role, bcnn in models.items()}
+        write_json(self._run / "metrics.json", document)
+        return comparison
+
+    def _save_weights(self, role: Role, bcnn: Bcnn) -> None:
+        with replacing_file(weights_path(self._run, role)) as part:
+            bcnn.model.save_weights(str(part), save_format="h5")
+
+    def _mark(self, **changes: Any) -> None:
+        if "done" in changes:
+            changes["done"] = (*self._record.done, changes["done"])
+        self._record = self._record.model_copy(update=changes)
+        write_record(self._run, self._record)
+
+    def _bar(self, description: str, total: int) -> Any:
+        return _Stoppable(self._reporter.progress(description, total), self._stop)
+
+
+@dataclass
+class _Stoppable:
+    """A progress bar that ends the work when it is asked to, at a point where nothing is half-done."""
+
+    bar: Any
+    stop: Event
+
+    def __enter__(self) -> Advance:
+        advance = self.bar.__enter__()
+
+        def advance_or_stop(pieces: int) -> None:
+            advance(pieces)
+            if self.stop.is_set():
+                raise Interrupted
+
+        return advance_or_stop
+
+    def __exit__(self, *error: Any) -> Any:
+        return self.bar.__exit__(*error)
+
+
+def predict(bcnn: Bcnn, pictures: Pictures, advance: Advance) -> NDArray[np.float32]:
+    """Probabilities of a model on pictures.
+
+    Args:
+        bcnn: The model.
+        pictures: `(n, h, w, 3)` uint8 RGB, read in slices.
+        advance: Called with the number of pictures done.
+
+    Returns:
+        `(n, classes)` float32.
+    """
+    return _softmax(run_through(_inference(bcnn.model), pictures, advance))
+
+
+def _load(config: TrainConfig, reporter: Reporter) -> ProductDataset:
+    bar: list[Advance] = []
+    with ExitStack() as open_bars:
+
+        def on_photo(done: int, total: int) -> None:
+            if not bar:
+                bar.append(open_bars.enter_context(reporter.progress("reading photos", total)))
+            bar[0](1)
+
+        return load_dataset(
+            Path(config.data), seed=config.seed, allow_unreadable=config.allow_unreadable, on_photo=on_photo
+        )
+
+
+def _square(side_px: int) -> Preprocessing:
+    return Preprocessing(height_px=side_px, width_px=side_px)
+
+
+def _frozen(config: TrainConfig) -> str | None:
+    if config.frozen_through != "auto":
+        return None if config.frozen_through == NONE else config.frozen_through
+    return None if config.weights == NONE else backbone(config.backbone).frozen_through
+
+
+_STAGES = {"full_head", "full_finetune", "compact_head", "compact_finetune"}
+
+
+def _inference(network: Any) -> Any:
+    compute = tf.function(lambda inputs: network(as_float(inputs), training=False), reduce_retracing=True)
+    return lambda inputs: compute(tf.constant(inputs)).numpy()
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    shifted = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(shifted / shifted.sum(axis=1, keepdims=True), np.float32)
+
+
+def _parameters(bcnn: Bcnn) -> dict[str, int]:
+    return {"model": bcnn.model.count_params(), "head": bcnn.head.count_params()}

@@ -1,0 +1,66 @@
+"""What is installed, where, and with which packages."""
+
+from __future__ import annotations
+
+import ast
+from pathlib import Path
+
+from setuptools import find_packages, setup
+
+ROOT = Path(__file__).parent
+
+
+def version() -> str:
+    """`__version__` of the package, read without importing it."""
+    for node in ast.parse((ROOT / "edgebcnn" / "__init__.py").read_text()).body:
+        if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "__version__":
+            return str(ast.literal_eval(node.value))
+    raise RuntimeError("edgebcnn/__init__.py does not assign __version__")
+
+
+DEVICE = [
+    # LiteRT has no wheel for 32-bit ARM, where the old-runtime extra takes its place.
+    "ai-edge-litert>=2; platform_machine != 'armv7l'",
+    "click>=8.2",
+    "numpy>=1.26",
+    # Not opencv-python: its window functions need libGL, which a bare machine lacks.
+    "opencv-python-headless>=4.10",
+    "pydantic>=2.7",
+    "rich>=13.7",
+    "tomli>=2; python_version < '3.11'",
+]
+
+TRAIN = [
+    "Jinja2>=3.1",
+    "matplotlib>=3.8",
+    "scikit-learn>=1.4",
+    # The oldest TensorFlow that our tests run with; every tf-keras goes with the TensorFlow of its own number.
+    "tensorflow>=2.21",
+    "tensorflow-model-optimization>=0.8",
+    "tf-keras>=2.21",
+]
+
+DEV = ["import-linter>=2", "mypy>=1.15", "pytest>=8", "pytest-timeout>=2.3", "ruff>=0.9"]
+
+OLD_RUNTIME = ["numpy<2", "tflite-runtime==2.14.0"]
+
+setup(
+    name="edgebcnn",
+    version=version(),
+    description="Bilinear CNN product classifiers, from a store's photos to an int8 model in a camera loop",
+    long_description=(ROOT / "README.md").read_text(),
+    long_description_content_type="text/markdown",
+    license="Apache-2.0",
+    python_requires=">=3.10",
+    packages=[*find_packages(include=["edgebcnn", "edgebcnn.*"]), "edgebcnn._calibration", "edgebcnn._devices"],
+    # These two hold data: a new board or recipe needs no Python.
+    package_dir={"edgebcnn._calibration": "calibration", "edgebcnn._devices": "devices"},
+    package_data={
+        "edgebcnn": ["py.typed"],
+        "edgebcnn._calibration": ["*.toml", "*.md"],
+        "edgebcnn._devices": ["*.toml", "*.md", "*.service"],
+    },
+    entry_points={"console_scripts": ["edgebcnn = edgebcnn.cli:main"]},
+    install_requires=DEVICE,
+    extras_require={"train": TRAIN, "dev": DEV, "old-runtime": OLD_RUNTIME},
+)

@@ -1,0 +1,203 @@
+"""`edgebcnn run`, as a user or a service manager meets it."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import pytest
+from click.testing import CliRunner, Result
+
+from edgebcnn.camera.truth import write_truth
+from edgebcnn.cli import main
+from edgebcnn.errors import BundleError, CameraError, StorageError
+from tests.mjpeg_server import network_camera
+from tests.tiny_bundle import COLOURS_BGR, coloured, make_tiny_bundle, write_photos, write_video
+
+NAMES = list(COLOURS_BGR)
+MEMORY_LIMIT_MB = 250  # what `run` may take on a device
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a bundle, photos, and a video of which every fourth label is wrong."""
+    folder = tmp_path_factory.mktemp("shelf")
+    make_tiny_bundle(folder / "bundle", ["int8", "float32"])
+    write_photos(folder / "photos", per_label=2)
+    write_video(folder / "shelf.avi", NAMES * 3)
+    write_truth(folder / "shelf.avi", ["Red", "Green", "Blue", "Blue"] * 3)
+    return folder
+
+
+def run(shelf: Path, *arguments: str, bundle: str = "bundle") -> Result:
+    return CliRunner().invoke(main, ["run", "--bundle", str(shelf / bundle), *arguments])
+
+
+def test_a_video_gives_a_line_a_frame_and_a_summary(shelf: Path) -> None:
+    result = run(shelf, "--camera", str(shelf / "shelf.avi"))
+    assert result.exit_code == 0
+    lines = result.stdout.splitlines()
+    assert [line.split("  ")[1] for line in lines[:12]] == NAMES * 3
+    assert lines[3].endswith("(is Blue)")
+    assert lines[13] == "frames    12 seen · 0 dropped · 12 classified · 0 unreadable"
+    assert "ops · int8" in lines[16]
+    assert lines[17] == "accuracy  75.0 % (95 % CI 46.8-91.1, n=12)"
+
+
+def test_json_prints_the_summary_alone(shelf: Path) -> None:
+    result = run(shelf, "--camera", str(shelf / "photos"), "--json", "--precision", "float32", "--threads", "1")
+    summary = json.loads(result.stdout)
+    assert result.exit_code == 0
+    assert (summary["seen"], summary["classified"]) == (8, 8)
+    assert (summary["receipt"]["precision"], summary["receipt"]["threads"]) == ("float32", 1)
+    assert summary["accuracy"]["value"] == 1.0
+
+
+def test_quiet_prints_the_summary_without_frames(shelf: Path) -> None:
+    result = run(shelf, "--camera", str(shelf / "photos"), "--quiet")
+    assert len(result.stdout.splitlines()) == 6
+    assert "Red/0.png" not in result.stdout
+
+
+def test_max_frames_and_jsonl_go_together(shelf: Path, tmp_path: Path) -> None:
+    file = tmp_path / "readings.jsonl"
+    result = run(shelf, "--camera", str(shelf / "shelf.avi"), "--max-frames", "5", "--jsonl", str(file))
+    assert result.exit_code == 0
+    assert [json.loads(line)["label"] for line in file.read_text().splitlines()] == [*NAMES, "Red"]
+
+
+def test_a_truncated_photo_is_named_on_stderr_and_counted(shelf: Path, tmp_path: Path) -> None:
+    write_photos(tmp_path / "photos", per_label=1)
+    photo = tmp_path / "photos" / "Blue" / "0.png"
+    photo.write_bytes(photo.read_bytes()[:-100])
+    result = run(shelf, "--camera", str(tmp_path / "photos"), "--quiet")
+    assert result.exit_code == 0
+    assert f"skipped {photo}: the file is cut short" in result.stderr
+    assert "4 seen · 0 dropped · 3 classified · 1 unreadable" in result.stdout
+
+
+def test_a_bundle_with_a_changed_byte_is_refused(shelf: Path, tmp_path: Path) -> None:
+    bundle = make_tiny_bundle(tmp_path / "bundle", ["int8"])
+    model = bytearray(bundle.model_path("int8").read_bytes())
+    model[len(model) // 2] ^= 1
+    bundle.model_path("int8").write_bytes(model)
+    result = run(tmp_path, "--camera", str(shelf / "photos"))
+    assert result.exit_code == BundleError.exit_code
+    assert "model.int8.tflite was changed after export" in result.stderr
+    assert result.stdout == ""
+
+
+def test_without_a_run_the_user_is_told_what_comes_first(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    result = CliRunner().invoke(main, ["run"])
+    assert result.exit_code == BundleError.exit_code
+    assert "run edgebcnn train and edgebcnn export --int8 first" in result.stderr
+
+
+def test_the_bundle_of_the_latest_run_is_the_default(
+    shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    make_tiny_bundle(tmp_path / "runs" / "latest" / "bundle", ["int8"])
+    monkeypatch.chdir(tmp_path)
+    assert CliRunner().invoke(main, ["run", "--camera", str(shelf / "photos")]).exit_code == 0
+
+
+def test_no_camera_is_one_sentence(shelf: Path) -> None:
+    result = run(shelf, "--camera", "63")
+    assert result.exit_code == CameraError.exit_code
+    assert result.stderr.splitlines()[-1].startswith("Error: no camera at index 63: ")
+
+
+def test_an_unwritable_jsonl_is_refused_before_the_first_frame(shelf: Path, tmp_path: Path) -> None:
+    result = run(shelf, "--camera", str(shelf / "photos"), "--jsonl", str(tmp_path / "no" / "file.jsonl"))
+    assert result.exit_code == StorageError.exit_code
+    assert result.stdout == ""
+
+
+def test_a_lost_stream_leaves_its_summary_and_the_cameras_exit_code(shelf: Path, tmp_path: Path) -> None:
+    file = tmp_path / "readings.jsonl"
+    with network_camera() as camera:
+        for _ in range(4):
+            camera.send(coloured("Green", np.random.default_rng(3)))
+        camera.hang_up()
+        address = camera.address.replace("://", "://user:secret@")
+        result = run(shelf, "--camera", address, "--json", "--jsonl", str(file))
+    summary = json.loads(result.stdout)
+    assert result.exit_code == CameraError.exit_code
+    assert "stopped giving frames" in result.stderr
+    assert summary["seen"] == 4
+    assert summary["source"] == camera.address.replace("://", "://***@")
+    assert "secret" not in result.output + file.read_text()
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_ends_a_live_run_cleanly(shelf: Path, tmp_path: Path, number: signal.Signals) -> None:
+    file, output = tmp_path / "readings.jsonl", tmp_path / "stdout.txt"
+    with running_camera() as address, output.open("w") as stdout:
+        arguments = ["run", "--bundle", str(shelf / "bundle"), "--camera", address, "--jsonl", str(file)]
+        with subprocess.Popen(
+            [sys.executable, "-m", "edgebcnn", *arguments], stdout=stdout, stderr=subprocess.PIPE, text=True
+        ) as process:
+            deadline_s = time.monotonic() + 30
+            while output.stat().st_size == 0 and process.poll() is None and time.monotonic() < deadline_s:
+                time.sleep(0.02)
+            process.send_signal(number)
+            _, errors = process.communicate(timeout=30)
+    assert process.returncode == 0, errors
+    assert "Traceback" not in errors
+    lines = output.read_text().splitlines()
+    assert [line.split()[0] for line in lines[-6:]] == ["source", "frames", "speed", "latency", "delegate", "accuracy"]
+    read = [json.loads(line)["frame"] for line in file.read_text().splitlines()]
+    assert read
+    assert [int(line.split()[1]) for line in lines[:-6]] == read
+
+
+def test_a_signals_former_handlers_are_put_back(shelf: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)
+    run(shelf, "--camera", str(shelf / "photos"))
+    assert (signal.getsignal(signal.SIGTERM), signal.getsignal(signal.SIGINT)) == before
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs /proc")
+def test_a_device_needs_little_memory_and_no_tensorflow(shelf: Path) -> None:
+    script = r"""
+import re, sys
+from pathlib import Path
+from edgebcnn.cli import main
+main(sys.argv[1:], standalone_mode=False)
+heavy = {"tensorflow", "tf_keras", "scipy", "matplotlib"} & set(sys.modules)
+peak_kib = re.search(r"VmHWM:\s+(\d+)", Path("/proc/self/status").read_text())[1]  # ru_maxrss counts the parent's too
+print(int(peak_kib) // 1024, *heavy)
+"""
+    arguments = ["run", "--bundle", str(shelf / "bundle"), "--camera", str(shelf / "photos"), "--quiet"]
+    ended = subprocess.run([sys.executable, "-c", script, *arguments], capture_output=True, text=True, timeout=60)
+    peak_mb, *heavy = ended.stdout.splitlines()[-1].split()
+    assert heavy == []
+    assert int(peak_mb) < MEMORY_LIMIT_MB
+
+
+@contextmanager
+def running_camera() -> Iterator[str]:
+    """The address of a camera that gives a frame every 20 ms until the block ends."""
+    stop = threading.Event()
+
+    def film() -> None:
+        while not stop.wait(0.02):
+            camera.send(coloured("Blue", np.random.default_rng(4)))
+
+    with network_camera() as camera:
+        thread = threading.Thread(target=film, daemon=True)
+        thread.start()
+        try:
+            yield camera.address
+        finally:
+            stop.set()
+            thread.join(5)

@@ -1,0 +1,348 @@
+"""An export judges what it made with the device's own code, and writes a bundle whole or not at all."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import CliRunner
+from numpy.typing import NDArray
+
+from edgebcnn.bundle import GOLDEN_NAME, Label, Precision, open_bundle
+from edgebcnn.cli import main
+from edgebcnn.device.classifier import Classifier
+from edgebcnn.errors import BundleError, DataError, QuantizationError, RunError
+from edgebcnn.model.bcnn import Bcnn, Role, build, folded
+from edgebcnn.model.keras import keras, tf
+from edgebcnn.progress import Advance, Silent
+from edgebcnn.quantize import export as export_module
+from edgebcnn.quantize.calibrate import Recipe
+from edgebcnn.quantize.export import GOLDEN_PHOTOS, REPORT_NAME, ExportResult, export, golden_positions
+from edgebcnn.train.config import TrainConfig
+from edgebcnn.train.dataset import Photo, ProductDataset
+from edgebcnn.train.features import PreparedPhotos
+from edgebcnn.train.run_folder import (
+    RunRecord,
+    TrainedRun,
+    locked,
+    open_run,
+    point_latest_at,
+    weights_path,
+    write_photos,
+    write_record,
+)
+
+COLOURS_BGR = {"red": (40, 40, 200), "green": (40, 200, 40), "blue": (200, 40, 40)}
+PHOTOS = {"train": 8, "val": 2, "test": 4}
+RECIPE = Recipe(name="tiny", description="", photos=9, seed=0)
+ROLES: tuple[Role, ...] = ("full", "compact")
+TWO: tuple[Precision, ...] = ("int8", "fp16")
+
+
+class Diary(Silent):
+    """Remembers what it is told; Ctrl-C comes where a bar begins with `interrupt_at`."""
+
+    def __init__(self, *, interrupt_at: str | None = None) -> None:
+        """Nothing was said yet."""
+        self.said: list[str] = []
+        self.bars: dict[str, list[int]] = {}
+        self._interrupt_at = interrupt_at
+
+    def say(self, sentence: str) -> None:
+        self.said.append(sentence)
+
+    @contextmanager
+    def progress(self, description: str, total: int) -> Iterator[Advance]:
+        if self._interrupt_at and description.startswith(self._interrupt_at):
+            raise KeyboardInterrupt
+        bar = self.bars.setdefault(description, [0, total])
+
+        def advance(pieces: int) -> None:
+            bar[0] += pieces
+
+        yield advance
+
+
+def _dataset(folder: Path) -> ProductDataset:
+    rng = np.random.default_rng(20)
+    splits: dict[str, tuple[Photo, ...]] = {}
+    for split, count in PHOTOS.items():
+        (folder / split).mkdir(parents=True)
+        names = [(class_id, name) for class_id, name in enumerate(COLOURS_BGR) for _ in range(count)]
+        splits[split] = tuple(Photo(folder / split / f"{i}.png", class_id) for i, (class_id, _) in enumerate(names))
+        for photo, (_, name) in zip(splits[split], names, strict=True):
+            noisy = rng.normal(COLOURS_BGR[name], 25, (40, 48, 3))
+            cv2.imwrite(str(photo.path), np.clip(noisy, 0, 255).astype(np.uint8))
+    labels = tuple(Label(name=name) for name in COLOURS_BGR)
+    return ProductDataset(folder, labels, splits["train"], splits["val"], splits["test"], skipped=(), notes=())
+
+
+def _solve(bcnn: Bcnn, images: NDArray[np.float32], classes: NDArray[np.int64]) -> None:
+    """Trains in one step: random features tell colours apart, and the classifier on them is least squares."""
+
+    def outputs(layer: str) -> NDArray[np.float32]:
+        return np.asarray(keras.Model(bcnn.model.input, bcnn.model.get_layer(layer).output)(images))
+
+    if bcnn.architecture.tail == "tanh":
+        pooled = outputs("hadamard_product")
+        size = pooled.shape[1]
+        moments = [pooled.mean(axis=0), pooled.var(axis=0)]
+        bcnn.model.get_layer("tail_BN").set_weights([np.ones(size), np.zeros(size), *moments])
+    inputs = np.column_stack([outputs("dropout"), np.ones(len(images))])
+    solution, *_ = np.linalg.lstsq(inputs, 8 * np.eye(len(COLOURS_BGR))[classes], rcond=None)
+    bcnn.model.get_layer("logits").set_weights([solution[:-1], solution[-1]])
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
+    """A finished run on three colours. One test photo is labelled wrongly, so that no accuracy is an agreement."""
+    folder = tmp_path_factory.mktemp("shop")
+    dataset = _dataset(folder / "photos")
+    dataset = replace(dataset, test=(Photo(dataset.test[0].path, 1), *dataset.test[1:]))
+    config = TrainConfig(data=str(dataset.origin), backbone="small", weights="none", input_px=32, rank=16)
+    path = folder / "runs" / "colours"
+    with locked(path):
+        write_photos(path, dataset)
+        write_record(path, RunRecord(config=config, labels=dataset.labels, state="finished"))
+    point_latest_at(path)
+    draft = TrainedRun(path, config, dataset, "finished")
+    images = draft.preprocessing.normalize(PreparedPhotos(dataset.train, draft.preprocessing)[:])
+    keras.utils.set_random_seed(0)
+    for role in ROLES:
+        bcnn = build(draft.architecture(role))
+        _solve(bcnn, images, np.array([photo.class_id for photo in dataset.train]))
+        weights_path(path, role).parent.mkdir()
+        bcnn.model.save_weights(str(weights_path(path, role)))
+    return open_run(path)
+
+
+def _export(run: TrainedRun, output: Path, *, reporter: Diary | None = None, allow_float: bool = False) -> ExportResult:
+    return export(run, output, precisions=TWO, recipe=RECIPE, allow_float=allow_float, reporter=reporter or Diary())
+
+
+@pytest.fixture(scope="module")
+def diary() -> Diary:
+    """What `exported` said."""
+    return Diary()
+
+
+@pytest.fixture(scope="module")
+def exported(run: TrainedRun, diary: Diary, tmp_path_factory: pytest.TempPathFactory) -> ExportResult:
+    return _export(run, tmp_path_factory.mktemp("device") / "bundle", reporter=diary)
+
+
+@pytest.fixture(scope="module")
+def golden(exported: ExportResult) -> dict[str, NDArray[Any]]:
+    with np.load(exported.bundle.path / GOLDEN_NAME) as arrays:
+        return dict(arrays)
+
+
+def test_the_bundle_holds_what_a_device_needs(run: TrainedRun, exported: ExportResult) -> None:
+    bundle = open_bundle(exported.bundle.path)
+    assert bundle == exported.bundle
+    assert (bundle.manifest.name, bundle.labels) == ("colours", run.dataset.labels)
+    assert bundle.manifest.preprocessing == run.preprocessing
+    assert bundle.manifest.architecture["pooling"] == "hadamard"
+    assert set(bundle.manifest.models) == {"int8", "fp16"}
+    assert {"tensorflow", "tf-keras", "ai-edge-litert", "numpy"} <= set(bundle.manifest.tools)
+    files = {str(file.relative_to(bundle.path)) for file in bundle.path.rglob("*") if file.is_file()}
+    models = {"model.int8.tflite", "model.fp16.tflite"}
+    assert files == {"bundle.json", "labels.json", GOLDEN_NAME, REPORT_NAME, *models}
+
+
+def test_int8_is_integer_throughout(exported: ExportResult) -> None:
+    assert exported.models["int8"].audit.integer_only
+    entry = exported.bundle.manifest.models["int8"]
+    assert (entry.integer_only, entry.float_ops, entry.input.dtype) == (True, (), "uint8")
+    assert not exported.bundle.manifest.models["fp16"].integer_only
+
+
+@pytest.mark.parametrize("precision", TWO)
+def test_accuracy_is_against_labels_and_agreement_against_models(exported: ExportResult, precision: Precision) -> None:
+    comparison = exported.models[precision].comparison
+    right = {model.name: (model.accuracy.successes, model.accuracy.n) for model in comparison.models}
+    assert right == {"full": (11, 12), "compact": (11, 12), "edge": (11, 12)}
+    for other in ("full", "compact"):
+        assert comparison.pair("edge", other).agreement.value == 1
+
+
+@pytest.mark.parametrize("precision", TWO)
+def test_the_figures_are_those_of_the_devices_own_code(
+    run: TrainedRun, exported: ExportResult, golden: dict[str, NDArray[Any]], precision: Precision
+) -> None:
+    classifier = Classifier.from_bundle(exported.bundle, precision=precision)
+    pixels = PreparedPhotos(run.dataset.test, run.preprocessing)[:]
+    probabilities = classifier.probabilities(pixels)
+    right = (probabilities.argmax(axis=1) == [photo.class_id for photo in run.dataset.test]).sum()
+    assert exported.models[precision].comparison.accuracy("edge").successes == right
+    scale = {"int8": 256, "fp16": 1}[precision]
+    np.testing.assert_array_equal(golden[f"edge_{precision}"], scale * probabilities)
+
+
+def test_the_golden_set_is_labelled_held_out_photos_with_what_each_model_says(
+    run: TrainedRun, golden: dict[str, NDArray[Any]]
+) -> None:
+    np.testing.assert_array_equal(golden["pixels"], PreparedPhotos(run.dataset.test, run.preprocessing)[:])
+    np.testing.assert_array_equal(golden["class_ids"], [photo.class_id for photo in run.dataset.test])
+    images = run.preprocessing.normalize(golden["pixels"])
+    for role in ROLES:
+        expected = tf.nn.softmax(run.load(role).model(images, training=False))
+        np.testing.assert_allclose(golden[role], expected.numpy(), atol=1e-5)
+    assert golden["edge_int8"].dtype == np.uint8
+    # Twice the step of the output: one for the rounding, one for the model.
+    assert np.median(np.abs(golden["edge_int8"].astype(float) / 256 - golden["compact"].astype(float))) <= 2 / 256
+
+
+def test_the_golden_set_covers_products_before_it_repeats_one() -> None:
+    many = [Photo(Path(f"{i}"), i // 3) for i in range(300)]
+    chosen = golden_positions(many)
+    assert len({many[i].class_id for i in chosen}) == len(chosen) == GOLDEN_PHOTOS
+    few = [Photo(Path(f"{i}"), i // 100) for i in range(400)]
+    assert [sum(few[i].class_id == product for i in golden_positions(few)) for product in range(4)] == [12] * 4
+    assert golden_positions(few[:5]) == [0, 1, 2, 3, 4]
+
+
+def test_ranges_are_measured_on_training_photos_alone(run: TrainedRun, exported: ExportResult) -> None:
+    calibration = exported.bundle.manifest.calibration
+    assert calibration is not None
+    assert (calibration.recipe, calibration.seed, len(set(calibration.photo_sha256))) == ("tiny", 0, 9)
+    train = {hashlib.sha256(photo.path.read_bytes()).hexdigest() for photo in run.dataset.train}
+    assert set(calibration.photo_sha256) <= train
+
+
+def test_the_report_in_the_bundle_is_the_result(exported: ExportResult) -> None:
+    report = json.loads((exported.bundle.path / REPORT_NAME).read_bytes())
+    assert {**report, "bundle": str(exported.bundle.path), "digest": exported.bundle.digest} == exported.as_json()
+    assert report["held_out"] == "test"
+    int8 = report["models"]["int8"]
+    assert int8["size_bytes"] == (exported.bundle.path / "model.int8.tflite").stat().st_size
+    assert (len(int8["ops"]) > 10, int8["float_ops"]) == (True, [])
+
+
+def test_every_bar_is_filled(exported: ExportResult, diary: Diary) -> None:
+    assert exported.held_out == "test"
+    assert set(diary.bars) == {
+        "choosing calibration photos",
+        "converting to int8",
+        "converting to fp16",
+        *(f"{name} model on test photos" for name in ("full", "compact", "int8", "fp16")),
+    }
+    assert all(done == total for done, total in diary.bars.values())
+    assert diary.said == []
+
+
+def test_the_same_run_gives_the_same_bytes(run: TrainedRun, exported: ExportResult, tmp_path: Path) -> None:
+    assert _export(run, tmp_path / "again").bundle.digest == exported.bundle.digest
+
+
+def _with_sign(bcnn: Bcnn, *, height_px: int, width_px: int) -> Any:
+    model = folded(bcnn, height_px=height_px, width_px=width_px)
+    return keras.Model(model.input, tf.sign(model.output) * model.output)
+
+
+def test_an_op_that_stays_in_float_stops_the_export_and_leaves_the_old_bundle(
+    run: TrainedRun, exported: ExportResult, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_module, "folded", _with_sign)
+    with pytest.raises(QuantizationError, match=r"3 not integer \(DEQUANTIZE, QUANTIZE, SIGN\); .* --allow-float"):
+        _export(run, exported.bundle.path)
+    assert open_bundle(exported.bundle.path).digest == exported.bundle.digest
+    assert [file.name for file in exported.bundle.path.parent.iterdir()] == ["bundle"]
+
+
+def test_an_op_that_stays_in_float_can_be_accepted_and_is_recorded(
+    run: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(export_module, "folded", _with_sign)
+    entry = _export(run, tmp_path / "bundle", allow_float=True).bundle.manifest.models["int8"]
+    assert (entry.integer_only, entry.float_ops) == (False, ("DEQUANTIZE", "QUANTIZE", "SIGN"))
+
+
+def test_ctrl_c_leaves_nothing_behind(run: TrainedRun, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        _export(run, tmp_path / "bundle", reporter=Diary(interrupt_at="int8 model on test photos"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_without_test_photos_the_validation_photos_judge(run: TrainedRun, tmp_path: Path) -> None:
+    run = replace(run, dataset=replace(run.dataset, test=()))
+    result = export(
+        run, tmp_path / "bundle", precisions=["float32"], recipe=RECIPE, allow_float=False, reporter=Diary()
+    )
+    assert (result.held_out, result.models["float32"].comparison.n) == ("val", 6)
+    assert result.bundle.manifest.calibration is None
+
+
+def test_without_held_out_photos_there_is_no_export(run: TrainedRun, tmp_path: Path) -> None:
+    run = replace(run, dataset=replace(run.dataset, val=(), test=()))
+    with pytest.raises(DataError, match="has neither test nor val photos to judge the export by"):
+        _export(run, tmp_path / "bundle")
+
+
+def test_an_unfinished_run_is_exported_as_far_as_it_came_and_this_is_said(run: TrainedRun, tmp_path: Path) -> None:
+    diary = Diary(interrupt_at="choosing")
+    with pytest.raises(KeyboardInterrupt):
+        _export(replace(run, state="interrupted"), tmp_path / "bundle", reporter=diary)
+    assert diary.said == [f"{run.path} is not finished (interrupted): this is what it has reached"]
+
+
+def test_a_run_without_a_model_is_refused_before_the_long_work(run: TrainedRun, tmp_path: Path) -> None:
+    diary = Diary()
+    with pytest.raises(RunError, match="holds no full model yet"):
+        _export(replace(run, path=tmp_path), tmp_path / "bundle", reporter=diary)
+    assert diary.bars == {}
+
+
+def test_a_folder_of_something_else_is_not_replaced(run: TrainedRun, tmp_path: Path) -> None:
+    (tmp_path / "thesis.txt").write_text("years of work")
+    diary = Diary()
+    with pytest.raises(BundleError, match="is not a bundle: choose another --output"):
+        _export(run, tmp_path, reporter=diary)
+    assert diary.bars == {}
+    assert (tmp_path / "thesis.txt").exists()
+
+
+def test_the_command_needs_no_path_where_train_has_run(run: TrainedRun, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.path.parent.parent)
+    result = CliRunner().invoke(main, ["export", "--int8"])
+    assert result.exit_code == 0, result.output
+    bundle = open_bundle(run.path / "bundle")
+    assert bundle.manifest.calibration is not None
+    assert bundle.manifest.calibration.recipe == "balanced"
+    assert "recipe balanced asks for 320 photos and there are 24" in result.stderr
+    assert "ops, all integer, 0." in result.stdout
+    for words in ("accuracy, full", "accuracy, compact", "accuracy, edge", "agreement, edge with full"):
+        assert words in result.stdout
+    assert result.stdout.endswith("next:   edgebcnn run --camera 0\n")
+    assert "choosing" not in result.stdout
+
+
+def test_the_command_makes_what_it_is_asked_for(run: TrainedRun, tmp_path: Path) -> None:
+    output = tmp_path / "bundle"
+    asked = ["export", str(run.path), "--float32", "--int8", "--recipe", "quick", "--output", str(output), "--json"]
+    result = CliRunner().invoke(main, asked)
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert (document["bundle"], list(document["models"])) == (str(output), ["int8", "float32"])
+    assert document["digest"] == open_bundle(output).digest
+
+
+@pytest.mark.parametrize(
+    ("arguments", "exit_code", "sentence"),
+    [
+        (["nowhere"], 4, "Error: nowhere is not a run"),
+        (["{run}", "--recipe", "quik"], 3, "Error: no calibration recipe is called 'quik': use quick"),
+    ],
+)
+def test_a_wrong_argument_is_one_sentence(run: TrainedRun, arguments: list[str], exit_code: int, sentence: str) -> None:
+    result = CliRunner().invoke(main, ["export", *(argument.format(run=run.path) for argument in arguments)])
+    assert (result.exit_code, result.stdout) == (exit_code, "")
+    assert sentence in result.stderr

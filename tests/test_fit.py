@@ -1,0 +1,158 @@
+"""Fitting one stage: it learns, keeps the best weights, goes on from its checkpoint, and stops at a NaN."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from edgebcnn.errors import TrainingError
+from edgebcnn.model.bcnn import Architecture, Bcnn, build
+from edgebcnn.model.keras import keras
+from edgebcnn.train.config import StageConfig, TrainConfig
+from edgebcnn.train.fit import EpochReport, Examples, Stage, epoch_order
+
+CONFIG = TrainConfig(data="unused", backbone="small", weights="none", dropout=0.0, batch_size=8)
+CLASSES = 3
+
+
+def network() -> Bcnn:
+    keras.utils.set_random_seed(1)
+    return build(Architecture(backbone="small", pooling="hadamard", rank=8, tail="tanh", classes=CLASSES, dropout=0.0))
+
+
+def feature_maps(count: int, *, copies: int = 1, seed: int = 0) -> Examples:
+    """Maps `(copies·count, 2, 2, 128)` of which the first channels tell the class."""
+    rng = np.random.default_rng(seed)
+    classes = np.arange(count) % CLASSES
+    maps = rng.standard_normal((copies * count, 2, 2, 128)).astype(np.float16) * 0.3
+    for row, class_id in enumerate(np.tile(classes, copies)):
+        maps[row, ..., class_id * 8 : class_id * 8 + 8] += 1.5
+    return Examples(maps, classes)
+
+
+class Fitting:
+    """A head stage on feature maps, and what it reports."""
+
+    def __init__(self, folder: Path, *, epochs: int, head_rate: float = 0.01, patience: int = 3) -> None:
+        self.bcnn = network()
+        self.reports: list[EpochReport] = []
+        self.photos = 0
+        self._checkpoint = folder / "head.checkpoint.npz"
+        choices = StageConfig(epochs=epochs, head_rate=head_rate, patience=patience)
+        self._stage = Stage(
+            "compact/head", backbone=None, head=self.bcnn.head, config=CONFIG, stage=choices, batch_statistics=False
+        )
+
+    def fit(self, train: Examples, validation: Examples, advance: Any = None) -> None:
+        self._stage.fit(
+            train, validation, checkpoint=self._checkpoint, advance=advance or self._count, on_epoch=self.reports.append
+        )
+
+    def _count(self, photos: int) -> None:
+        self.photos += photos
+
+    def right(self, examples: Examples) -> float:
+        logits = self.bcnn.head(examples.inputs.astype(np.float32))
+        return float(np.mean(np.argmax(logits, axis=1) == examples.classes))
+
+
+def test_a_stage_learns_what_can_be_learned_and_reports_every_epoch_and_photo(tmp_path: Path) -> None:
+    fitting = Fitting(tmp_path, epochs=6)
+    fitting.fit(feature_maps(48), feature_maps(24, seed=1))
+    assert fitting.right(feature_maps(30, seed=2)) == 1.0
+    assert [report.epoch for report in fitting.reports] == [1, 2, 3, 4, 5, 6]
+    assert fitting.photos == 6 * 48
+
+
+def test_a_stage_that_is_cut_off_goes_on_from_its_last_epoch(tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    photos = 0
+
+    def advance(count: int) -> None:
+        nonlocal photos
+        photos += count
+        if photos > 3.5 * 48:
+            raise Killed
+
+    first = Fitting(tmp_path, epochs=6)
+    with pytest.raises(Killed):
+        first.fit(feature_maps(48), feature_maps(24, seed=1), advance)
+    assert len(first.reports) == 3
+    again = Fitting(tmp_path, epochs=6)
+    again.fit(feature_maps(48), feature_maps(24, seed=1))
+    assert again.reports[:3] == first.reports
+    assert [report.epoch for report in again.reports] == [1, 2, 3, 4, 5, 6]
+
+
+def test_a_resumed_stage_reaches_the_weights_of_one_that_was_never_cut_off(tmp_path: Path) -> None:
+    for name in ("whole", "cut"):
+        (tmp_path / name).mkdir()
+    whole, train, validation = Fitting(tmp_path / "whole", epochs=4), feature_maps(48), feature_maps(24, seed=1)
+    whole.fit(train, validation)
+
+    def cut(report: EpochReport) -> None:
+        if report.epoch == 2:
+            raise KeyboardInterrupt
+
+    first = Fitting(tmp_path / "cut", epochs=4)
+    first.reports = type("Cutting", (list,), {"append": lambda _, report: cut(report)})()
+    with pytest.raises(KeyboardInterrupt):
+        first.fit(train, validation)
+    again = Fitting(tmp_path / "cut", epochs=4)
+    again.fit(train, validation)
+    for expected, found in zip(whole.bcnn.head.get_weights(), again.bcnn.head.get_weights(), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_best_weights_are_kept_when_later_epochs_are_worse(tmp_path: Path) -> None:
+    train, validation = feature_maps(48), feature_maps(24, seed=1)
+    misled = Examples(train.inputs, (train.classes + 1) % CLASSES)
+    fitting = Fitting(tmp_path, epochs=12, patience=1)
+    before = fitting.bcnn.head.get_weights()
+    fitting.fit(misled, validation)
+    assert len(fitting.reports) == 2  # twice the patience without a better validation loss ends the stage
+    for expected, found in zip(before, fitting.bcnn.head.get_weights(), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_a_loss_that_is_not_a_number_stops_at_its_batch_with_good_weights(tmp_path: Path) -> None:
+    train = feature_maps(48)
+    train.inputs[5] = np.nan
+    fitting = Fitting(tmp_path, epochs=3)
+    with pytest.raises(TrainingError, match=r"compact/head is not a number at epoch 1, batch \d"):
+        fitting.fit(train, feature_maps(24, seed=1))
+    assert all(np.isfinite(weights).all() for weights in fitting.bcnn.head.get_weights())
+
+
+def test_a_teacher_moves_the_student_towards_its_own_probabilities(tmp_path: Path) -> None:
+    train, validation = feature_maps(48), feature_maps(24, seed=1)
+    # A teacher that takes class 0 for class 1, always: the labels alone would never say so.
+    logits = np.where(np.arange(CLASSES) == np.array([1, 1, 2])[train.classes][:, np.newaxis], 8.0, 0.0)
+    fitting = Fitting(tmp_path, epochs=8, patience=8)
+    alone = Fitting(tmp_path / "alone", epochs=8, patience=8)
+    fitting.fit(Examples(train.inputs, train.classes, logits.astype(np.float32)), validation)
+    alone.fit(train, validation)
+    of_class_0 = feature_maps(30, seed=2).inputs[::3].astype(np.float32)
+
+    def share_of_class_1(fitted: Fitting) -> float:
+        return float(np.mean(keras.activations.softmax(fitted.bcnn.head(of_class_0))[:, 1]))
+
+    assert share_of_class_1(fitting) > share_of_class_1(alone) + 0.1
+
+
+def test_every_epoch_takes_every_photo_once_and_its_copies_in_turn() -> None:
+    train = feature_maps(20, copies=3)
+    seen: list[set[int]] = [set() for _ in range(20)]
+    for epoch in range(3):
+        order = epoch_order(train, CONFIG, "compact/head", epoch)
+        rows, photos = (np.concatenate(column) for column in zip(*order, strict=True))
+        assert sorted(photos) == list(range(20))
+        np.testing.assert_array_equal(rows % 20, photos)
+        for row, photo in zip(rows, photos, strict=True):
+            seen[photo].add(int(row) // 20)
+    assert all(copies == {0, 1, 2} for copies in seen)

@@ -1,0 +1,76 @@
+"""A device profile is found by its name or path, and a wrong one is refused with file and field."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgebcnn import catalog
+from edgebcnn.device.profile import DeviceProfile, load_profile
+from edgebcnn.errors import DeviceError
+
+PROFILE = """
+name = "kiosk"
+description = "The screen at the entrance."
+runtime = "litert"
+delegate = "xnnpack"
+threads = 1
+precision = "int8"
+"""
+
+
+@pytest.fixture
+def own(tmp_path: Path) -> Path:
+    path = tmp_path / "kiosk.toml"
+    path.write_text(PROFILE)
+    return path
+
+
+@pytest.mark.parametrize("name", catalog.names("edgebcnn._devices"))
+def test_a_profile_that_comes_with_edgebcnn_bears_the_name_of_its_file(name: str) -> None:
+    assert load_profile(name).name == name
+
+
+def test_a_users_own_profile_is_found_by_its_path(own: Path) -> None:
+    expected = DeviceProfile(
+        name="kiosk",
+        description="The screen at the entrance.",
+        runtime="litert",
+        delegate="xnnpack",
+        threads=1,
+        precision="int8",
+    )
+    assert load_profile(str(own)) == expected
+
+
+def test_a_profile_says_when_nobody_has_measured_it(own: Path) -> None:
+    assert load_profile(str(own)).measured == "nobody has measured this yet"
+
+
+def test_an_unknown_name_is_refused_with_the_nearest() -> None:
+    with pytest.raises(DeviceError, match=r"no device profile is called 'cpuu': use cpu, or give the path"):
+        load_profile("cpuu")
+
+
+def test_a_missing_file_is_named(tmp_path: Path) -> None:
+    with pytest.raises(DeviceError, match=r"cannot read the device profile .*gone\.toml \(No such file"):
+        load_profile(str(tmp_path / "gone.toml"))
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("threads", "treads", r"kiosk\.toml, field treads: there is no such field; the fields are name, description"),
+        ("threads = 1", "threads = '1'", r"kiosk\.toml, field threads: .*valid integer"),
+        ("threads = 1", "threads = 0", r"kiosk\.toml, field threads: .*greater than or equal to 1"),
+        ('name = "kiosk"', "", r"kiosk\.toml, field name: Field required"),
+        ("litert", "litert2", r"kiosk\.toml, field runtime: .*'litert' or 'tflite_runtime'"),
+        ("threads = 1", "threads =", r"kiosk\.toml is not TOML \(.*line 6"),
+        ("kiosk", "\N{LATIN SMALL LETTER E WITH ACUTE}", r"kiosk\.toml is not TOML \(.*utf-8"),
+    ],
+)
+def test_a_wrong_profile_is_refused_with_file_and_field(own: Path, old: str, new: str, reason: str) -> None:
+    own.write_bytes(PROFILE.replace(old, new).encode("latin-1"))
+    with pytest.raises(DeviceError, match=reason):
+        load_profile(str(own))

@@ -1,0 +1,191 @@
+"""`edgebcnn train` from the outside: a run folder, refusals, Ctrl-C, and a kill at any moment."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from threading import Event
+
+import pytest
+from click.testing import CliRunner, Result
+
+from edgebcnn.cli import main
+from edgebcnn.errors import Interrupted, RunError
+from edgebcnn.progress import Silent
+from edgebcnn.train.run_folder import locked, open_run, read_record
+from edgebcnn.train.steps import resume
+from tests.blocks import draw_blocks
+
+QUICK = [
+    *("--backbone", "small", "--weights", "none", "--train-px", "32", "--input-px", "32", "--rank", "16"),
+    *("--copies", "2", "--epochs", "4", "--head-epochs", "2", "--backbone-rate", "2e-3", "--full-head-rate", "1e-3"),
+]
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return draw_blocks(tmp_path_factory.mktemp("blocks") / "data", per_product={"train": 24, "val": 8, "test": 12})
+
+
+@pytest.fixture(scope="module")
+def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run that nobody disturbed."""
+    runs = tmp_path_factory.mktemp("finished") / "runs"
+    result = edgebcnn("train", "--data", data, "--runs", runs, "--name", "quiet", *QUICK)
+    assert result.exit_code == 0, result.stderr
+    return runs / "quiet"
+
+
+def edgebcnn(*arguments: object) -> Result:
+    return CliRunner().invoke(main, [str(argument) for argument in arguments])
+
+
+def started(*arguments: object) -> subprocess.Popen[str]:
+    command = [sys.executable, "-m", "edgebcnn", *(str(argument) for argument in arguments)]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+def test_a_run_leaves_everything_that_its_folder_promises(finished: Path) -> None:
+    record = read_record(finished)
+    assert record.state == "finished"
+    assert record.done == ("full/finetune", "compact/head", "compact/finetune")
+    assert (finished / "curves.png").read_bytes().startswith(b"\x89PNG")
+    assert len(list((finished / "tensorboard").rglob("events.*"))) == 3
+    assert not (finished / "cache").exists()
+    assert not list(finished.rglob("*.npz"))
+    assert (finished.parent / "latest").resolve() == finished
+    with (finished / "history.csv").open(newline="") as lines:
+        epochs = [(row["role"], row["stage"], row["epoch"]) for row in csv.DictReader(lines)]
+    assert epochs[:4] == [("full", "finetune", str(epoch)) for epoch in range(1, 5)]
+    metrics = json.loads((finished / "metrics.json").read_text())
+    assert metrics["photos"] == "test"
+    # Three colours and 36 photos: chance is 12, and a network that learned anything is far above twice that.
+    assert all(model["accuracy"]["successes"] >= 26 for model in metrics["models"])
+
+
+def test_the_models_of_a_finished_run_are_the_ones_that_were_measured(finished: Path) -> None:
+    run = open_run(finished)
+    assert run.load("compact").head.count_params() < run.load("full").head.count_params()
+    assert [label.name for label in run.dataset.labels] == ["Blue", "Green", "Red"]
+
+
+def test_a_run_name_is_not_used_twice(data: Path, finished: Path) -> None:
+    result = edgebcnn("train", "--data", data, "--runs", finished.parent, "--name", finished.name, *QUICK)
+    assert result.exit_code == 4
+    assert "exists: choose another --name" in result.stderr
+
+
+def test_a_finished_run_is_not_resumed(finished: Path) -> None:
+    result = edgebcnn("train", "--resume", "--runs", finished.parent)
+    assert result.exit_code == 4
+    assert result.stderr.endswith("is finished: export it, or train another\n")
+
+
+def test_resuming_nothing_says_so_and_leaves_nothing_behind(tmp_path: Path) -> None:
+    result = edgebcnn("train", "--resume", "--runs", tmp_path)
+    assert result.exit_code == 4
+    assert "is not a run" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+def test_resume_refuses_other_choices(tmp_path: Path) -> None:
+    result = edgebcnn("train", "--resume", "--runs", tmp_path, "--rank", "64")
+    assert result.exit_code == 2
+    assert "leave out --rank" in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("flag", "value", "says"),
+    [
+        ("--train-px", "200", "--train-px 200: input should be a multiple of 32"),
+        ("--warmup", "1.5", "--warmup 1.5: input should be less than 1"),
+        ("--patience", "0", "--patience 0: input should be greater than or equal to 1"),
+        ("--min-area", "2", "--min-area 2.0: input should be less than or equal to 1"),
+    ],
+)
+def test_a_choice_that_makes_no_sense_is_named_with_its_flag(flag: str, value: str, says: str, data: Path) -> None:
+    result = edgebcnn("train", "--data", data, flag, value)
+    assert result.exit_code == 2
+    assert says in result.stderr
+
+
+def test_a_missing_data_folder_leaves_no_run(tmp_path: Path) -> None:
+    result = edgebcnn("train", "--data", tmp_path / "nowhere", "--runs", tmp_path / "runs", *QUICK)
+    assert result.exit_code == 3
+    assert "nowhere is not a folder" in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_of_another_version_is_refused(finished: Path, tmp_path: Path) -> None:
+    old = tmp_path / "old"
+    shutil.copytree(finished, old)
+    record = json.loads((old / "run.json").read_text())
+    (old / "run.json").write_text(json.dumps({**record, "schema_version": 99}))
+    with pytest.raises(RunError, match=r"run\.json has schema version 99, this edgebcnn reads 1"):
+        open_run(old)
+
+
+def test_a_run_record_changed_by_hand_is_refused_with_its_field(finished: Path, tmp_path: Path) -> None:
+    changed = tmp_path / "changed"
+    shutil.copytree(finished, changed)
+    record = json.loads((changed / "run.json").read_text())
+    record["config"]["rank"] = "many"
+    (changed / "run.json").write_text(json.dumps(record))
+    with pytest.raises(RunError, match=r"field config\.rank"):
+        open_run(changed)
+
+
+def test_two_processes_do_not_train_in_one_folder(finished: Path) -> None:
+    with locked(finished), pytest.raises(RunError, match="another edgebcnn train is working in"):
+        resume(finished, reporter=Silent(), stop=Event())
+
+
+def test_stopping_keeps_what_was_reached_and_resuming_finishes(data: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    process = started("train", "--data", data, "--runs", runs, "--name", "stopped", *QUICK)
+    history = runs / "stopped" / "history.csv"
+    while process.poll() is None and not history.exists():
+        time.sleep(0.05)
+    process.send_signal(signal.SIGINT)
+    _, says = process.communicate(timeout=120)
+    assert process.returncode == Interrupted.exit_code, says
+    assert "stopped after full/finetune, epoch" in says
+    assert "--resume" in says
+    assert "Traceback" not in says
+    assert (runs / "stopped" / "full" / "weights.h5").exists()
+    assert (runs / "stopped" / "curves.png").exists()
+    assert read_record(runs / "stopped").state == "interrupted"
+    epochs_before = history.read_text().splitlines()[1:]
+    assert edgebcnn("train", "--resume", "--runs", runs).exit_code == 0
+    assert history.read_text().splitlines()[1 : 1 + len(epochs_before)] == epochs_before
+
+
+@pytest.mark.slow
+def test_a_run_killed_at_five_random_moments_ends_finished(data: Path, tmp_path: Path) -> None:
+    runs, moments = tmp_path / "runs", random.Random(5)
+    arguments: tuple[object, ...] = ("train", "--data", data, "--runs", runs, "--name", "killed", *QUICK)
+    lost = 0
+    for _ in range(5):
+        process = started(*arguments)
+        time_left_s = moments.uniform(4, 14)  # from importing TensorFlow to somewhere in the stages
+        try:
+            process.wait(time_left_s)
+        except subprocess.TimeoutExpired:
+            os.kill(process.pid, signal.SIGKILL)
+            lost += 1
+        process.communicate()
+        if (runs / "killed" / "run.json").exists():
+            arguments = ("train", "--resume", "--runs", runs, "--name", "killed")
+    if read_record(runs / "killed").state != "finished":
+        assert edgebcnn(*arguments).exit_code == 0
+    assert lost >= 3
+    assert open_run(runs / "killed").state == "finished"
+    assert not list((runs / "killed").rglob("*.part*"))
