@@ -158,7 +158,7 @@ def test_the_table_of_exit_codes_is_that_of_the_errors() -> None:
     rows = re.findall(r"^\| (\d+) \| (`.*`) \|", table, re.MULTILINE)
     documented = {name: int(code) for code, names in rows for name in re.findall(r"`(\w+)`", names)}
     assert documented == {error.__name__: error.exit_code for error in _error_classes()}
-    drawn = re.findall(r"(\w+Error) +(\d+)?", (errors.__doc__ or "").partition("Exit code 2")[0])
+    drawn = re.findall(r"(\w+Error|Interrupted) +(\d+)?", (errors.__doc__ or "").partition("Exit code 2")[0])
     assert {name for name, _ in drawn} == set(documented)
     assert all(documented[name] == int(code) for name, code in drawn if code)
 

@@ -13,11 +13,12 @@ from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
 from edgebcnn.bundle import Precision, Tensor
-from edgebcnn.errors import QuantizationError
+from edgebcnn.errors import Interrupted, QuantizationError
 from edgebcnn.model.keras import tf
+from edgebcnn.model.native import muted_native_stderr
 from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.quantize.audit import audit
-from edgebcnn.quantize.convert import _muted_native_stderr, check_pixel_input, convert
+from edgebcnn.quantize.convert import check_pixel_input, convert
 from tests.tiny import CLASSES, PREPROCESSING, bilinear_cnn, photos, tanh_model, tanh_tflite, tflite
 
 TRIALS = photos(32, seed=1)
@@ -100,12 +101,12 @@ def test_the_same_model_and_photos_give_the_same_bytes_and_others_do_not() -> No
 
 
 def test_an_op_that_tflite_lacks_is_named() -> None:
-    with pytest.raises(QuantizationError, match=r"^Sinh cannot be converted to int8 TFLite: "):
+    with pytest.raises(QuantizationError, match=r"^Sinh has no int8 form in TFLite: "):
         tflite(bilinear_cnn(tf.sinh))
 
 
 def test_an_op_that_cannot_be_calibrated_is_named() -> None:
-    with pytest.raises(QuantizationError, match=r"^RFFT2D cannot be converted to int8 TFLite: "):
+    with pytest.raises(QuantizationError, match=r"^RFFT2D has no int8 form in TFLite: "):
         tflite(bilinear_cnn(lambda x: tf.math.real(tf.signal.rfft(x, [6]))))
 
 
@@ -113,6 +114,14 @@ def test_an_op_that_cannot_be_calibrated_is_named() -> None:
 def test_int8_needs_photos(none: NDArray[np.uint8] | None) -> None:
     with pytest.raises(ValueError, match="int8 needs calibration photos"):
         convert(tanh_model(), "int8", preprocessing=PREPROCESSING, calibration_u8=none)
+
+
+def test_whoever_watches_the_progress_can_end_the_work() -> None:
+    def stop(done: int) -> None:
+        raise Interrupted("stopped")
+
+    with pytest.raises(Interrupted, match="stopped"):
+        convert(tanh_model(), "int8", preprocessing=PREPROCESSING, calibration_u8=photos(4), advance=stop)
 
 
 def _input_at(preprocessing: Preprocessing) -> Tensor:
@@ -128,7 +137,7 @@ def test_another_normalization_takes_pixels_as_well() -> None:
 
 def test_a_mean_outside_the_pixels_cannot_take_pixels() -> None:
     preprocessing = PREPROCESSING.model_copy(update={"mean": -20.0})
-    with pytest.raises(QuantizationError, match=r"not one step of the converted input .* not -20.0"):
+    with pytest.raises(QuantizationError, match=r"pixel 0 would reach the int8 model as -20\.0, .* not -20\.0"):
         check_pixel_input(_input_at(preprocessing), preprocessing)
 
 
@@ -147,7 +156,7 @@ def test_progress_is_shown_while_native_code_is_silenced(
 ) -> None:
     with open(2, "w", closefd=False) as real_stderr:
         monkeypatch.setattr(sys, "stderr", real_stderr)
-        with _muted_native_stderr():
+        with muted_native_stderr():
             os.write(2, b"fully_quantize: 0\n")
             print("16 of 16", file=sys.stderr)
         print("done", file=sys.stderr)

@@ -22,7 +22,7 @@ from edgebcnn.model.pooling import (
 )
 
 # Float32 sums of a few dozen products of order one are exact to about 1e-6; an order of magnitude above that is a bug.
-TOLERANCE = {"rtol": 1e-5, "atol": 1e-6}
+RTOL, ATOL = 1e-5, 1e-6
 
 
 def maps(rng: np.random.Generator, *channels: int) -> list[NDArray[np.float32]]:
@@ -33,12 +33,12 @@ def maps(rng: np.random.Generator, *channels: int) -> list[NDArray[np.float32]]:
 def test_outer_product_is_the_mean_over_locations_of_all_channel_products(rng: np.random.Generator) -> None:
     a, b = maps(rng, 5, 7)
     expected = np.einsum("nhwi,nhwj->nij", a, b).reshape(2, 35) / 12
-    np.testing.assert_allclose(outer_product(a, b), expected, **TOLERANCE)
+    np.testing.assert_allclose(outer_product(a, b), expected, rtol=RTOL, atol=ATOL)
 
 
 def test_hadamard_product_is_the_mean_over_locations_of_the_elementwise_product(rng: np.random.Generator) -> None:
     u, v = maps(rng, 6, 6)
-    np.testing.assert_allclose(hadamard_product(u, v), np.einsum("nhwk,nhwk->nk", u, v) / 12, **TOLERANCE)
+    np.testing.assert_allclose(hadamard_product(u, v), np.einsum("nhwk,nhwk->nk", u, v) / 12, rtol=RTOL, atol=ATOL)
 
 
 def test_projections_onto_all_channel_pairs_make_the_hadamard_form_equal_the_outer_product(
@@ -47,12 +47,12 @@ def test_projections_onto_all_channel_pairs_make_the_hadamard_form_equal_the_out
     a, b = maps(rng, 4, 5)
     u = np.repeat(a, 5, axis=-1)  # U picks channel i of A for the pair (i, j), V picks channel j of B
     v = np.tile(b, 4)
-    np.testing.assert_allclose(hadamard_product(u, v), outer_product(a, b), **TOLERANCE)
+    np.testing.assert_allclose(hadamard_product(u, v), outer_product(a, b), rtol=RTOL, atol=ATOL)
 
 
 def test_signed_sqrt_keeps_the_sign_and_approaches_the_exact_square_root(rng: np.random.Generator) -> None:
     x = rng.standard_normal((3, 8)).astype(np.float32) * 100
-    np.testing.assert_allclose(signed_sqrt(x, 1e-9), np.sign(x) * np.sqrt(np.abs(x)), **TOLERANCE)
+    np.testing.assert_allclose(signed_sqrt(x, 1e-9), np.sign(x) * np.sqrt(np.abs(x)), rtol=RTOL, atol=ATOL)
     assert float(signed_sqrt(tf.zeros(()))) == 0
 
 

@@ -27,6 +27,7 @@ TRAIN_PACKAGES = frozenset(
 )
 """What `pip install 'edgebcnn[train]'` adds to a device."""
 
+
 class CommandLine(click.Group):
     """A group that imports a command when it is called, and says a failure that we foresaw in one sentence."""
 

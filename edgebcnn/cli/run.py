@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import signal
 import sys
-import threading
-from collections.abc import Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing
 from pathlib import Path
-from types import FrameType
 from typing import TYPE_CHECKING
 
 import click
@@ -66,6 +62,7 @@ def command(
     from edgebcnn.camera.loop import CameraLoop
     from edgebcnn.camera.source import open_source
     from edgebcnn.cli.console import TerminalReporter
+    from edgebcnn.cli.signals import stopped_by_signals
     from edgebcnn.device.classifier import Classifier
 
     reporter = TerminalReporter()
@@ -79,25 +76,6 @@ def command(
             finally:
                 summary = loop.summary()
                 click.echo(json_bytes(summary.as_json()).decode() if as_json else f"{summary}\n", nl=False)
-
-
-@contextmanager
-def stopped_by_signals() -> Iterator[threading.Event]:
-    """Yields an event that the first SIGINT or SIGTERM sets; the second one of a kind does what it did before."""
-    stop = threading.Event()
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
-
-    def on_signal(number: int, _frame: FrameType | None) -> None:
-        stop.set()
-        signal.signal(number, before[signal.Signals(number)])
-
-    for number in before:
-        signal.signal(number, on_signal)
-    try:
-        yield stop
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _open(path: Path) -> Bundle:

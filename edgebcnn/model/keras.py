@@ -9,11 +9,14 @@ from __future__ import annotations
 import logging
 import os
 
+from edgebcnn.model.native import muted_native_stderr
+
 # TensorFlow reports a missing CUDA driver as an error on every start; its real failures are raised as exceptions.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
 
-import tensorflow as tf
-import tf_keras as keras
+with muted_native_stderr():
+    import tensorflow as tf
+    import tf_keras as keras
 
 logging.getLogger("tensorflow").setLevel(logging.ERROR)
 

@@ -72,9 +72,11 @@ class Audit:
         return not self.float_ops
 
     def summary(self) -> str:
-        """`69 ops, all integer`, or `72 ops, 3 not integer (DEQUANTIZE, QUANTIZE, SIGN)`, counts where above 1."""
+        """`69 ops, all integer`, `69 ops, all in float`, or `72 ops, 4 not integer (2 DEQUANTIZE, QUANTIZE, SIGN)`."""
         if self.integer_only:
             return f"{len(self.ops)} ops, all integer"
+        if self.float_ops == self.ops:
+            return f"{len(self.ops)} ops, all in float"
         return f"{len(self.ops)} ops, {len(self.float_ops)} not integer ({', '.join(self._counted())})"
 
     def model_file(self, file: str) -> ModelFile:
@@ -122,8 +124,8 @@ def _dtypes(model: Any, graph: Any, indices: Any) -> tuple[str, ...]:
 
 
 def _tensor(tensor: Any) -> Tensor:
-    dtype = _DTYPE_NAMES[tensor.type]
-    quantization = tensor.quantization
-    if quantization is None or quantization.scale is None:
-        return Tensor(dtype=dtype)  # type: ignore[arg-type]
-    return Tensor(dtype=dtype, scale=float(quantization.scale[0]), zero_point=int(quantization.zeroPoint[0]))  # type: ignore[arg-type]
+    found: dict[str, Any] = {"dtype": _DTYPE_NAMES[tensor.type]}
+    if tensor.quantization is not None and tensor.quantization.scale is not None:
+        found["scale"] = float(tensor.quantization.scale[0])
+        found["zero_point"] = int(tensor.quantization.zeroPoint[0])
+    return Tensor.model_validate(found)

@@ -11,21 +11,22 @@ Every file has one signature, `image` to `probabilities`, for one photo. The sam
 
 from __future__ import annotations
 
-import os
 import re
-import sys
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, redirect_stderr
-from typing import TextIO
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgebcnn.bundle import Precision, Tensor
-from edgebcnn.errors import QuantizationError
+from edgebcnn.errors import EdgebcnnError, QuantizationError
 from edgebcnn.model.keras import keras, tf
+from edgebcnn.model.native import muted_native_stderr
 from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.progress import Advance
+
+MAX_LEVELS_OFF = 0.51
+"""Of 256 grey levels: the zero point is a whole number and a mean of 127.5 is not, so that all pixels look half a level
+brighter or darker to an int8 model. No photo is that exact."""
 
 _NAMED_OPS = re.compile(r"(?:TF Select|Custom) ops: ([\w, ]+)|Node number \d+ \((\w+)\)")
 
@@ -48,7 +49,7 @@ def convert(
         advance: Called with 1 after each calibration photo that was run.
 
     Raises:
-        QuantizationError: the converter has no TFLite op for a part of the model, or int8 input would not be pixels.
+        QuantizationError: TFLite has no op for a part of the model, or cannot calibrate it.
         ValueError: int8 without calibration photos.
     """
     module = _module(model, preprocessing)
@@ -68,24 +69,22 @@ def convert(
 
 
 def check_pixel_input(tensor: Tensor, preprocessing: Preprocessing) -> None:
-    """Checks that a quantized input is a pixel: one grey level is one step, and black is 0.
-
-    Then frames go in as they are. The zero point must be a whole number and a mean of 127.5 is none, so that all pixels
-    look half a grey level brighter to the model; no photo is that exact.
+    """Checks that a quantized input takes pixels as they are: black is 0, and one grey level is one step.
 
     Raises:
-        QuantizationError: it is not.
+        QuantizationError: it does not.
     """
     if tensor.dtype != "uint8" or tensor.scale is None or tensor.zero_point is None:
         raise QuantizationError(
             f"the converted model takes {tensor.dtype} and not uint8 pixels: please report this bug"
         )
-    worst_level = abs(255 * (tensor.scale * preprocessing.std - 1))
-    if worst_level > 0.01 or abs(tensor.zero_point - preprocessing.mean) > 0.51:
-        raise QuantizationError(
-            f"a grey level is not one step of the converted input (scale {tensor.scale:.6g}, zero point "
-            f"{tensor.zero_point}): normalize with a mean in 0-255, not {preprocessing.mean}, and train again"
-        )
+    for pixel in (0, 255):
+        seen = (pixel - tensor.zero_point) * tensor.scale * preprocessing.std + preprocessing.mean
+        if abs(seen - pixel) > MAX_LEVELS_OFF:
+            raise QuantizationError(
+                f"pixel {pixel} would reach the int8 model as {seen:.1f}, because integers need a zero among their "
+                f"values: normalize with a mean in 0-255, not {preprocessing.mean}, and train again"
+            )
 
 
 def _module(model: keras.Model, preprocessing: Preprocessing) -> tf.Module:
@@ -119,41 +118,18 @@ def _representative(
 
 def _converted(converter: tf.lite.TFLiteConverter, precision: Precision) -> bytes:
     try:
-        with _muted_native_stderr():
+        with muted_native_stderr():
             content: bytes = converter.convert()
-    # The converter's own exception is private and derives from nothing narrower.
-    except Exception as error:
+    except EdgebcnnError:  # whoever is told of the progress may end the work
+        raise
+    except Exception as error:  # the converter's own exception is private and derives from nothing narrower
         raise QuantizationError(_reason(str(error), precision)) from error
     return content
 
 
 def _reason(message: str, precision: Precision) -> str:
-    named = {op.strip() for groups in _NAMED_OPS.findall(message) for part in groups for op in part.split(",")} - {""}
+    named = {op for match in _NAMED_OPS.finditer(message) for op in (match[1] or match[2]).split(", ")}
     if named:
-        return (
-            f"{', '.join(sorted(named))} cannot be converted to {precision} TFLite: train with another pooling or tail"
-        )
-    return f"the model cannot be converted to {precision} TFLite: {message.strip().splitlines()[0]}"
-
-
-@contextmanager
-def _muted_native_stderr() -> Iterator[None]:
-    """Drops what C++ prints to file descriptor 2; Python's stderr, where progress is shown, goes on."""
-    sys.stderr.flush()
-    kept = os.dup(2)
-    with ExitStack() as stack:
-        stack.callback(os.close, kept)
-        if _is_descriptor_2(sys.stderr):
-            stack.enter_context(redirect_stderr(stack.enter_context(open(os.dup(kept), "w"))))
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        stack.callback(os.close, nowhere)
-        os.dup2(nowhere, 2)
-        stack.callback(os.dup2, kept, 2)
-        yield
-
-
-def _is_descriptor_2(stream: TextIO) -> bool:
-    try:
-        return stream.fileno() == 2
-    except (OSError, ValueError):  # a stream in memory has no descriptor
-        return False
+        return f"{', '.join(sorted(named))} has no {precision} form in TFLite: train with another pooling or tail"
+    first_line, _, _ = message.strip().partition("\n")
+    return f"the model cannot be converted to {precision} TFLite: {first_line}"
