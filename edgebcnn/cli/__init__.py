@@ -22,9 +22,7 @@ COMMANDS = {
 }
 """Commands and their first sentence, in the order in which a user meets them."""
 
-TRAIN_PACKAGES = frozenset(
-    {"jinja2", "matplotlib", "sklearn", "tensorflow", "tensorflow_model_optimization", "tf_keras"}
-)
+TRAIN_PACKAGES = frozenset({"matplotlib", "tensorboard", "tensorflow", "tensorflow_model_optimization", "tf_keras"})
 """What `pip install 'edgebcnn[train]'` adds to a device."""
 
 
