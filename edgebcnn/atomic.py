@@ -28,6 +28,9 @@ _RENAME_EXCHANGE = 2  # linux/fs.h
 def storage_errors(path: Path) -> Iterator[None]:
     """Turns an `OSError` from writing `path` into a `StorageError` of one sentence.
 
+    The block, here and in `replacing_file` and `replacing_folder`, may do nothing but write `path`, or read with
+    functions that raise errors of their own, as `read_photo` does: any other `OSError` would be blamed on `path`.
+
     Raises:
         StorageError: the disk is full, or the path cannot be written.
     """

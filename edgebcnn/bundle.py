@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
 from edgebcnn.atomic import json_bytes, replacing_folder
 from edgebcnn.errors import BundleError
@@ -41,7 +41,7 @@ class Label(_Strict):
     """One product. Its place in the list is its class id.
 
     Attributes:
-        name: What a person calls it; unique in a model.
+        name: What a person calls it; unique in a bundle.
         gtin: GTIN/UPC, where the data set has one.
         coarse: Coarser class (`Milk` for `Oatly-Oat-Milk`), where the data set has one.
     """
@@ -49,6 +49,9 @@ class Label(_Strict):
     name: str = Field(min_length=1)
     gtin: str | None = None
     coarse: str | None = None
+
+
+_LABELS = TypeAdapter(tuple[Label, ...])
 
 
 class Tensor(_Strict):
@@ -127,10 +130,11 @@ def write_bundle(path: Path, manifest: Manifest, labels: Sequence[Label], files:
         files: Content by path relative to the bundle, `/` between folders.
 
     Raises:
-        BundleError: `path` holds something that is not a bundle.
+        BundleError: `path` holds something that is not a bundle, or two labels have one name.
         StorageError: the disk is full, or the path cannot be written.
     """
     check_destination(path)
+    _check_that_names_are_unique(path / LABELS_NAME, labels)
     contents = {LABELS_NAME: json_bytes([label.model_dump(exclude_none=True) for label in labels]), **files}
     _check_that_models_are_listed(path, manifest, contents)
     document = manifest.model_dump(mode="json", exclude_none=True)
@@ -147,7 +151,8 @@ def open_bundle(path: Path) -> Bundle:
     """Opens a bundle and checks every byte of it.
 
     Raises:
-        BundleError: no bundle there, another version, a field that does not fit, a file missing or changed.
+        BundleError: no bundle there, another version, a field that does not fit, a name given twice, a file missing or
+            changed.
     """
     document = _read_document(path)
     digest, files = document.pop("digest"), document["files"]
@@ -216,15 +221,36 @@ def _validated_manifest(path: Path, document: dict[str, Any]) -> Manifest:
         return Manifest.model_validate_json(json.dumps(document))
     except ValidationError as error:
         first = error.errors()[0]
-        field = ".".join(str(part) for part in first["loc"])
+        field = _dotted(first["loc"])
         raise BundleError(f"{path / MANIFEST_NAME}, field {field}: {first['msg']}; export the bundle again") from error
 
 
 def _read_labels(file: Path) -> tuple[Label, ...]:
     try:
-        return tuple(Label.model_validate(entry) for entry in json.loads(file.read_bytes()))
-    except (ValueError, TypeError) as error:
-        raise BundleError(f"{file} is not a list of labels ({error}): export the bundle again") from error
+        labels = _LABELS.validate_json(file.read_bytes())
+    except ValidationError as error:
+        first = error.errors()[0]
+        if not first["loc"]:
+            raise BundleError(f"{file} is not a list of labels ({first['msg']}): export the bundle again") from error
+        index, *field = first["loc"]
+        where = f"entry {int(index) + 1}" + (f", field {_dotted(field)}" if field else "")
+        raise BundleError(f"{file}, {where}: {first['msg']}; export the bundle again") from error
+    _check_that_names_are_unique(file, labels)
+    return labels
+
+
+def _check_that_names_are_unique(file: Path, labels: Sequence[Label]) -> None:
+    entries: dict[str, int] = {}
+    for entry, label in enumerate(labels, start=1):
+        if (first := entries.setdefault(label.name, entry)) != entry:
+            raise BundleError(
+                f"{file}, entries {first} and {entry}: both are named {label.name!r}; rename one and export again"
+            )
+
+
+def _dotted(place: Sequence[int | str]) -> str:
+    """`models.int8.file`, on one line even if somebody put a line break into a field's name."""
+    return " ".join(".".join(map(str, place)).split())
 
 
 def _document_digest(document: Mapping[str, Any]) -> str:

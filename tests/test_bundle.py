@@ -150,6 +150,37 @@ def test_a_field_too_many_or_missing_or_of_another_type_is_named(
         open_bundle(path)
 
 
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ('[{"name": "Red"}, {"name": 7}]', r", entry 2, field name: .*string"),
+        ('[{"name": ""}]', r", entry 1, field name: .*at least 1 character"),
+        ('[{"gtin": null}]', r", entry 1, field name: .*required"),
+        ('[{"name": "Red", "co\\nlour": 1}, {}]', r", entry 1, field co lour: .*not permitted"),
+        ('[{"name": "Red"}, "Green"]', r", entry 2: .*object"),
+        ('{"name": "Red"}', r" is not a list of labels \(.*\)"),
+        ('[{"name": "Red"}', r" is not a list of labels \(.*\)"),
+        ('[{"name": "A"}, {"name": "B"}, {"name": "A"}]', r", entries 1 and 3: both are named 'A'; rename one"),
+    ],
+)
+def test_labels_that_do_not_fit_are_named_by_entry_and_field_on_one_line(
+    path: Path, content: str, problem: str
+) -> None:
+    (path / LABELS_NAME).write_text(content)
+    files = json.loads((path / MANIFEST_NAME).read_bytes())["files"]
+    _rewrite(path, files=files | {LABELS_NAME: bundle_module._sha256(content.encode())})
+    with pytest.raises(BundleError, match=rf"^\S+labels\.json{problem}.* export (the bundle )?again$") as refusal:
+        open_bundle(path)
+    assert len(str(refusal.value).splitlines()) == 1
+
+
+def test_two_products_of_one_name_are_not_written(path: Path) -> None:
+    before = {file: file.read_bytes() for file in _files(path)}
+    with pytest.raises(BundleError, match=r"labels\.json, entries 1 and 3: both are named '7 Up 330ml'; rename one"):
+        write_bundle(path, MANIFEST, (*LABELS, LABELS[0]), FILES)
+    assert {file: file.read_bytes() for file in _files(path)} == before
+
+
 def test_a_model_file_outside_the_digests_is_refused(path: Path) -> None:
     models = {"int8": MANIFEST.models["int8"].model_dump(mode="json", exclude_none=True) | {"file": "../other.tflite"}}
     _rewrite(path, models=models)

@@ -17,7 +17,8 @@ import pytest
 from numpy.typing import NDArray
 
 from edgebcnn.demo.products import PRODUCTS, Product, cue_mask, gtin_check_digit, pack_picture
-from edgebcnn.demo.shelf import PHOTO_PX, ShelfSizes, draw_photo, draw_shelf, draw_video
+from edgebcnn.demo.scene import PHOTO_PX
+from edgebcnn.demo.shelf import ShelfSizes, draw_photo, draw_shelf, draw_video
 from edgebcnn.errors import DataError, StorageError
 from edgebcnn.preprocessing import read_photo
 

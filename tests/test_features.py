@@ -82,6 +82,21 @@ def test_a_cache_larger_than_the_disk_is_refused_before_it_is_begun(
     assert not (tmp_path / "rows.bin").exists()
 
 
+def test_a_cache_that_cannot_be_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "cache").touch()
+    with pytest.raises(StorageError, match=r"cannot write .*rows\.bin"):
+        fill(tmp_path / "cache" / "rows.bin", Numbers(CHUNK))
+
+
+def test_a_photo_that_vanished_is_blamed_and_not_the_cache(
+    tmp_path: Path, photos: list[Photo], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(features, "CHUNK", 2)
+    photos[-1].path.unlink()
+    with pytest.raises(UnreadablePhotoError, match=photos[-1].path.name):
+        fill(tmp_path / "rows.bin", PreparedPhotos(photos, SQUARE))
+
+
 def test_augmented_copies_depend_on_the_seed_alone_and_differ_from_each_other(photos: list[Photo]) -> None:
     def views(seed: int) -> AugmentedPhotos:
         return AugmentedPhotos(photos, SQUARE, Augmentation(), 2, seed)

@@ -266,7 +266,7 @@ def _along(
     """Gain that runs evenly through `gain` over a span of x or y, as a row or column of the canvas."""
     first, last = x or y or (0, 100)
     place = np.linspace(0, 100, _CANVAS_PX)
-    values = np.interp(place, np.linspace(first, last, len(gain)), gain).astype(np.float32)
+    values = np.asarray(np.interp(place, np.linspace(first, last, len(gain)), gain), np.float32)
     return values[None, :] if x else values[:, None]
 
 

@@ -107,15 +107,15 @@ def cached(
         Read-only memory map `(len(source), ...)`, float16 (features) or uint8 (pictures).
 
     Raises:
-        StorageError: the disk has too little room; says how much is needed.
+        StorageError: the disk has too little room (says how much is needed), or the path cannot be written.
     """
     first = _computed(compute, source[: min(CHUNK, len(source))])
     header = {"key": _key(made_from), "shape": [len(source), *first.shape[1:]], "dtype": first.dtype.str}
     progress_file = path.with_suffix(".json")
     done = _rows_done(path, progress_file, header)
     if done < len(source):
-        _check_space(path, len(source) * first[0].nbytes)
         with storage_errors(path):
+            _check_space(path, len(source) * first[0].nbytes)
             _complete(path, progress_file, header, source, compute, done, advance)
     else:
         advance(len(source))

@@ -55,8 +55,9 @@ class History:
         """
         if not self.epochs:
             return
+        figure = _figure(self.epochs)
         with replacing_file(self._run / "curves.png") as part:
-            _figure(self.epochs).savefig(part, dpi=120, format="png")
+            figure.savefig(part, dpi=120, format="png")
 
 
 def _figure(epochs: list[EpochReport]) -> Any:
