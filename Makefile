@@ -24,8 +24,8 @@ demo: $(VENV)/.train  ## Install, then do the whole job on a generated shelf
 test: lint  ## Install, then lint, types, import contract and tests
 	$(BIN)/python -m pytest
 
-test-slow: $(VENV)/.dev  ## The tests that take minutes, too
-	$(BIN)/python -m pytest -m "slow or not slow"
+test-slow: $(VENV)/.dev  ## The tests that take minutes
+	$(BIN)/python -m pytest -m slow
 
 lint: $(VENV)/.dev  ## Lint, format, types and import contract
 	$(BIN)/ruff check .

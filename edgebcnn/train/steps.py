@@ -113,6 +113,7 @@ class _Training:
         self._dataset = read_photos(run, record)
         self._history = History(run)
         self._scratch = self._config.weights == NONE
+        self._prefix_examples: tuple[Examples, Examples] | None = None
 
     def finish(self) -> TrainResult:
         keras.utils.set_random_seed(self._config.seed)
@@ -179,13 +180,16 @@ class _Training:
 
     def _features(self, bcnn: Bcnn) -> tuple[Examples, Examples]:
         """Train and validation examples at the end of the frozen prefix (at the pictures, where nothing is frozen)."""
+        if self._prefix_examples is not None:
+            return self._prefix_examples
         config = self._config
         views = AugmentedPhotos(
             self._dataset.train, _square(config.train_px), config.augmentation, config.copies, config.seed
         )
         prepared = PreparedPhotos(self._dataset.val, _square(config.input_px))
         made_from = {"weights": config.weights, "frozen_through": _frozen(config), "stage": "prefix"}
-        return self._cached_pair("features", views, prepared, bcnn.prefix, made_from)
+        self._prefix_examples = self._cached_pair("features", views, prepared, bcnn.prefix, made_from)
+        return self._prefix_examples
 
     def _maps(self, name: str, bcnn: Bcnn) -> tuple[Examples, Examples]:
         """Train and validation examples at the end of the backbone, frozen for now."""
