@@ -73,8 +73,8 @@ class Stage:
 
     The learning rate is the product of a linear warm-up, a cosine over all steps (Loshchilov and Hutter 2017,
     arXiv 1608.03983), and a factor that is halved whenever the validation loss has not improved for `patience` epochs.
-    The loss is cross-entropy with smoothed labels; with a teacher, a share of it is the cross-entropy to the teacher's
-    softened probabilities, times T² (Hinton et al. 2015, arXiv 1503.02531).
+    The loss is cross-entropy with smoothed labels; with a teacher, a share of it is the Kullback-Leibler divergence
+    from the teacher's softened probabilities, times T² (Hinton et al. 2015, arXiv 1503.02531).
 
     Args:
         name: `role/stage`, for messages and history.
@@ -220,9 +220,10 @@ class Stage:
         if teacher is None:
             return loss
         share, temperature = self._config.distil_share, self._config.temperature
-        soft = tf.nn.softmax(tf.cast(teacher, tf.float32) / temperature)
-        distil = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(soft, logits / temperature)) * temperature**2
-        return (1 - share) * loss + share * distil
+        taught = tf.nn.log_softmax(tf.cast(teacher, tf.float32) / temperature)
+        gap = tf.exp(taught) * (taught - tf.nn.log_softmax(logits / temperature))
+        divergence = tf.reduce_mean(tf.reduce_sum(gap, axis=-1))
+        return (1 - share) * loss + share * temperature**2 * divergence
 
     def _validate(self, validation: Examples) -> tuple[float, float]:
         logits = run_through(lambda batch: self._logits(batch).numpy(), validation.inputs, lambda rows: None)
