@@ -133,7 +133,7 @@ class Evaluation:
         return self.top1.n
 
 
-def evaluate(
+def judge(
     probabilities: NDArray[np.floating | np.integer], truth: NDArray[np.integer], labels: Sequence[Label]
 ) -> Evaluation:
     """All figures of one model on labelled photos.

@@ -16,12 +16,17 @@ SHOWN_PAIRS = 10
 
 
 def comparison_table(comparison: ModelComparison, *, photos: str = "held-out photos") -> Table:
-    """Accuracy of each model, then the agreement of each pair with the difference in accuracy between the two."""
+    """Accuracy of each model, then the agreement of each pair with the difference in accuracy between the two.
+
+    Args:
+        comparison: The models.
+        photos: What the photos are called in the title.
+    """
     table = Table(title=f"{comparison.n} {photos}")
     table.add_column("")
     table.add_column("%", justify="right")
     table.add_column("95 % CI", justify="right")
-    table.add_column("accuracy difference (McNemar)")
+    table.add_column("accuracy (McNemar)")
     for model in comparison.models:
         table.add_row(f"accuracy, {model.name}", *_percent(model.accuracy))
     table.add_section()

@@ -7,7 +7,7 @@ import io
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,8 +19,7 @@ from edgebcnn.errors import DataError, RunError, StorageError
 from edgebcnn.preprocessing import Preprocessing, read_photo
 from edgebcnn.progress import Reporter
 from edgebcnn.report.comparison import ModelComparison, compare
-from edgebcnn.report.evaluation import Averages, Evaluation
-from edgebcnn.report.evaluation import evaluate as figures_of
+from edgebcnn.report.evaluation import Averages, Evaluation, judge
 from edgebcnn.report.render import comparison_json, evaluation_json
 from edgebcnn.train.contact_sheet import COLUMNS, MAX_ROWS, draw_contact_sheet
 from edgebcnn.train.dataset import Photo
@@ -120,40 +119,44 @@ def evaluate(
     if output is not None:
         _check_destination(output)
     labelled = _labelled(model, data, split, allow_unreadable=allow_unreadable, reporter=reporter)
-    _check_that_all_know_the_products(models, labelled)
+    names = [model.labels[photo.class_id].name for photo in labelled.photos]
+    for asked in models:
+        check_that_products_are_known(names, asked.labels, where=labelled.source, model=asked.name)
     for sentence in (*labelled.notes, *_notes_on_training(models, labelled.photos)):
         reporter.say(sentence)
     truth = np.array([photo.class_id for photo in labelled.photos], np.int64)
     probabilities = {asked.name: _asked(asked, labelled, reporter) for asked in models}
     comparison = None if against is None else _compared(truth, model, against, probabilities)
     own = probabilities[model.name]
-    macro, weighted = averages(own.argmax(axis=1), truth)
-    figures = figures_of(own, truth, model.labels)
-    result = EvaluationResult(model.name, labelled.source, labelled.photos, figures, macro, weighted, comparison)
+    result = EvaluationResult(
+        model.name,
+        labelled.source,
+        labelled.photos,
+        figures=judge(own, truth, model.labels),
+        macro=averages(own.argmax(axis=1), truth, kind="macro"),
+        weighted=averages(own.argmax(axis=1), truth, kind="weighted"),
+        comparison=comparison,
+    )
     if output is not None:
         _write(result, output, model.preprocessing)
     return result
 
 
-def averages(predicted: NDArray[np.integer], truth: NDArray[np.integer]) -> tuple[Averages, Averages]:
-    """Macro and weighted averages of precision, recall and F1, from scikit-learn.
+def averages(
+    predicted: NDArray[np.integer], truth: NDArray[np.integer], *, kind: Literal["macro", "weighted"]
+) -> Averages:
+    """Precision, recall and F1 (scikit-learn's), averaged over the products that have photos here.
 
-    They are over the products that have photos here: of any other there is no recall. Naming such a product still
-    lowers the recall of the one that was shown. A product that is never named has precision and F1 of 0.
+    Of any other product there is no recall; naming it still lowers the recall of the one that was shown. A product that
+    is never named has precision and F1 of 0.
 
     Args:
         predicted: `(n,)` integer class ids.
         truth: `(n,)` integer class ids.
+        kind: `macro` gives every product the same weight, `weighted` every photo.
     """
-    shown = np.unique(truth)
-    macro, weighted = (
-        Averages(*map(float, of_kind[:3]))
-        for of_kind in (
-            precision_recall_fscore_support(truth, predicted, labels=shown, average=kind, zero_division=0)
-            for kind in ("macro", "weighted")
-        )
-    )
-    return macro, weighted
+    of_kind = precision_recall_fscore_support(truth, predicted, labels=np.unique(truth), average=kind, zero_division=0)
+    return Averages(*map(float, of_kind[:3]))
 
 
 def _distinct(model: OpenedModel, against: OpenedModel | None) -> list[OpenedModel]:
@@ -181,12 +184,6 @@ def _labelled(
     if model.run is None:
         raise DataError(f"{model.name} does not lie in the run that it was made from: name photos with --data")
     return of_run(model.run, split)
-
-
-def _check_that_all_know_the_products(models: Sequence[OpenedModel], labelled: LabelledPhotos) -> None:
-    names = [models[0].labels[photo.class_id].name for photo in labelled.photos]
-    for model in models:
-        check_that_products_are_known(names, model.labels, where=labelled.source, model=model.name)
 
 
 def _notes_on_training(models: Sequence[OpenedModel], photos: Sequence[Photo]) -> list[str]:
