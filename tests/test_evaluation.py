@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from edgebcnn.bundle import Label
 from edgebcnn.report.agreement import Proportion
-from edgebcnn.report.evaluation import ConfusedPair, Mistake, judge, expected_calibration_error
+from edgebcnn.report.evaluation import ConfusedPair, Mistake, expected_calibration_error, judge
 
 LABELS = (
     Label(name="Milk", coarse="Dairy"),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -15,18 +14,19 @@ from edgebcnn.report.evaluation import WrongAnswer
 COLUMNS = 6
 MAX_ROWS = 5
 
-_TILE_IN = 1.9
-_CAPTION_IN = 0.46
-_TITLE_IN = 0.5
-_PAD_IN = 0.07
-_LONGEST_NAME = 30  # what fits under a tile at the captions' size
+_TILE_IN = 2.0
+_GAP_IN = 0.12
+_LINE_IN = 0.145
+_CAPTION_IN = 3 * _LINE_IN + _GAP_IN
+_TITLE_IN = 0.4
+_LONGEST_NAME = 29  # what fits under a tile at the captions' size
 _RED, _GREY = "#b3261e", "#5f6368"
 
 
 def draw_contact_sheet(
     path: Path, pictures: Sequence[NDArray[np.uint8]], answers: Sequence[WrongAnswer], *, title: str
 ) -> None:
-    """Draws pictures with the product that each shows, the one that the model says, and its score, as a PNG.
+    """Draws pictures with the product that each shows, the one that the model says, and the scores of both, as a PNG.
 
     Args:
         path: File to write.
@@ -35,42 +35,44 @@ def draw_contact_sheet(
         title: Stands above them.
     """
     from matplotlib.figure import Figure
-    from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-    columns = min(COLUMNS, len(pictures))
-    rows = -(-len(pictures) // columns)
-    size_in = max(columns, 3) * _TILE_IN, rows * (_TILE_IN + _CAPTION_IN) + _TITLE_IN
-    figure = Figure(figsize=size_in, layout=ConstrainedLayoutEngine(w_pad=_PAD_IN, h_pad=_PAD_IN))
-    figure.suptitle(title, fontsize=9, x=0.01, ha="left", parse_math=False)
-    tiles = figure.subplots(rows, columns, squeeze=False).flat
-    for tile, picture, answer in zip_longest(tiles, pictures, answers):
+    columns, rows = COLUMNS, -(-len(pictures) // COLUMNS)
+    width_in = _GAP_IN + columns * (_TILE_IN + _GAP_IN)
+    height_in = _TITLE_IN + rows * (_TILE_IN + _CAPTION_IN)
+    # Placed by hand: a layout engine would shrink the pictures to make room for a long name.
+    figure = Figure(figsize=(width_in, height_in))
+    _text(figure, title, _GAP_IN, height_in - _GAP_IN, size=9, color="black")
+    for position, (picture, answer) in enumerate(zip(pictures, answers, strict=True)):
+        row, column = divmod(position, columns)
+        left_in = _GAP_IN + column * (_TILE_IN + _GAP_IN)
+        bottom_in = height_in - _TITLE_IN - row * (_TILE_IN + _CAPTION_IN) - _TILE_IN
+        tile = figure.add_axes(
+            (left_in / width_in, bottom_in / height_in, _TILE_IN / width_in, _TILE_IN / height_in), anchor="SW"
+        )
         tile.set_axis_off()
-        if answer is not None:
-            tile.imshow(picture)
-            _caption(tile, answer)
+        tile.imshow(picture)
+        for line, (text, colour) in enumerate(_caption(answer)):
+            _text(figure, text, left_in, bottom_in - 0.05 - line * _LINE_IN, size=6.5, color=colour)
     figure.savefig(path, dpi=130, format="png")
 
 
-def _caption(tile: Any, answer: WrongAnswer) -> None:
-    lines = (
-        (f"is {_shortened(answer.truth)}", "black", -0.03),
-        (f"named {_shortened(answer.predicted)}", _RED, -0.12),
-        (f"{100 * answer.score:.0f} % against {100 * answer.true_score:.0f} %", _GREY, -0.21),
-    )
-    for text, colour, height in lines:
-        # A name may hold dollar signs, which matplotlib would set as mathematics.
-        tile.text(
-            0,
-            height,
-            text,
-            color=colour,
-            fontsize=7,
-            va="top",
-            transform=tile.transAxes,
-            parse_math=False,
-            clip_on=False,
-        )
+def _text(figure: Any, text: str, left_in: float, top_in: float, *, size: float, color: str) -> None:
+    width_in, height_in = figure.get_size_inches()
+    # A name may hold dollar signs, which matplotlib would set as mathematics.
+    figure.text(left_in / width_in, top_in / height_in, text, va="top", fontsize=size, color=color, parse_math=False)
+
+
+def _caption(answer: WrongAnswer) -> list[tuple[str, str]]:
+    return [
+        (f"is {_shortened(answer.truth)}", "black"),
+        (f"named {_shortened(answer.predicted)}", _RED),
+        (f"{100 * answer.score:.0f} % against {100 * answer.true_score:.0f} %", _GREY),
+    ]
 
 
 def _shortened(name: str) -> str:
-    return name if len(name) <= _LONGEST_NAME else name[: _LONGEST_NAME - 1] + "…"
+    """Cut in the middle: what tells look-alike products apart often stands at the end."""
+    if len(name) <= _LONGEST_NAME:
+        return name
+    half = (_LONGEST_NAME - 1) // 2
+    return f"{name[:half]}…{name[-half:]}"
