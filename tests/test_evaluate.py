@@ -13,11 +13,14 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+from rich.console import Console
 from sklearn.metrics import classification_report
 
+from edgebcnn.bundle import Label
 from edgebcnn.errors import DataError
 from edgebcnn.progress import Silent
-from edgebcnn.report.evaluation import WrongAnswer
+from edgebcnn.report.evaluation import Averages, WrongAnswer, judge
+from edgebcnn.report.render import evaluation_tables
 from edgebcnn.train.contact_sheet import draw_contact_sheet
 from edgebcnn.train.evaluate import averages, evaluate
 from edgebcnn.train.labelled import of_folder
@@ -89,6 +92,16 @@ def test_two_models_are_compared_by_mcnemar_on_the_terminal(shop: Path) -> None:
     shown = typed(shop, "evaluate", "--role", "full", "--against", "runs/latest").stdout
     assert "accuracy (McNemar)" in shown
     assert "points, p = " in shown
+
+
+def test_a_long_name_is_shown_to_its_end(capsys: pytest.CaptureFixture[str]) -> None:
+    names = [f"Ecological-Medium-Fat-Milk-With-No-Lactose-{end}" for end in "½¼"]
+    found = judge(np.array([[0.2, 0.8]]), np.array([0]), [Label(name=name) for name in names])
+    average = Averages(0.0, 0.0, 0.0)
+    for table in evaluation_tables(found, title="", macro=average, weighted=average):
+        Console(width=80).print(table)
+    shown = capsys.readouterr().out
+    assert (shown.count("½"), shown.count("¼")) == (2, 2)
 
 
 def test_averages_are_scikit_learns_over_the_products_that_are_shown(rng: np.random.Generator) -> None:

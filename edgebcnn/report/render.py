@@ -120,9 +120,10 @@ def _worst_products_table(evaluation: Evaluation) -> Table:
     shown = products[:SHOWN_PRODUCTS]
     of_all = f"of {len(evaluation.products)} products with photos, {len(products)} have wrong ones"
     table = Table(title=f"The {len(shown)} worst products ({of_all})")
-    for column in ("product", "n", "%", "95 % CI"):
-        table.add_column(column, justify="left" if column == "product" else "right")
-    table.add_column("most often taken for")
+    table.add_column("product", overflow="fold")  # an ellipsis would hide the end of the name, where flavours stand
+    for column in ("n", "%", "95 % CI"):
+        table.add_column(column, justify="right")
+    table.add_column("most often taken for", overflow="fold")
     for product in shown:
         table.add_row(product.name, str(product.accuracy.n), *_percent(product.accuracy), _taken_for(product))
     return table
@@ -135,8 +136,10 @@ def _taken_for(product: ProductFigures) -> str:
 def _confused_table(evaluation: Evaluation) -> Table:
     shown = evaluation.confused[:SHOWN_PAIRS]
     table = Table(title=f"The {len(shown)} most confused pairs (of {len(evaluation.confused)})")
-    for column in ("", "taken for", "photos", "the other way round"):
-        table.add_column(column, justify="left" if column in ("", "taken for") else "right")
+    for column in ("product", "taken for"):
+        table.add_column(column, overflow="fold")
+    for column in ("photos", "the other way round"):
+        table.add_column(column, justify="right")
     for pair in shown:
         table.add_row(pair.first, pair.second, str(pair.first_as_second), str(pair.second_as_first))
     return table
