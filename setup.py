@@ -32,6 +32,7 @@ DEVICE = [
 
 TRAIN = [
     "matplotlib>=3.8",
+    "scikit-learn>=1.4",
     "tensorboard>=2.19",
     # The oldest TensorFlow that our tests run with; every tf-keras goes with the TensorFlow of its own number.
     "tensorflow>=2.21",

@@ -1,4 +1,4 @@
-"""A data set that is drawn in a blink: photos whose product is the colour of a block on a noisy shelf."""
+"""A data set that is drawn in a blink, photos whose product is the colour of a block, and a training of seconds."""
 
 from __future__ import annotations
 
@@ -9,6 +9,12 @@ import numpy as np
 
 COLOURS = {"Blue": (220, 60, 40), "Green": (40, 200, 60), "Red": (40, 50, 220)}
 """BGR."""
+
+QUICK = (
+    *("--backbone", "small", "--weights", "none", "--train-px", "32", "--input-px", "32", "--rank", "16"),
+    *("--copies", "2", "--epochs", "4", "--head-epochs", "2", "--backbone-rate", "2e-3", "--full-head-rate", "1e-3"),
+)
+"""Flags of a training of seconds."""
 
 
 def draw_blocks(folder: Path, *, per_product: dict[str, int]) -> Path:

@@ -7,6 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.blocks import QUICK, draw_blocks
+from tests.typing_in import typed
+
 SHARED = Path(__file__).parents[2] / "shared"
 
 
@@ -22,3 +25,14 @@ def shared() -> Path:
     if not SHARED.is_dir():
         pytest.skip(f"{SHARED} is not there")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A working folder with `data/`, in which train and export were typed; tests leave it as it is."""
+    folder = tmp_path_factory.mktemp("shop")
+    draw_blocks(folder / "data", per_product={"train": 24, "val": 8, "test": 12})
+    for command in (["train", *QUICK], ["export", "--int8", "--fp16", "--float32"]):
+        result = typed(folder, *command)
+        assert result.exit_code == 0, result.stderr
+    return folder

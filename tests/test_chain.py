@@ -3,40 +3,16 @@
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import numpy as np
 import pytest
-from click.testing import CliRunner, Result
 
 from edgebcnn.bundle import open_bundle
-from edgebcnn.cli import main
 from edgebcnn.device.classifier import Classifier
 from edgebcnn.train.features import PreparedPhotos
 from edgebcnn.train.run_folder import open_run
-from tests.blocks import draw_blocks
-from tests.test_train import QUICK
-
-
-@pytest.fixture(scope="module")
-def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A working folder with `data/`, in which train and export were typed."""
-    folder = tmp_path_factory.mktemp("shop")
-    draw_blocks(folder / "data", per_product={"train": 24, "val": 8, "test": 12})
-    for command in (["train", *QUICK], ["export", "--int8", "--fp16", "--float32"]):
-        result = typed(folder, *command)
-        assert result.exit_code == 0, result.stderr
-    return folder
-
-
-def typed(folder: Path, *arguments: str) -> Result:
-    here = Path.cwd()
-    os.chdir(folder)
-    try:
-        return CliRunner().invoke(main, arguments)
-    finally:
-        os.chdir(here)
+from tests.typing_in import typed
 
 
 def test_the_bundle_lies_where_run_looks_for_it(shop: Path) -> None:

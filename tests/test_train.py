@@ -22,12 +22,7 @@ from edgebcnn.errors import Interrupted, RunError
 from edgebcnn.progress import Silent
 from edgebcnn.train.run_folder import locked, open_run, read_record
 from edgebcnn.train.steps import resume
-from tests.blocks import draw_blocks
-
-QUICK = [
-    *("--backbone", "small", "--weights", "none", "--train-px", "32", "--input-px", "32", "--rank", "16"),
-    *("--copies", "2", "--epochs", "4", "--head-epochs", "2", "--backbone-rate", "2e-3", "--full-head-rate", "1e-3"),
-]
+from tests.blocks import QUICK, draw_blocks
 
 
 @pytest.fixture(scope="module")

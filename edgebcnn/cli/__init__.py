@@ -18,11 +18,14 @@ COMMANDS = {
     "demo": "Do the whole job on a shelf that is drawn for it, offline, in minutes",
     "train": "Train the full B-CNN on labelled photos, then its compact replacement",
     "export": "Turn a trained run into a bundle for the device",
+    "evaluate": "Judge a model, full, compact or edge, on labelled photos",
     "run": "Name the products that a camera, video or folder of photos shows",
 }
 """Commands and their first sentence, in the order in which a user meets them."""
 
-TRAIN_PACKAGES = frozenset({"matplotlib", "tensorboard", "tensorflow", "tensorflow_model_optimization", "tf_keras"})
+TRAIN_PACKAGES = frozenset(
+    {"matplotlib", "sklearn", "tensorboard", "tensorflow", "tensorflow_model_optimization", "tf_keras"}
+)
 """What `pip install 'edgebcnn[train]'` adds to a device."""
 
 

@@ -23,7 +23,7 @@ from edgebcnn.errors import DataError, UnreadablePhotoError
 from edgebcnn.preprocessing import read_photo
 from edgebcnn.train.layouts import Listing, Photo, natural_order, read_layout, some
 
-__all__ = ["MIN_PHOTOS_PER_CLASS", "Photo", "ProductDataset", "load_dataset"]
+__all__ = ["MIN_PHOTOS_PER_CLASS", "Photo", "ProductDataset", "load_dataset", "open_photos"]
 
 # With fewer, training sees one or two views of a product, and so few photos cannot be held out either.
 MIN_PHOTOS_PER_CLASS = 5
@@ -91,9 +91,8 @@ def load_dataset(
     """
     listing = _hold_out(read_layout(path), seed)
     _check_products(path, listing, min_photos)
-    digests, skipped = _open_photos(listing, on_photo)
-    if not allow_unreadable:
-        _check_unreadable(path, skipped, len(digests) + len(skipped))
+    photos = [photo for of_split in listing.splits.values() for photo in of_split]
+    digests, skipped = open_photos(path, photos, allow_unreadable=allow_unreadable, on_photo=on_photo)
     readable = {
         split: tuple(photo for photo in photos if photo.path in digests) for split, photos in listing.splits.items()
     }
@@ -108,6 +107,46 @@ def load_dataset(
         skipped=tuple(skipped),
         notes=(*listing.notes, *_notes_on_gaps(listing), *_notes_on_copies(listing, digests)),
     )
+
+
+def open_photos(
+    origin: Path,
+    photos: Sequence[Photo],
+    *,
+    allow_unreadable: bool = False,
+    on_photo: Callable[[int, int], None] = _no_progress,
+) -> tuple[dict[Path, bytes], list[UnreadablePhotoError]]:
+    """Opens each photo to see that it can be read.
+
+    Args:
+        origin: Folder that an error names.
+        photos: The photos.
+        allow_unreadable: Skip unreadable photos however many there are; otherwise more than 1 % are an error.
+        on_photo: Called in this thread after each photo, with the numbers of photos opened and to open.
+
+    Returns:
+        SHA-256 of each photo that can be read, by its path, and an error for each that cannot.
+
+    Raises:
+        DataError: too many photos cannot be read.
+    """
+    paths = [photo.path for photo in photos]
+    digests: dict[Path, bytes] = {}
+    skipped: list[UnreadablePhotoError] = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV and hashlib let go of the GIL
+        try:
+            for path, outcome in zip(paths, pool.map(_open_photo, paths), strict=True):
+                if isinstance(outcome, UnreadablePhotoError):
+                    skipped.append(outcome)
+                else:
+                    digests[path] = outcome
+                on_photo(len(digests) + len(skipped), len(paths))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # or Ctrl-C would wait for the photos still in the queue
+            raise
+    if not allow_unreadable:
+        _check_unreadable(origin, skipped, len(paths))
+    return digests, skipped
 
 
 def _hold_out(listing: Listing, seed: int) -> Listing:
@@ -169,27 +208,6 @@ def _check_unreadable(origin: Path, skipped: Sequence[UnreadablePhotoError], tot
         f"{origin}: {len(skipped)} of {total} photos cannot be read, more than {100 * MAX_UNREADABLE_SHARE:.0f} % "
         f"({first}): replace or remove them, or pass --allow-unreadable"
     )
-
-
-def _open_photos(
-    listing: Listing, on_photo: Callable[[int, int], None]
-) -> tuple[dict[Path, bytes], list[UnreadablePhotoError]]:
-    """SHA-256 of each photo that can be read, and an error for each that cannot."""
-    paths = [photo.path for photos in listing.splits.values() for photo in photos]
-    digests: dict[Path, bytes] = {}
-    skipped: list[UnreadablePhotoError] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV and hashlib let go of the GIL
-        try:
-            for path, outcome in zip(paths, pool.map(_open_photo, paths), strict=True):
-                if isinstance(outcome, UnreadablePhotoError):
-                    skipped.append(outcome)
-                else:
-                    digests[path] = outcome
-                on_photo(len(digests) + len(skipped), len(paths))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # or Ctrl-C would wait for the photos still in the queue
-            raise
-    return digests, skipped
 
 
 def _open_photo(path: Path) -> bytes | UnreadablePhotoError:

@@ -46,13 +46,15 @@ class Listing:
 
     Attributes:
         labels: Products; the index is the class id.
-        splits: Photos by split; `train` is always there.
+        splits: Photos by split; `train` is always there, and holds all where the folder has no splits.
         notes: The layout, and what was ignored.
+        has_splits: Whether the folder says which photo is in which split.
     """
 
     labels: tuple[Label, ...]
     splits: Mapping[str, Sequence[Photo]]
     notes: tuple[str, ...]
+    has_splits: bool = True
 
 
 def read_layout(root: Path) -> Listing:
@@ -161,7 +163,7 @@ def _from_class_folders(root: Path, split_folders: Mapping[str, Path]) -> Listin
     where = "the top folder" if split_folders["train"] == root else some(split_folders)
     other_files = [file.path for found in files.values() for file in found if not _is_photo(file.path)]
     notes = (f"layout: one folder a product in {where}", *_notes_on_ignored(split_folders, other_files))
-    return Listing(labels, splits, notes)
+    return Listing(labels, splits, notes, has_splits=split_folders["train"] != root)
 
 
 def _notes_on_ignored(split_folders: Mapping[str, Path], other_files: Sequence[Path]) -> Iterator[str]:
