@@ -210,8 +210,8 @@ def _tensor_sketch(architecture: Architecture, feature_map: Any) -> Any:
 def _lrbc(architecture: Architecture, feature_map: Any) -> Any:
     rank = architecture.class_rank
     unit = keras.initializers.VarianceScaling(1.0, "fan_in", "untruncated_normal")
-    # A square is then 1/√r, and the sum of r of them, half negative, is of order one.
-    factor = keras.initializers.VarianceScaling(rank**-0.5, "fan_in", "untruncated_normal")
+    # All r squares of a product then add up to one channel's, so that no product starts out sure of itself.
+    factor = keras.initializers.VarianceScaling(1 / rank, "fan_in", "untruncated_normal")
     shared = _projection(architecture.rank, "project", unit)(feature_map)
     factors = _projection(architecture.classes * rank, "factors", factor)(shared)
     return MeanSquare(name="mean_square")(factors)

@@ -198,6 +198,7 @@ class SignedSums(keras.layers.Layer):  # type: ignore[misc]
     def build(self, input_shape: Any) -> None:
         """Makes the `(classes,)` bias."""
         self.bias = self.add_weight(name="bias", shape=(self.classes,), initializer="zeros")
+        super().build(input_shape)
 
     def call(self, inputs: Any) -> Any:
         """Evaluates every class's quadratic form."""
@@ -227,6 +228,7 @@ class TensorSketch(keras.layers.Layer):  # type: ignore[misc]
         """Draws hash and sign of every channel of both maps."""
         random = np.random.default_rng(self.seed)
         self.hashes = [self._drawn(f"hashes_{i}", random, shape[-1]) for i, shape in enumerate(input_shape)]
+        super().build(input_shape)
 
     def _drawn(self, name: str, random: np.random.Generator, channels: int) -> Any:
         """`(channels,)` int32: the bucket plus one, negative where the sign is."""
