@@ -301,6 +301,18 @@ def test_a_run_without_a_model_is_refused_before_the_long_work(run: TrainedRun, 
     assert diary.bars == {}
 
 
+def test_tensor_sketch_is_not_exported_to_int8_and_the_sentence_says_what_to_do(
+    run: TrainedRun, tmp_path: Path
+) -> None:
+    run = replace(run, config=run.config.model_copy(update={"pooling": "tensor_sketch"}))
+    diary = Diary()
+    with pytest.raises(
+        QuantizationError, match=r"^tensor_sketch pooling has no int8 form.*--fp16.*--pooling maclaurin"
+    ):
+        _export(run, tmp_path / "bundle", reporter=diary)
+    assert diary.bars == {}
+
+
 def test_a_folder_of_something_else_is_not_replaced(run: TrainedRun, tmp_path: Path) -> None:
     (tmp_path / "thesis.txt").write_text("years of work")
     diary = Diary()

@@ -104,12 +104,28 @@ def test_resume_refuses_other_choices(tmp_path: Path) -> None:
         ("--warmup", "1.5", "--warmup 1.5: input should be less than 1"),
         ("--patience", "0", "--patience 0: input should be greater than or equal to 1"),
         ("--min-area", "2", "--min-area 2.0: input should be less than or equal to 1"),
+        ("--class-rank", "3", "--class-rank 3: input should be a multiple of 2"),
     ],
 )
 def test_a_choice_that_makes_no_sense_is_named_with_its_flag(flag: str, value: str, says: str, data: Path) -> None:
     result = edgebcnn("train", "--data", data, flag, value)
     assert result.exit_code == 2
     assert says in result.stderr
+
+
+def test_two_choices_that_do_not_go_together_are_both_named(data: Path) -> None:
+    result = edgebcnn("train", "--data", data, "--pooling", "lrbc", "--tail", "sqrt")
+    assert result.exit_code == 2
+    assert "lrbc pooling takes no sqrt tail: leave it out" in result.stderr
+
+
+def test_a_rank_too_large_is_refused_before_the_full_model_is_trained(data: Path, tmp_path: Path) -> None:
+    result = edgebcnn(
+        "train", "--data", data, "--runs", tmp_path / "runs", *QUICK, "--pooling", "lrbc", "--rank", "200"
+    )
+    assert result.exit_code == 11
+    assert "lrbc pooling of the 128 channels of small takes at most 128" in result.stderr
+    assert not (tmp_path / "runs").exists()
 
 
 def test_a_missing_data_folder_leaves_no_run(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from edgebcnn.train.config import TrainConfig
     from edgebcnn.train.steps import TrainResult
 
+_POOLINGS = ("hadamard", "lrbc", "maclaurin", "tensor_sketch", "gap")
 _WHERE = {"name", "runs", "resume", "as_json"}
 
 
@@ -23,8 +24,10 @@ _WHERE = {"name", "runs", "resume", "as_json"}
 @click.option("--weights", default="imagenet", help="Where the backbone starts: imagenet, none, or a weights file.")
 @click.option("--train-px", default=224, help="Side of the pictures that training sees.")
 @click.option("--input-px", default=256, help="Side of the pictures that the models are used at.")
-@click.option("--rank", default=1024, help="Size of the compact model's descriptor.")
-@click.option("--tail", type=click.Choice(["tanh", "sqrt"]), default="tanh", help="What follows the compact pooling.")
+@click.option("--pooling", type=click.Choice(_POOLINGS), default="hadamard", help="How the compact model pools.")
+@click.option("--rank", type=int, help="Size of the compact pooling; its own if left out.")
+@click.option("--tail", type=click.Choice(["tanh", "sqrt"]), help="What follows the compact pooling, if it takes one.")
+@click.option("--class-rank", default=8, help="Rank of each product's form in lrbc pooling, an even number.")
 @click.option("--frozen-through", default="auto", help="Last layer that is never trained: auto, none, or its name.")
 @click.option("--copies", default=10, help="Augmented copies of every photo, drawn once.")
 @click.option("--head-epochs", default=5, help="Epochs of each model's classifier on frozen features.")
@@ -99,6 +102,8 @@ def _config(flags: dict[str, Any]) -> TrainConfig:
         )
     except ValidationError as error:
         first = error.errors()[0]
+        if not first["loc"]:  # what two flags say together; the sentence names both
+            raise click.UsageError(str(first["ctx"]["error"])) from error
         flag = "--" + str(first["loc"][-1]).replace("_", "-")
         raise click.UsageError(f"{flag} {first['input']}: {first['msg'].lower()}") from error
 

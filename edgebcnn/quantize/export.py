@@ -119,6 +119,8 @@ def export(
     """
     check_destination(output)
     _check_run(run, reporter)
+    if "int8" in precisions and not allow_float:
+        _check_pooling(run)
     full, compact = run.load("full"), run.load("compact")
     calibration = _calibration(run, recipe, reporter) if "int8" in precisions else None
     contents = {precision: _converted(run, compact, precision, calibration, reporter) for precision in precisions}
@@ -154,6 +156,14 @@ def _check_run(run: TrainedRun, reporter: Reporter) -> None:
         raise DataError(f"{run.path} has neither test nor val photos to judge the export by: train with some held out")
     if run.state != "finished":
         reporter.say(f"{run.path} is not finished ({run.state}): this is what it has reached")
+
+
+def _check_pooling(run: TrainedRun) -> None:
+    if run.config.pooling == "tensor_sketch":
+        raise QuantizationError(
+            "tensor_sketch pooling has no int8 form, because no TFLite runtime computes its FFT in integers: export it "
+            "with --fp16, or train with --pooling maclaurin, which sketches the same and is all integer"
+        )
 
 
 def _calibration(run: TrainedRun, recipe: Recipe, reporter: Reporter) -> CalibrationSet:

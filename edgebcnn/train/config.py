@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-from pydantic import BaseModel, ConfigDict, Field
-
+from edgebcnn.model import heads
+from edgebcnn.model.heads import CompactPooling, Tail
 from edgebcnn.train.augment import Augmentation
 
 
@@ -37,8 +37,10 @@ class TrainConfig(BaseModel):
         train_px: Side of the pictures that training sees.
         input_px: Side of the pictures that the model is used at. Random crops enlarge products while training; reading
             a little larger at test time evens that out (Touvron et al. 2019, arXiv 1906.06423).
-        rank: Size d of the compact model's descriptor.
-        tail: What follows the compact model's pooling, `sqrt` or `tanh`.
+        pooling: What replaces the outer product in the compact model.
+        rank: Size of that pooling; None takes its own.
+        tail: What follows that pooling, `tanh` or `sqrt`; None takes its own.
+        class_rank: Rank of each product's quadratic form in `lrbc` pooling.
         frozen_through: Last layer that is never trained; `auto` takes the backbone's own, `none` trains all layers.
         copies: Augmented copies of every photo in the cache.
         full_head, full_finetune, compact_head, compact_finetune: The four stages.
@@ -62,8 +64,10 @@ class TrainConfig(BaseModel):
     weights: str = "imagenet"
     train_px: int = Field(default=224, ge=32, le=1024, multiple_of=32)
     input_px: int = Field(default=256, ge=32, le=1024, multiple_of=32)
-    rank: int = Field(default=1024, ge=1)
-    tail: Literal["sqrt", "tanh"] = "tanh"
+    pooling: CompactPooling = "hadamard"
+    rank: int | None = Field(default=None, ge=1)
+    tail: Tail | None = None
+    class_rank: int = Field(default=8, ge=2, multiple_of=2)
     frozen_through: str = "auto"
     copies: int = Field(default=8, ge=1, le=200)
     full_head: StageConfig = StageConfig(epochs=6, head_rate=1e-3)
@@ -81,3 +85,8 @@ class TrainConfig(BaseModel):
     seed: int = Field(default=0, ge=0)
     allow_unreadable: bool = False
     augmentation: Augmentation = Augmentation()
+
+    @model_validator(mode="after")
+    def _the_compact_head_exists(self) -> TrainConfig:
+        heads.check(self.pooling, self.rank, self.tail)
+        return self

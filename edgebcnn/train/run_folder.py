@@ -34,6 +34,7 @@ from edgebcnn.atomic import storage_errors, write_bytes, write_json
 from edgebcnn.bundle import Label
 from edgebcnn.errors import RunError
 from edgebcnn.model.bcnn import Architecture, Bcnn, Role, build
+from edgebcnn.model.heads import HEADS
 from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.train.config import TrainConfig
 from edgebcnn.train.dataset import Photo, ProductDataset
@@ -105,11 +106,14 @@ def architecture(config: TrainConfig, classes: int, role: Role) -> Architecture:
         return Architecture(
             backbone=config.backbone, pooling="outer", tail="sqrt", classes=classes, dropout=config.dropout
         )
+    own = HEADS[config.pooling]
     return Architecture(
         backbone=config.backbone,
-        pooling="hadamard",
-        rank=config.rank,
-        tail=config.tail,
+        pooling=config.pooling,
+        rank=config.rank or own.rank,
+        tail=config.tail or own.tails[0],
+        class_rank=config.class_rank,
+        seed=config.seed,
         classes=classes,
         dropout=config.dropout,
     )

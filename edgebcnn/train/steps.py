@@ -81,6 +81,7 @@ def train(config: TrainConfig, run: Path, *, reporter: Reporter, stop: Event) ->
     for sentence in (*dataset.notes, *(f"skipped {error}" for error in dataset.skipped)):
         reporter.say(sentence)
     build(architecture(config, len(dataset.labels), "full"), weights=config.weights, frozen_through=_frozen(config))
+    build(architecture(config, len(dataset.labels), "compact"))
     with locked(run):
         write_photos(run, dataset)
         write_record(run, RunRecord(config=config, labels=dataset.labels))
