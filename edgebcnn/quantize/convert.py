@@ -96,7 +96,7 @@ def _module(model: keras.Model, preprocessing: Preprocessing) -> tf.Module:
     def serve(image: tf.Tensor) -> dict[str, tf.Tensor]:
         return {"probabilities": tf.nn.softmax(model(image, training=False))}
 
-    module.serve = tf.function(serve, input_signature=[image])
+    module.serve = tf.function(serve, autograph=False, input_signature=[image])
     return module
 
 

@@ -103,8 +103,10 @@ class Stage:
         self._groups = [(head, stage.head_rate)] + ([(backbone, stage.backbone_rate)] if backbone is not None else [])
         self._optimizers = [_optimizer(config, network) for network, _ in self._groups]
         self._variables = [variable for network, _ in self._groups for variable in network.weights]
-        self._train_step = tf.function(self._step, reduce_retracing=True)
-        self._logits = tf.function(lambda inputs: self._forward(inputs, training=False), reduce_retracing=True)
+        self._train_step = tf.function(self._step, autograph=False, reduce_retracing=True)
+        self._logits = tf.function(
+            lambda inputs: self._forward(inputs, training=False), autograph=False, reduce_retracing=True
+        )
 
     def fit(
         self,

@@ -334,7 +334,9 @@ _STAGES = {"full_head", "full_finetune", "compact_head", "compact_finetune"}
 
 
 def _inference(network: Any) -> Any:
-    compute = tf.function(lambda inputs: network(as_float(inputs), training=False), reduce_retracing=True)
+    compute = tf.function(
+        lambda inputs: network(as_float(inputs), training=False), autograph=False, reduce_retracing=True
+    )
     return lambda inputs: compute(tf.constant(inputs)).numpy()
 
 
