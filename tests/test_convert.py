@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from edgebcnn.bundle import Precision, Tensor
 from edgebcnn.errors import Interrupted, QuantizationError
 from edgebcnn.model.keras import tf
-from edgebcnn.model.native import muted_native_stderr
+from edgebcnn.native import muted_native_stderr
 from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.quantize.audit import audit
 from edgebcnn.quantize.convert import check_pixel_input, convert

@@ -26,18 +26,17 @@ from edgebcnn.progress import Advance, Silent
 from edgebcnn.quantize import export as export_module
 from edgebcnn.quantize.calibrate import Recipe
 from edgebcnn.quantize.export import GOLDEN_PHOTOS, REPORT_NAME, ExportResult, export, golden_positions
+from edgebcnn.train.claim import created, point_latest_at
 from edgebcnn.train.config import TrainConfig
 from edgebcnn.train.dataset import Photo, ProductDataset
 from edgebcnn.train.features import PreparedPhotos
 from edgebcnn.train.run_folder import (
     RunRecord,
     TrainedRun,
-    locked,
     open_run,
-    point_latest_at,
-    weights_path,
     write_photos,
     write_record,
+    write_weights,
 )
 
 COLOURS_BGR = {"red": (40, 40, 200), "green": (40, 200, 40), "blue": (200, 40, 40)}
@@ -109,9 +108,9 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
     dataset = replace(dataset, test=(Photo(dataset.test[0].path, 1), *dataset.test[1:]))
     config = TrainConfig(data=str(dataset.origin), backbone="small", weights="none", input_px=32, rank=16)
     path = folder / "runs" / "colours"
-    with locked(path):
-        write_photos(path, dataset)
-        write_record(path, RunRecord(config=config, labels=dataset.labels, state="finished"))
+    with created(path) as part:
+        write_photos(part, dataset)
+        write_record(part, RunRecord(config=config, labels=dataset.labels, state="finished"))
     point_latest_at(path)
     draft = TrainedRun(path, config, dataset, "finished")
     images = draft.preprocessing.normalize(PreparedPhotos(dataset.train, draft.preprocessing)[:])
@@ -119,8 +118,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
     for role in ROLES:
         bcnn = build(draft.architecture(role))
         _solve(bcnn, images, np.array([photo.class_id for photo in dataset.train]))
-        weights_path(path, role).parent.mkdir()
-        bcnn.model.save_weights(str(weights_path(path, role)))
+        write_weights(path, role, bcnn)
     return open_run(path)
 
 
@@ -291,12 +289,15 @@ def test_an_unfinished_run_is_exported_as_far_as_it_came_and_this_is_said(run: T
     diary = Diary(interrupt_at="choosing")
     with pytest.raises(KeyboardInterrupt):
         _export(replace(run, state="interrupted"), tmp_path / "bundle", reporter=diary)
-    assert diary.said == [f"{run.path} is not finished (interrupted): this is what it has reached"]
+    (said,) = diary.said
+    assert said.startswith(f"{run.path} is not finished, this is what it has reached; go on with edgebcnn train --res")
 
 
 def test_a_run_without_a_model_is_refused_before_the_long_work(run: TrainedRun, tmp_path: Path) -> None:
     diary = Diary()
-    with pytest.raises(RunError, match="holds no full model yet"):
+    with pytest.raises(RunError, match="holds no full model yet: go on with edgebcnn train --resume"):
+        _export(replace(run, path=tmp_path, state="interrupted"), tmp_path / "bundle", reporter=diary)
+    with pytest.raises(RunError, match=r"full/weights\.h5 is missing: put it back, or train again"):
         _export(replace(run, path=tmp_path), tmp_path / "bundle", reporter=diary)
     assert diary.bars == {}
 

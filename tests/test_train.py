@@ -20,7 +20,8 @@ from click.testing import CliRunner, Result
 from edgebcnn.cli import main
 from edgebcnn.errors import Interrupted, RunError
 from edgebcnn.progress import Silent
-from edgebcnn.train.run_folder import locked, open_run, read_record
+from edgebcnn.train.claim import locked
+from edgebcnn.train.run_folder import open_run, read_record
 from edgebcnn.train.steps import resume
 from tests.blocks import QUICK, draw_blocks
 

@@ -15,6 +15,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NoReturn
 
 import cv2
 import numpy as np
@@ -33,6 +34,7 @@ MAX_FAILED_READS = 5  # a webcam's broken JPEG fails once; an unplugged camera o
 RETRY_PAUSE_S = 0.1
 JOIN_TIMEOUT_S = 2.0  # a driver that does not return must not hold up the end; the thread is a daemon
 
+_INDEX = re.compile(r"[0-9]{1,4}")  # what is longer is no camera, and OpenCV refuses it by a traceback
 _ADDRESS = re.compile(r"(?:https?|rtsps?)://", re.IGNORECASE)
 _SILENT = Silent()
 
@@ -108,19 +110,12 @@ def open_source(
         DataError: the source's truth file is malformed.
     """
     _silence_opencv()
-    path = Path(spec)
-    if spec.isdecimal():
-        return _open_device(int(spec), f"camera {spec}", reporter, stall_timeout_s)
-    if "://" in spec:
-        return _open_address(spec, reporter, stall_timeout_s)
-    is_photo = path.is_file() and path.suffix.lower() in PHOTO_SUFFIXES
-    if is_photo or (spec and path.is_dir()):
-        return PhotoFolder(path, labels, reporter=reporter)
-    if path.is_file():
-        return VideoFile(path, labels, reporter=reporter)
-    if spec.startswith("/dev/"):
-        return _open_device(spec, spec, reporter, stall_timeout_s)
-    raise CameraError(f"there is no file or folder {masked(spec)!r}: give a camera's index, a path or an address")
+    try:
+        return _opened(spec, labels, reporter, stall_timeout_s)
+    except OSError as error:
+        raise CameraError(
+            f"{masked(spec)} cannot be opened ({error.strerror}): check the path and its permissions"
+        ) from error
 
 
 class PhotoFolder(Source):
@@ -134,7 +129,7 @@ class PhotoFolder(Source):
         self._root = path if path.is_dir() else path.parent
         self._photos = _photos_below(path) if path.is_dir() else [path]
         if not self._photos:
-            raise CameraError(f"there is no photo in {path}: it needs {', '.join(sorted(PHOTO_SUFFIXES))} files")
+            raise CameraError(f"there is no photo in {path}: put {', '.join(sorted(PHOTO_SUFFIXES))} files there")
         self._labels = labels
         super().__init__(str(path), reporter, total=len(self._photos))
 
@@ -279,6 +274,22 @@ def masked(address: str) -> str:
     return re.sub(r"\?.*", "?***", re.sub(r"^(\w+:/*).*@", r"\1***@", address, flags=re.DOTALL), flags=re.DOTALL)
 
 
+def _opened(spec: str, labels: Collection[str], reporter: Reporter, stall_timeout_s: float) -> Source:
+    path = Path(spec)
+    if _INDEX.fullmatch(spec):
+        return _open_device(int(spec), f"camera {spec}", reporter, stall_timeout_s)
+    if "://" in spec:
+        return _open_address(spec, reporter, stall_timeout_s)
+    is_photo = path.is_file() and path.suffix.lower() in PHOTO_SUFFIXES
+    if is_photo or (spec and path.is_dir()):
+        return PhotoFolder(path, labels, reporter=reporter)
+    if path.is_file():
+        return VideoFile(path, labels, reporter=reporter)
+    if spec.startswith("/dev/"):
+        return _open_device(spec, spec, reporter, stall_timeout_s)
+    raise CameraError(f"there is no file or folder {masked(spec)!r}: give a camera's index, a path or an address")
+
+
 def _open_device(device: int | str, name: str, reporter: Reporter, stall_timeout_s: float) -> LiveStream:
     backend = cv2.CAP_V4L2 if isinstance(device, str) or sys.platform == "linux" else cv2.CAP_ANY
     capture = cv2.VideoCapture(device, backend)
@@ -292,8 +303,8 @@ def _why_no_camera(device: int | str) -> str:
     path = Path(f"/dev/video{device}" if isinstance(device, int) else device)
     if path.exists():
         readable = os.access(path, os.R_OK | os.W_OK)
-        reason = "it is in use or not a camera" if readable else "you may not open it, join the group video"
-        return f"{asked}: {path} exists, but {reason}"
+        in_use = "it is in use or not a camera: close what uses it, or give another"
+        return f"{asked}: {path} exists, but {in_use if readable else 'you may not open it: join the group video'}"
     others = ", ".join(str(other) for other in sorted(Path("/dev").glob("video*")))
     there = f"there is {others}" if others else "none was found on this machine"
     return f"{asked}: {there}; plug a camera in, or give a file, folder or address"
@@ -311,13 +322,19 @@ def _open_address(address: str, reporter: Reporter, stall_timeout_s: float) -> L
     if not capture.isOpened():
         raise CameraError(
             f"{name} cannot be opened: nothing answers there within {OPEN_TIMEOUT_S:g} s, it refuses the user and "
-            "password, or it is not a video stream"
+            "password, or it is not a video stream; check the address in a video player"
         )
     return LiveStream(capture, name, reporter=reporter, stall_timeout_s=stall_timeout_s)
 
 
 def _photos_below(folder: Path) -> Sequence[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix.lower() in PHOTO_SUFFIXES and path.is_file())
+    """Photos at any depth; hidden ones are passed over, as in training."""
+
+    def refuse(error: OSError) -> NoReturn:
+        raise CameraError(f"{error.filename} cannot be read ({error.strerror}): allow reading it") from error
+
+    names = (Path(parent, name) for parent, _, files in os.walk(folder, onerror=refuse) for name in files)
+    return sorted(path for path in names if path.suffix.lower() in PHOTO_SUFFIXES and not path.name.startswith("."))
 
 
 def _silence_opencv() -> None:

@@ -6,13 +6,18 @@ instant, and a device never loads what it does not run.
 
 from __future__ import annotations
 
+import errno
+import os
 from importlib import import_module
 from typing import Any, NoReturn
 
 import click
 
 from edgebcnn import __version__
-from edgebcnn.errors import EdgebcnnError, Interrupted, MissingExtraError
+from edgebcnn.cli.signals import sigterm_like_ctrl_c
+from edgebcnn.cli.streams import prepare_streams
+from edgebcnn.errors import EdgebcnnError, Interrupted, MissingExtraError, StorageError
+from edgebcnn.native import muted_native_stderr
 
 COMMANDS = {
     "demo": "Do the whole job on a shelf that is drawn for it, offline, in minutes",
@@ -50,8 +55,11 @@ class CommandLine(click.Group):
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command that was asked for."""
+        prepare_streams()
         try:
-            return super().invoke(ctx)
+            # libjpeg, libpng and TensorFlow write what a user cannot act on; we name each photo that cannot be read.
+            with muted_native_stderr(), sigterm_like_ctrl_c():
+                return super().invoke(ctx)
         except Interrupted as reached:
             click.echo(str(reached), err=True)
             ctx.exit(reached.exit_code)
@@ -63,6 +71,18 @@ class CommandLine(click.Group):
             _fail(ctx, MissingExtraError(f"edgebcnn {ctx.invoked_subcommand}", "train"))
         except KeyboardInterrupt:
             ctx.exit(Interrupted.exit_code)
+        except OSError as error:
+            _fail(ctx, _as_sentence(error))
+
+
+def _as_sentence(error: OSError) -> StorageError:
+    """What the system refused, where no one closer to it had more to say; a failure without a place is a bug."""
+    if error.filename is not None:
+        return StorageError(f"{error.filename}: {error.strerror}: check the path, its permissions and its disk")
+    if error.errno == errno.ENOSPC:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)  # or Python would try to print the rest again at its end
+        return StorageError("the results cannot be printed: no space left where they go, free some and try again")
+    raise error
 
 
 def _fail(ctx: click.Context, error: EdgebcnnError) -> NoReturn:

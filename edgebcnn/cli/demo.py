@@ -19,7 +19,7 @@ Now with your own photos, one folder a product in data/:
 
 @click.command()
 @click.option("--output", type=click.Path(path_type=Path), default="demo", help="Folder for all that is made.")
-@click.option("--seed", type=click.IntRange(min=0), default=0, help="Of everything random.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Of everything random.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
 def command(*, output: Path, seed: int, as_json: bool) -> None:
     """Do the whole job on a shelf that is drawn for it, offline, in minutes.

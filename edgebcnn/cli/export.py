@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from shlex import quote
 from typing import TYPE_CHECKING
 
 import click
@@ -85,4 +86,4 @@ def _print(result: ExportResult, *, as_json: bool) -> None:
 
 def _next_command(bundle: Path) -> str:
     is_default = (DEFAULT_RUN / "bundle").resolve() == bundle.resolve()
-    return "edgebcnn run --camera 0" if is_default else f"edgebcnn run --camera 0 --bundle {bundle}"
+    return "edgebcnn run --camera 0" if is_default else f"edgebcnn run --camera 0 --bundle {quote(str(bundle))}"

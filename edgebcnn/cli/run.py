@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from contextlib import closing
 from pathlib import Path
@@ -16,6 +17,12 @@ if TYPE_CHECKING:
     from edgebcnn.progress import Reporter
 
 DEFAULT_BUNDLE = Path("runs/latest/bundle")
+
+
+def _number(_context: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:
+    if value is not None and math.isnan(value):
+        raise click.BadParameter("nan is not a number of seconds")
+    return value
 
 
 @click.command(epilog="Ctrl-C or SIGTERM finishes the frame and prints the summary; a second Ctrl-C ends at once.")
@@ -35,10 +42,15 @@ DEFAULT_BUNDLE = Path("runs/latest/bundle")
     show_default="the first of these that the bundle has",
     help="Which of the bundle's models to run.",
 )
-@click.option("--threads", type=click.IntRange(min=1), show_default="the cores, at most 4", help="CPU threads.")
+@click.option("--threads", type=click.IntRange(1, 64), show_default="the cores, at most 4", help="CPU threads.")
 @click.option("--jsonl", type=click.Path(path_type=Path), help="Append one JSON object a frame to this file.")
 @click.option("--max-frames", type=click.IntRange(min=1), help="Stop after so many classified frames.")
-@click.option("--duration", type=click.FloatRange(min=0, min_open=True), help="Stop after so many seconds.")
+@click.option(
+    "--duration",
+    type=click.FloatRange(min=0, min_open=True),
+    callback=_number,
+    help="Stop after so many seconds.",
+)
 @click.option("--quiet", is_flag=True, help="No line per frame.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON, and no line per frame.")
 def command(

@@ -10,6 +10,16 @@ from types import FrameType
 
 
 @contextmanager
+def sigterm_like_ctrl_c() -> Iterator[None]:
+    """Lets SIGTERM raise a `KeyboardInterrupt`, as Ctrl-C does, so that a command cleans up behind itself."""
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+@contextmanager
 def stopped_by_signals() -> Iterator[Event]:
     """Yields an event that the first SIGINT or SIGTERM sets; the second one of a kind does what it did before."""
     stop = Event()

@@ -2,22 +2,46 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from shlex import quote
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 if TYPE_CHECKING:
+    from pydantic import BaseModel
+
     from edgebcnn.train.config import TrainConfig
     from edgebcnn.train.steps import TrainResult
 
 _POOLINGS = ("hadamard", "lrbc", "maclaurin", "tensor_sketch", "gap")
 _WHERE = {"name", "runs", "resume", "as_json"}
+_MAX_NAME_BYTES = 255  # of a folder's name, on every file system of Linux
+
+# Where a field of a stage comes from a flag of another name.
+_HEAD = {"epochs": "head_epochs", "head_rate": "head_rate", "patience": "patience"}
+_FINETUNE = {"epochs": "epochs", "head_rate": "head_rate", "backbone_rate": "backbone_rate", "patience": "patience"}
+_STAGES = {
+    "full_head": _HEAD,
+    "full_finetune": {**_FINETUNE, "head_rate": "full_head_rate"},
+    "compact_head": _HEAD,
+    "compact_finetune": _FINETUNE,
+}
+_AUGMENTATION = ("min_area", "rotation_deg", "flip")
+
+Choices = TypeVar("Choices", bound="BaseModel")
+
+
+def _folder_name(_context: click.Context, _parameter: click.Parameter, name: str | None) -> str | None:
+    if name is None or (name and name[0] != "." and "/" not in name and len(os.fsencode(name)) <= _MAX_NAME_BYTES):
+        return name
+    raise click.BadParameter(f"{name!r} cannot name a folder: leave out '/' and a leading '.'; --runs says where")
 
 
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path), default="data", help="Folder of the photos.")
-@click.option("--name", help="Name of the run; the time if left out.")
+@click.option("--name", callback=_folder_name, help="Name of the run; the time if left out.")
 @click.option("--runs", type=click.Path(path_type=Path), default="runs", help="Folder that holds the runs.")
 @click.option("--resume", is_flag=True, help="Go on with a run that was stopped (--name, or the latest).")
 @click.option("--backbone", default="mobilenet_v2", help="Convolutional stream of both models: mobilenet_v2 or small.")
@@ -63,9 +87,10 @@ def command(context: click.Context, /, **flags: Any) -> None:
 
     if flags["resume"]:
         _refuse_other_flags(context)
+    config = _config(flags)
     reporter = TerminalReporter()
     with reporter.progress("starting TensorFlow", 0):
-        from edgebcnn.train.run_folder import LATEST, new_name
+        from edgebcnn.train.claim import LATEST, new_name
         from edgebcnn.train.steps import resume, train
 
     with stopped_by_signals() as stop:
@@ -73,38 +98,31 @@ def command(context: click.Context, /, **flags: Any) -> None:
             result = resume(flags["runs"] / (flags["name"] or LATEST), reporter=reporter, stop=stop)
         else:
             run = flags["runs"] / (flags["name"] or new_name())
-            result = train(_config(flags), run, reporter=reporter, stop=stop)
+            result = train(config, run, reporter=reporter, stop=stop)
     _print(result, as_json=flags["as_json"])
 
 
 def _config(flags: dict[str, Any]) -> TrainConfig:
-    from pydantic import ValidationError
-
     from edgebcnn.train.augment import Augmentation
     from edgebcnn.train.config import StageConfig, TrainConfig
 
-    own = {name: value for name, value in flags.items() if name in TrainConfig.model_fields}
-    head: dict[str, Any] = {
-        "epochs": flags["head_epochs"],
-        "head_rate": flags["head_rate"],
-        "patience": flags["patience"],
-    }
-    finetune = {**head, "epochs": flags["epochs"], "backbone_rate": flags["backbone_rate"]}
-    augmentation = {name: flags[name] for name in ("min_area", "rotation_deg", "flip")}
+    values = {**flags, "data": str(flags["data"])}
+    values["augmentation"] = _checked(Augmentation, values, {name: name for name in _AUGMENTATION})
+    for stage, flag_of in _STAGES.items():
+        values[stage] = _checked(StageConfig, values, flag_of)
+    return _checked(TrainConfig, values, {field: field for field in TrainConfig.model_fields})
+
+
+def _checked(model: type[Choices], values: dict[str, Any], flag_of: dict[str, str]) -> Choices:
+    from pydantic import ValidationError
+
     try:
-        return TrainConfig(
-            **{**own, "data": str(flags["data"].absolute())},
-            full_head=StageConfig(**head),
-            full_finetune=StageConfig(**{**finetune, "head_rate": flags["full_head_rate"]}),
-            compact_head=StageConfig(**head),
-            compact_finetune=StageConfig(**finetune),
-            augmentation=Augmentation(**augmentation),
-        )
+        return model(**{field: values[flag] for field, flag in flag_of.items()})
     except ValidationError as error:
         first = error.errors()[0]
         if not first["loc"]:  # what two flags say together; the sentence names both
             raise click.UsageError(str(first["ctx"]["error"])) from error
-        flag = "--" + str(first["loc"][-1]).replace("_", "-")
+        flag = "--" + flag_of[str(first["loc"][0])].replace("_", "-")
         raise click.UsageError(f"{flag} {first['input']}: {first['msg'].lower()}") from error
 
 
@@ -128,4 +146,9 @@ def _print(result: TrainResult, *, as_json: bool) -> None:
         click.echo(json_bytes({"run": str(run), **comparison_json(result.comparison)}).decode(), nl=False)
         return
     stdout.print(comparison_table(result.comparison))
-    stdout.print(f"run:    {run}\ncurves: {run / 'curves.png'}\nnext:   edgebcnn export --int8")
+    stdout.print(f"run:    {run}\ncurves: {run / 'curves.png'}\nnext:   {_next_command(run)}")
+
+
+def _next_command(run: Path) -> str:
+    is_default = Path("runs/latest").resolve() == run.resolve()
+    return "edgebcnn export --int8" if is_default else f"edgebcnn export {quote(str(run))} --int8"

@@ -21,8 +21,8 @@ from edgebcnn.progress import Reporter
 from edgebcnn.quantize.calibrate import load_recipe
 from edgebcnn.quantize.export import ExportResult, export
 from edgebcnn.train.augment import Augmentation
+from edgebcnn.train.claim import new_name
 from edgebcnn.train.config import StageConfig, TrainConfig
-from edgebcnn.train.run_folder import new_name
 from edgebcnn.train.steps import train
 
 SIZES = ShelfSizes(train=60, val=10, test=20)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Callable
+import os
+import socket
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from edgebcnn.errors import TrainingError
@@ -13,6 +16,8 @@ from edgebcnn.model.keras import keras
 
 IMAGENET = "imagenet"
 NONE = "none"
+
+DOWNLOAD_TIMEOUT_S = 10.0  # of silence; Keras would wait for a server that never answers for as long as the system does
 
 
 @dataclass(frozen=True)
@@ -89,8 +94,10 @@ def load_weights(network: Any, chosen: Backbone, weights: str) -> None:
     if weights == IMAGENET:
         _load_imagenet(network, chosen)
         return
-    if not Path(weights).is_file():
-        raise TrainingError(f"no weights file at {weights}: give --weights an existing file, imagenet or none")
+    if not os.path.isfile(weights):
+        raise TrainingError(
+            f"no weights file at {weights}: put it there, or give --weights another file, imagenet or none"
+        )
     try:
         network.load_weights(weights)
     except (ValueError, OSError, KeyError) as error:
@@ -104,13 +111,26 @@ def _load_imagenet(network: Any, chosen: Backbone) -> None:
     if not chosen.pretrained:
         raise TrainingError(f"there are no ImageNet weights for {chosen.name}: use --weights none or --weights FILE")
     try:
-        reference = keras.applications.MobileNetV2(input_shape=(224, 224, 3), include_top=False, weights="imagenet")
+        with _downloading():
+            reference = keras.applications.MobileNetV2(input_shape=(224, 224, 3), include_top=False, weights="imagenet")
     except Exception as error:  # Keras raises a bare Exception for a failed download
         raise TrainingError(
             f"the ImageNet weights of {chosen.name} cannot be downloaded ({_first_line(error)}): "
             "use --weights FILE with a copy of them, or --weights none to start from nothing"
         ) from error
     network.set_weights(reference.get_weights())
+
+
+@contextmanager
+def _downloading() -> Iterator[None]:
+    """Keras reports a download on stdout, where only results belong, and takes no timeout."""
+    before = socket.getdefaulttimeout()
+    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
+    try:
+        with redirect_stdout(sys.stderr):
+            yield
+    finally:
+        socket.setdefaulttimeout(before)
 
 
 def _first_line(error: BaseException) -> str:

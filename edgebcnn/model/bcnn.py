@@ -127,7 +127,7 @@ def build(architecture: Architecture, *, weights: str = NONE, frozen_through: st
         architecture=architecture,
         model=keras.Model(image, logits, name=f"bcnn_{architecture.pooling}"),
         prefix=None if frozen_through is None else keras.Model(image, cut, name="prefix"),
-        suffix=keras.Model(cut, feature_map, name="suffix"),
+        suffix=_suffix(cut, feature_map, chosen, frozen_through),
         head=keras.Model(feature_map, logits, name="head"),
     )
 
@@ -241,6 +241,18 @@ _PROJECTED = ("hadamard", "maclaurin")
 def _layer_output(network: Any, chosen: Backbone, name: str) -> Any:
     names = [layer.name for layer in network.layers]
     if name not in names:
-        close = ", ".join(difflib.get_close_matches(name, names, n=3)) or "none is close"
-        raise TrainingError(f"{chosen.name} has no layer {name!r} to freeze through; closest: {close}")
+        close = ", ".join(difflib.get_close_matches(name, names, n=3, cutoff=0))
+        raise TrainingError(
+            f"{chosen.name} has no layer {name!r} to freeze through; closest: {close}; or use auto or none"
+        )
     return network.get_layer(name).output
+
+
+def _suffix(cut: Any, feature_map: Any, chosen: Backbone, name: str | None) -> Any:
+    try:
+        return keras.Model(cut, feature_map, name="suffix")
+    except ValueError as error:  # Keras finds another way from the image to the feature map, or none
+        raise TrainingError(
+            f"{chosen.name} cannot be cut in two at {name}, where layers are passed by or none is left to train: "
+            f"use {chosen.frozen_through or 'auto'}, or the end of another block before {chosen.last_layer}"
+        ) from error

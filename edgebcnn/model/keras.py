@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 
-from edgebcnn.model.native import muted_native_stderr
+from edgebcnn.native import muted_native_stderr
 
 # TensorFlow reports a missing CUDA driver as an error on every start; its real failures are raised as exceptions.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from edgebcnn.bundle import Precision, Tensor
 from edgebcnn.errors import EdgebcnnError, QuantizationError
 from edgebcnn.model.keras import keras, tf
-from edgebcnn.model.native import muted_native_stderr
+from edgebcnn.native import muted_native_stderr
 from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.progress import Advance
 

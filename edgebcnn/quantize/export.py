@@ -35,9 +35,10 @@ from edgebcnn.quantize.calibrate import CalibrationSet, Recipe, choose, deal, lo
 from edgebcnn.quantize.convert import check_pixel_input, convert
 from edgebcnn.report.comparison import ModelComparison, compare
 from edgebcnn.report.render import comparison_json
+from edgebcnn.train.claim import check_writable
 from edgebcnn.train.dataset import Photo
 from edgebcnn.train.features import PreparedPhotos, chunks, read_ahead
-from edgebcnn.train.run_folder import TrainedRun
+from edgebcnn.train.run_folder import TrainedRun, check_photos, resume_command
 from edgebcnn.train.steps import predict
 
 REPORT_NAME = "report/report.json"
@@ -113,11 +114,12 @@ def export(
     Raises:
         QuantizationError: an op cannot be converted, or stays in float and `allow_float` is false.
         RunError: the run lacks a model.
-        DataError: the run has no held-out photo, or a photo cannot be read any more.
+        DataError: the run has no held-out photo, or a photo is gone or cannot be read any more.
         BundleError: `output` holds something that is not a bundle.
         StorageError: the disk is full, or `output` cannot be written.
     """
     check_destination(output)
+    check_writable(output.parent)
     _check_run(run, reporter)
     if "int8" in precisions and not allow_float:
         _check_pooling(run)
@@ -154,8 +156,9 @@ def golden_positions(photos: Sequence[Photo]) -> list[int]:
 def _check_run(run: TrainedRun, reporter: Reporter) -> None:
     if not run.dataset.held_out:
         raise DataError(f"{run.path} has neither test nor val photos to judge the export by: train with some held out")
+    check_photos(run.path, run.dataset)
     if run.state != "finished":
-        reporter.say(f"{run.path} is not finished ({run.state}): this is what it has reached")
+        reporter.say(f"{run.path} is not finished, this is what it has reached; go on with {resume_command(run.path)}")
 
 
 def _check_pooling(run: TrainedRun) -> None:

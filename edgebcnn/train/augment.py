@@ -27,7 +27,7 @@ class Augmentation(BaseModel):
         flip: Whether half of the photos are mirrored.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     min_area: float = Field(default=0.35, gt=0, le=1)
     max_aspect: float = Field(default=1.25, ge=1)

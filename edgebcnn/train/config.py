@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pathlib import Path
+
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from edgebcnn.model import heads
 from edgebcnn.model.heads import CompactPooling, Tail
@@ -19,7 +21,7 @@ class StageConfig(BaseModel):
         patience: Epochs without a better validation loss after which the rates are halved; twice as many end the stage.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     epochs: int = Field(ge=0)
     head_rate: float = Field(gt=0)
@@ -33,7 +35,7 @@ class TrainConfig(BaseModel):
     Attributes:
         data: Folder of the photos, absolute.
         backbone: Name of the convolutional stream.
-        weights: `imagenet`, `none`, or a weights file.
+        weights: `imagenet`, `none`, or a weights file, absolute.
         train_px: Side of the pictures that training sees.
         input_px: Side of the pictures that the model is used at. Random crops enlarge products while training; reading
             a little larger at test time evens that out (Touvron et al. 2019, arXiv 1906.06423).
@@ -57,7 +59,7 @@ class TrainConfig(BaseModel):
         augmentation: How photos are varied.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     data: str
     backbone: str = "mobilenet_v2"
@@ -82,9 +84,25 @@ class TrainConfig(BaseModel):
     dropout: float = Field(default=0.2, ge=0, lt=1)
     distil_share: float = Field(default=0.5, ge=0, le=1)
     temperature: float = Field(default=2.0, gt=0)
-    seed: int = Field(default=0, ge=0)
+    seed: int = Field(default=0, ge=0, lt=2**32)
     allow_unreadable: bool = False
     augmentation: Augmentation = Augmentation()
+
+    @field_validator("data")
+    @classmethod
+    def _data_is_found_from_anywhere(cls, data: str) -> str:
+        return str(Path(data).absolute())
+
+    @field_validator("weights")
+    @classmethod
+    def _weights_are_found_from_anywhere(cls, weights: str) -> str:
+        return weights if weights in ("imagenet", "none") else str(Path(weights).absolute())
+
+    @model_validator(mode="after")
+    def _something_is_trained(self) -> TrainConfig:
+        if not self.full_finetune.epochs and (self.weights == "none" or not self.full_head.epochs):
+            raise ValueError("--epochs 0 leaves nothing to train: give 1 or more, or head epochs on pretrained weights")
+        return self
 
     @model_validator(mode="after")
     def _the_compact_head_exists(self) -> TrainConfig:

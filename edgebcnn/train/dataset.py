@@ -182,7 +182,7 @@ def _check_products(origin: Path, listing: Listing, min_photos: int) -> None:
     counts = {split: _photos_per_class(photos) for split, photos in listing.splits.items()}
     for split, of_split in counts.items():
         if not of_split:
-            raise DataError(f"{origin}: {split} has no photo that can be used: add some")
+            raise DataError(f"{origin}: {split} has no photo that can be used: add some, or remove the split")
         unknown = [listing.labels[class_id].name for class_id in of_split if not counts["train"][class_id]]
         if unknown:
             raise DataError(

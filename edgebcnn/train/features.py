@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import shutil
 from collections import deque
@@ -109,13 +110,13 @@ def cached(
     Raises:
         StorageError: the disk has too little room (says how much is needed), or the path cannot be written.
     """
-    first = _computed(compute, source[: min(CHUNK, len(source))])
+    first = _computed(compute, source[:1])
     header = {"key": _key(made_from), "shape": [len(source), *first.shape[1:]], "dtype": first.dtype.str}
     progress_file = path.with_suffix(".json")
     done = _rows_done(path, progress_file, header)
     if done < len(source):
         with storage_errors(path):
-            _check_space(path, len(source) * first[0].nbytes)
+            _check_space(path, _size_bytes(header))
             _complete(path, progress_file, header, source, compute, done, advance)
     else:
         advance(len(source))
@@ -169,7 +170,7 @@ def _complete(
 ) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if not done:
-        _reserve(path, int(np.prod(header["shape"])) * np.dtype(header["dtype"]).itemsize)
+        _reserve(path, _size_bytes(header))
     rows = _mapped(path, header, "r+")
     advance(done)
     for batch in read_ahead(source.__getitem__, chunks(len(source), done)):
@@ -195,7 +196,12 @@ def _rows_done(path: Path, progress_file: Path, header: dict[str, Any]) -> int:
     except (OSError, ValueError):
         return 0
     same = all(recorded.get(key) == value for key, value in header.items())
-    return int(recorded["done"]) if same and path.is_file() else 0
+    whole = path.is_file() and path.stat().st_size == _size_bytes(header)
+    return int(recorded["done"]) if same and whole else 0
+
+
+def _size_bytes(header: dict[str, Any]) -> int:
+    return int(math.prod(header["shape"]) * np.dtype(header["dtype"]).itemsize)
 
 
 def _reserve(path: Path, size_bytes: int) -> None:
@@ -208,10 +214,11 @@ def _check_space(path: Path, needed_bytes: int) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     held_bytes = path.stat().st_size if path.is_file() else 0
     free_bytes = shutil.disk_usage(path.parent).free + held_bytes
-    if free_bytes < needed_bytes + DISK_RESERVE_BYTES:
+    needed_bytes += DISK_RESERVE_BYTES
+    if free_bytes < needed_bytes:
         raise StorageError(
-            f"the feature cache {path} needs {needed_bytes / 1e9:.1f} GB and {free_bytes / 1e9:.1f} GB are free: "
-            "free some, or lower --copies"
+            f"the feature cache {path} and the weights need {needed_bytes / 1e9:.1f} GB and {free_bytes / 1e9:.1f} GB "
+            "are free: free some and go on by --resume, or train again with fewer --copies"
         )
 
 

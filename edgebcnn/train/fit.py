@@ -9,12 +9,13 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgebcnn.atomic import replacing_file
-from edgebcnn.errors import TrainingError
+from edgebcnn.errors import RunError, TrainingError
 from edgebcnn.model.keras import keras, tf
 from edgebcnn.progress import Advance
 from edgebcnn.train.config import StageConfig, TrainConfig
@@ -128,6 +129,7 @@ class Stage:
 
         Raises:
             TrainingError: the loss is not a number; the message names the batch.
+            RunError: the checkpoint cannot be read.
         """
         progress, best = self._restore(checkpoint)
         if progress.epoch == 0:
@@ -253,12 +255,17 @@ class Stage:
     def _restore(self, checkpoint: Path) -> tuple[_Progress, list[NDArray[Any]]]:
         if not checkpoint.is_file():
             return _Progress(), self._weights()
-        with np.load(checkpoint) as saved:
-            self._assign([saved[f"current_{i}"] for i in range(len(self._variables))])
-            for i, variable in enumerate(self._slots()):
-                variable.assign(saved[f"slot_{i}"])
-            best = [saved[f"best_{i}"] for i in range(len(self._variables))]
-            return _Progress(**json.loads(str(saved["progress"]))), best
+        try:
+            with np.load(checkpoint) as saved:
+                self._assign([saved[f"current_{i}"] for i in range(len(self._variables))])
+                for i, variable in enumerate(self._slots()):
+                    variable.assign(saved[f"slot_{i}"])
+                best = [saved[f"best_{i}"] for i in range(len(self._variables))]
+                return _Progress(**json.loads(str(saved["progress"]))), best
+        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+            raise RunError(
+                f"{checkpoint} cannot be read or does not fit: remove it, and --resume begins this stage anew"
+            ) from error
 
 
 def as_float(inputs: Any) -> Any:

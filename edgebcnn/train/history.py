@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import io
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import asdict, fields
 from pathlib import Path
 from typing import Any
 
 from edgebcnn.atomic import replacing_file, write_bytes
+from edgebcnn.errors import RunError, StorageError
 from edgebcnn.model.keras import tf
 from edgebcnn.train.fit import EpochReport
 
@@ -20,6 +22,9 @@ class History:
 
     Args:
         run: The run folder; what it already holds is kept.
+
+    Raises:
+        RunError: `history.csv` is not what a run wrote.
     """
 
     def __init__(self, run: Path) -> None:
@@ -28,11 +33,16 @@ class History:
         self._writer: Any = None
 
     def begin(self, role: str, stage: str) -> None:
-        """Starts a stage anew: its epochs are reported again, those that an earlier attempt wrote are dropped."""
+        """Starts a stage anew: its epochs are reported again, those that an earlier attempt wrote are dropped.
+
+        Raises:
+            StorageError: it cannot be written.
+        """
         self.epochs = [epoch for epoch in self.epochs if (epoch.role, epoch.stage) != (role, stage)]
         folder = self._run / "tensorboard" / f"{role}-{stage}"
         shutil.rmtree(folder, ignore_errors=True)
-        self._writer = tf.summary.create_file_writer(str(folder))
+        with self._tensorboard_errors():
+            self._writer = tf.summary.create_file_writer(str(folder))
 
     def add(self, epoch: EpochReport) -> None:
         """Adds one epoch.
@@ -42,10 +52,10 @@ class History:
         """
         self.epochs.append(epoch)
         write_bytes(self._run / "history.csv", _csv(self.epochs))
-        with self._writer.as_default(step=epoch.epoch):
+        with self._tensorboard_errors(), self._writer.as_default(step=epoch.epoch):
             for name in ("loss", "accuracy", "val_loss", "val_accuracy", "head_rate"):
                 tf.summary.scalar(name, getattr(epoch, name))
-        self._writer.flush()
+            self._writer.flush()
 
     def draw(self) -> None:
         """Draws `curves.png`: loss and accuracy of every stage, epoch by epoch.
@@ -58,6 +68,16 @@ class History:
         figure = _figure(self.epochs)
         with replacing_file(self._run / "curves.png") as part:
             figure.savefig(part, dpi=120, format="png")
+
+    @contextmanager
+    def _tensorboard_errors(self) -> Iterator[None]:
+        """TensorFlow writes these files by itself and has errors of its own for a disk that is full or read-only."""
+        try:
+            yield
+        except tf.errors.OpError as error:
+            is_full = isinstance(error, tf.errors.ResourceExhaustedError)
+            remedy = "no space left on the disk: free some" if is_full else "check the path and its permissions"
+            raise StorageError(f"cannot write {self._run / 'tensorboard'}, {remedy} and go on by --resume") from error
 
 
 def _figure(epochs: list[EpochReport]) -> Any:
@@ -92,7 +112,10 @@ def _csv(epochs: Iterable[EpochReport]) -> bytes:
 def _read(file: Path) -> list[EpochReport]:
     if not file.is_file():
         return []
-    with file.open(newline="", encoding="utf-8") as lines:
-        rows = list(csv.DictReader(lines))
     kinds = {"role": str, "stage": str, "epoch": int}
-    return [EpochReport(**{name: kinds.get(name, float)(value) for name, value in row.items()}) for row in rows]
+    try:
+        with file.open(newline="", encoding="utf-8") as lines:
+            rows = list(csv.DictReader(lines))
+        return [EpochReport(**{name: kinds.get(name, float)(value) for name, value in row.items()}) for row in rows]
+    except (OSError, ValueError, TypeError, csv.Error) as error:
+        raise RunError(f"{file} cannot be read or was changed by hand: undo the change, or remove it") from error

@@ -29,7 +29,7 @@ SPLITS = ("train", "val", "test")
 
 _CLASSES_COLUMNS = ["Class Name (str)", "Class ID (int)", "Coarse Class Name (str)", "Coarse Class ID (int)"]
 _LABELS_COLUMNS = ["name", "gtin", "coarse"]
-_LIST_LINE = re.compile(r"\s*(?P<photo>\S.*?)\s*,\s*(?P<fine>\d+)\s*,\s*(?P<coarse>\d+)\s*")
+_LIST_LINE = re.compile(r"\s*(?P<photo>\S.*?)\s*,\s*(?P<fine>\d{1,9})\s*,\s*(?P<coarse>\d{1,9})\s*")
 
 
 @dataclass(frozen=True)
@@ -102,9 +102,13 @@ def _from_list_files(root: Path, list_files: Mapping[str, Path]) -> Listing:
         for where, name, class_id, coarse_id in _list_lines(file):
             path = root / name
             if class_id >= len(labels):
-                raise DataError(f"{where}: class id {class_id} is not in classes.csv, which ends at {len(labels) - 1}")
+                raise DataError(
+                    f"{where}: class id {class_id} is not in classes.csv, which ends at {len(labels) - 1}: correct it"
+                )
             if coarse_id != coarse_ids[class_id]:
-                raise DataError(f"{where}: coarse class id {coarse_id}, but classes.csv says {coarse_ids[class_id]}")
+                raise DataError(
+                    f"{where}: coarse class id {coarse_id}, but classes.csv says {coarse_ids[class_id]}: correct it"
+                )
             if path in listed_at:
                 raise DataError(f"{where}: {name} was listed before, in {listed_at[path]}: keep one of the two lines")
             if not path.is_file():
@@ -123,7 +127,7 @@ def _list_lines(file: Path) -> Iterator[tuple[str, str, int, int]]:
         match = _LIST_LINE.fullmatch(line)
         if not match:
             raise DataError(
-                f"{file}, line {number}: expected 'path, class id, coarse class id', found {line.strip()!r}"
+                f"{file}, line {number}: expected 'path, class id, coarse class id', found {line.strip()!r}: correct it"
             )
         yield f"{file}, line {number}", match["photo"], int(match["fine"]), int(match["coarse"])
 
@@ -182,6 +186,8 @@ def _product_folders(folder: Path) -> dict[str, Path]:
     for entry in filter(Path.is_dir, _entries(folder)):
         # macOS writes the same accented name in other code points than Linux and Windows do.
         name = unicodedata.normalize("NFC", entry.name)
+        if name != name.encode(errors="replace").decode():
+            raise DataError(f"{entry}: the name of a product must be UTF-8 text: rename the folder")
         if (other := spelled.setdefault(name.casefold(), entry)) != entry:
             raise DataError(f"{other} and {entry.name} are one product in two spellings: merge or rename them")
         found[name] = entry

@@ -16,25 +16,24 @@ A run that was stopped is opened for `--resume`; one with a compact model can be
 from __future__ import annotations
 
 import csv
-import fcntl
 import io
 import json
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
+from shlex import quote
 from typing import Any, Literal
 
+import h5py
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edgebcnn import __version__
-from edgebcnn.atomic import storage_errors, write_bytes, write_json
+from edgebcnn.atomic import write_bytes, write_json
 from edgebcnn.bundle import Label
-from edgebcnn.errors import RunError
+from edgebcnn.errors import DataError, RunError
 from edgebcnn.model.bcnn import Architecture, Bcnn, Role, build
 from edgebcnn.model.heads import HEADS
+from edgebcnn.model.keras import keras
 from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.train.config import TrainConfig
 from edgebcnn.train.dataset import Photo, ProductDataset
@@ -42,7 +41,6 @@ from edgebcnn.train.dataset import Photo, ProductDataset
 SCHEMA_VERSION = 1
 RECORD_NAME = "run.json"
 PHOTOS_NAME = "photos.csv"
-LATEST = "latest"
 
 State = Literal["running", "interrupted", "finished"]
 
@@ -87,16 +85,11 @@ class TrainedRun:
         """The full or the compact model with its trained weights.
 
         Raises:
-            RunError: that model was not trained, or its weights do not fit.
+            RunError: that model was not trained, or its weights are gone or do not fit.
         """
-        file = weights_path(self.path, role)
-        if not file.is_file():
-            raise RunError(f"{self.path} holds no {role} model yet: go on with edgebcnn train --resume")
+        _check_that_it_was_trained(self.path, role, self.state)
         bcnn = build(self.architecture(role))
-        try:
-            bcnn.model.load_weights(str(file))
-        except (ValueError, OSError, KeyError) as error:
-            raise RunError(f"{file} does not hold the weights of this run's {role} model: train again") from error
+        read_weights(self.path, role, bcnn)
         return bcnn
 
 
@@ -119,14 +112,48 @@ def architecture(config: TrainConfig, classes: int, role: Role) -> Architecture:
     )
 
 
-def new_name() -> str:
-    """Name of a run that was given none: the local time, sortable."""
-    return datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
-
-
 def weights_path(run: Path, role: Role) -> Path:
     """Where a run keeps the weights of a model."""
     return run / role / "weights.h5"
+
+
+def write_weights(run: Path, role: Role, bcnn: Bcnn) -> None:
+    """Writes a model's weights in the HDF5 layout of Keras.
+
+    The file is made in memory: HDF5 ends the process by a segmentation fault where a disk fills up under it.
+
+    Raises:
+        StorageError: they cannot be written.
+    """
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
+        file.attrs["backend"], file.attrs["keras_version"] = "tensorflow", keras.__version__
+        file.attrs["layer_names"] = [layer.name.encode() for layer in bcnn.model.layers]
+        for layer in bcnn.model.layers:
+            group = file.create_group(layer.name)
+            group.attrs["weight_names"] = [weight.name.encode() for weight in layer.weights]
+            for weight in layer.weights:
+                group[weight.name] = weight.numpy()
+    write_bytes(weights_path(run, role), content.getvalue())
+
+
+def read_weights(run: Path, role: Role, bcnn: Bcnn) -> None:
+    """Gives a model the weights that the run keeps for it.
+
+    Raises:
+        RunError: they are missing or do not fit.
+    """
+    file = weights_path(run, role)
+    try:
+        bcnn.model.load_weights(str(file))
+    except (ValueError, OSError, KeyError) as error:
+        problem = f"does not hold the weights of this run's {role} model" if file.is_file() else "is missing"
+        raise RunError(f"{file} {problem}: put it back, or train again") from error
+
+
+def resume_command(run: Path) -> str:
+    """What to type to go on with a run that was stopped."""
+    return f"edgebcnn train --resume --runs {quote(str(run.parent))} --name {quote(run.name)}"
 
 
 def open_run(path: Path) -> TrainedRun:
@@ -136,8 +163,7 @@ def open_run(path: Path) -> TrainedRun:
         RunError: no run there, of another version, changed by hand, or without a compact model.
     """
     record = read_record(path)
-    if not weights_path(path, "compact").is_file():
-        raise RunError(f"{path} is not finished, it holds no compact model yet: go on with edgebcnn train --resume")
+    _check_that_it_was_trained(path.resolve(), "compact", record.state)
     return TrainedRun(path.resolve(), record.config, read_photos(path, record), record.state)
 
 
@@ -152,8 +178,10 @@ def read_record(path: Path) -> RunRecord:
         document = json.loads(file.read_bytes())
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{path} is not a run (no {RECORD_NAME}): make one with edgebcnn train") from None
-    except (OSError, ValueError) as error:
-        raise RunError(f"{file} cannot be read ({error}): train again") from error
+    except OSError as error:
+        raise RunError(f"{file} cannot be read ({error.strerror}): allow reading it") from error
+    except ValueError as error:
+        raise RunError(f"{file} was changed by hand ({error}): undo the change, or train again") from error
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version != SCHEMA_VERSION:
         raise RunError(
@@ -188,7 +216,7 @@ def write_photos(path: Path, dataset: ProductDataset) -> None:
     table.writerow(("split", "class_id", "path"))
     for split in _SPLITS:
         table.writerows((split, photo.class_id, photo.path) for photo in getattr(dataset, split))
-    write_bytes(path / PHOTOS_NAME, text.getvalue().encode())
+    write_bytes(path / PHOTOS_NAME, text.getvalue().encode(errors="surrogateescape"))  # a file's name may be any bytes
 
 
 def read_photos(path: Path, record: RunRecord) -> ProductDataset:
@@ -200,7 +228,7 @@ def read_photos(path: Path, record: RunRecord) -> ProductDataset:
     file = path / PHOTOS_NAME
     photos: dict[str, list[Photo]] = {split: [] for split in _SPLITS}
     try:
-        with file.open(newline="", encoding="utf-8") as lines:
+        with file.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
             for row in csv.DictReader(lines):
                 photos[row["split"]].append(Photo(Path(row["path"]), int(row["class_id"])))
     except (OSError, KeyError, ValueError, TypeError) as error:
@@ -212,36 +240,24 @@ def read_photos(path: Path, record: RunRecord) -> ProductDataset:
 _SPLITS = ("train", "val", "test")
 
 
-def point_latest_at(run: Path) -> None:
-    """Makes `latest`, beside the run, a link to it.
+def check_photos(path: Path, dataset: ProductDataset) -> None:
+    """Checks, before anything long, that the photos of a run are where they were.
 
     Raises:
-        StorageError: the link cannot be written.
+        DataError: some are not.
     """
-    link, part = run.parent / LATEST, run.parent / f".{LATEST}.part"
-    with storage_errors(link):
-        part.unlink(missing_ok=True)
-        part.symlink_to(run.name, target_is_directory=True)
-        part.replace(link)
+    photos = [photo.path for split in _SPLITS for photo in getattr(dataset, split)]
+    if gone := [photo for photo in photos if not os.path.isfile(photo)]:
+        raise DataError(
+            f"{len(gone)} of the {len(photos)} photos of {path} are no longer there, the first is {gone[0]}: "
+            "put them back, or train again"
+        )
 
 
-@contextmanager
-def locked(run: Path) -> Iterator[None]:
-    """Keeps a second process out of a run folder; the lock goes with the process, however it ends.
-
-    Raises:
-        RunError: another process is working in it.
-    """
-    with storage_errors(run):
-        run.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(run / ".lock", os.O_RDWR | os.O_CREAT, 0o644)
-    try:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise RunError(
-                f"another edgebcnn train is working in {run}: wait for it, or choose another --name"
-            ) from None
-        yield
-    finally:
-        os.close(descriptor)
+def _check_that_it_was_trained(path: Path, role: Role, state: State) -> None:
+    file = weights_path(path, role)
+    if file.is_file():
+        return
+    if state == "finished":
+        raise RunError(f"{file} is missing: put it back, or train again")
+    raise RunError(f"{path} holds no {role} model yet: go on with {resume_command(path)}")

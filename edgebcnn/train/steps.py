@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebcnn.atomic import replacing_file, write_json
-from edgebcnn.errors import Interrupted, RunError
+from edgebcnn.atomic import write_json
+from edgebcnn.errors import Interrupted, RunError, TrainingError
 from edgebcnn.model.backbones import NONE, backbone
 from edgebcnn.model.bcnn import Bcnn, Role, build
 from edgebcnn.model.keras import keras, tf
@@ -28,24 +28,26 @@ from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.progress import Advance, Reporter
 from edgebcnn.report.comparison import ModelComparison, compare
 from edgebcnn.report.render import comparison_json
+from edgebcnn.train.claim import check_place, created, locked, point_latest_at
 from edgebcnn.train.config import StageConfig, TrainConfig
 from edgebcnn.train.dataset import ProductDataset, load_dataset
 from edgebcnn.train.features import AugmentedPhotos, Pictures, PreparedPhotos, cached, run_through
 from edgebcnn.train.fit import Examples, Stage, as_float
 from edgebcnn.train.history import History
+from edgebcnn.train.layouts import read_layout
 from edgebcnn.train.run_folder import (
-    LATEST,
     RunRecord,
     TrainedRun,
     architecture,
-    locked,
+    check_photos,
     open_run,
-    point_latest_at,
     read_photos,
     read_record,
-    weights_path,
+    read_weights,
+    resume_command,
     write_photos,
     write_record,
+    write_weights,
 )
 
 
@@ -67,24 +69,20 @@ def train(config: TrainConfig, run: Path, *, reporter: Reporter, stop: Event) ->
         stop: Set to end after the batch in flight.
 
     Raises:
-        RunError: `run` exists.
+        RunError: `run` exists, or cannot be called that.
         DataError: the photos cannot be used.
         TrainingError: training cannot go on.
         StorageError: the disk is full, or cannot be written.
         Interrupted: `stop` was set.
     """
-    if run.name == LATEST:
-        raise RunError(f"a run cannot be called {LATEST!r}, the name of the link to the newest: choose another --name")
-    if run.exists():
-        raise RunError(f"{run} exists: choose another --name, or go on with it by --resume")
-    dataset = _load(config, reporter)
+    check_place(run)
+    _check_choices(config)
+    dataset = _load(config, reporter, stop)
     for sentence in (*dataset.notes, *(f"skipped {error}" for error in dataset.skipped)):
         reporter.say(sentence)
-    build(architecture(config, len(dataset.labels), "full"), weights=config.weights, frozen_through=_frozen(config))
-    build(architecture(config, len(dataset.labels), "compact"))
-    with locked(run):
-        write_photos(run, dataset)
-        write_record(run, RunRecord(config=config, labels=dataset.labels))
+    with created(run) as folder:
+        write_photos(folder, dataset)
+        write_record(folder, RunRecord(config=config, labels=dataset.labels))
     point_latest_at(run)
     return resume(run, reporter=reporter, stop=stop)
 
@@ -104,7 +102,13 @@ def resume(run: Path, *, reporter: Reporter, stop: Event) -> TrainResult:
         record = read_record(run)
         if record.state == "finished":
             raise RunError(f"{run} is finished: export it, or train another")
-        return _Training(run, record, reporter, stop).finish()
+        try:
+            return _Training(run, record, reporter, stop).finish()
+        except (MemoryError, tf.errors.ResourceExhaustedError) as error:
+            raise TrainingError(
+                f"there is too little memory to go on with {run}: train again with a lower --batch-size, --rank or "
+                "--train-px"
+            ) from error
 
 
 class _Training:
@@ -112,6 +116,7 @@ class _Training:
         self._run, self._record, self._config = run, record, record.config
         self._reporter, self._stop = reporter, stop
         self._dataset = read_photos(run, record)
+        check_photos(run, self._dataset)
         self._history = History(run)
         self._scratch = self._config.weights == NONE
         self._prefix_examples: tuple[Examples, Examples] | None = None
@@ -133,10 +138,12 @@ class _Training:
         return TrainResult(open_run(self._run), comparison)
 
     def _reached(self) -> str:
-        last = self._history.epochs[-1:]
-        reached = [f"{e.role}/{e.stage}, epoch {e.epoch} (validation {100 * e.val_accuracy:.1f} %)" for e in last]
-        how = f"edgebcnn train --resume --runs {self._run.parent} --name {self._run.name}"
-        return f"stopped after {(*reached, 'the photos')[0]}; the best weights are in {self._run}; go on with {how}"
+        go_on = f"go on with {resume_command(self._run)}"
+        if not self._history.epochs:
+            return f"stopped before the first epoch; {go_on}"
+        last = self._history.epochs[-1]
+        reached = f"{last.role}/{last.stage}, epoch {last.epoch} (validation {100 * last.val_accuracy:.1f} %)"
+        return f"stopped after {reached}; the best weights are in {self._run}; {go_on}"
 
     def _full(self) -> Bcnn:
         config = self._config
@@ -176,7 +183,7 @@ class _Training:
         return build(architecture(self._config, classes, role), weights=weights, frozen_through=_frozen(self._config))
 
     def _load(self, role: Role, bcnn: Bcnn) -> Bcnn:
-        bcnn.model.load_weights(str(weights_path(self._run, role)))
+        read_weights(self._run, role, bcnn)
         return bcnn
 
     def _features(self, bcnn: Bcnn) -> tuple[Examples, Examples]:
@@ -239,7 +246,7 @@ class _Training:
             with self._bar(f"{role} model, {stage}", choices.epochs * len(train.classes)) as advance:
                 fitted.fit(train, val, checkpoint=checkpoint, advance=advance, on_epoch=self._history.add)
         finally:
-            self._save_weights(role, bcnn)
+            write_weights(self._run, role, bcnn)
         self._mark(done=step)
         checkpoint.unlink(missing_ok=True)
 
@@ -256,10 +263,6 @@ class _Training:
         document["parameters"] = {role: _parameters(bcnn) for role, bcnn in models.items()}
         write_json(self._run / "metrics.json", document)
         return comparison
-
-    def _save_weights(self, role: Role, bcnn: Bcnn) -> None:
-        with replacing_file(weights_path(self._run, role)) as part:
-            bcnn.model.save_weights(str(part), save_format="h5")
 
     def _mark(self, **changes: Any) -> None:
         if "done" in changes:
@@ -306,7 +309,14 @@ def predict(bcnn: Bcnn, pictures: Pictures, advance: Advance) -> NDArray[np.floa
     return _softmax(run_through(_inference(bcnn.model), pictures, advance))
 
 
-def _load(config: TrainConfig, reporter: Reporter) -> ProductDataset:
+def _check_choices(config: TrainConfig) -> None:
+    """Fails here, and not after every photo was opened, where the folder, a layer or the weights cannot be used."""
+    read_layout(Path(config.data))
+    build(architecture(config, 2, "full"), weights=config.weights, frozen_through=_frozen(config))
+    build(architecture(config, 2, "compact"))
+
+
+def _load(config: TrainConfig, reporter: Reporter, stop: Event) -> ProductDataset:
     bar: list[Advance] = []
     with ExitStack() as open_bars:
 
@@ -314,6 +324,8 @@ def _load(config: TrainConfig, reporter: Reporter) -> ProductDataset:
             if not bar:
                 bar.append(open_bars.enter_context(reporter.progress("reading photos", total)))
             bar[0](1)
+            if stop.is_set():
+                raise Interrupted("stopped while reading the photos, before a run was made: type the same again")
 
         return load_dataset(
             Path(config.data), seed=config.seed, allow_unreadable=config.allow_unreadable, on_photo=on_photo
