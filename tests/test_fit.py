@@ -43,7 +43,13 @@ class Fitting:
         self._checkpoint = folder / "head.checkpoint.npz"
         choices = StageConfig(epochs=epochs, head_rate=head_rate, patience=patience)
         self._stage = Stage(
-            "compact/head", backbone=None, head=self.bcnn.head, config=CONFIG, stage=choices, batch_statistics=False
+            "compact/head",
+            backbone=None,
+            head=self.bcnn.head,
+            config=CONFIG,
+            stage=choices,
+            counts=np.full(CLASSES, 16),
+            batch_statistics=False,
         )
 
     def fit(self, train: Examples, validation: Examples, advance: Any = None) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
@@ -10,12 +11,17 @@ from edgebcnn.model import heads
 from edgebcnn.model.heads import CompactPooling, Tail
 from edgebcnn.train.augment import Augmentation
 
+Optimizer = Literal["adamw", "adam", "sgd"]
+Schedule = Literal["cosine", "plateau"]
+FitOn = Literal["train", "train+val"]
+
 
 class StageConfig(BaseModel):
     """How one stage of one model is fitted.
 
     Attributes:
         epochs: Passes over the photos at most.
+        optimizer: `adamw`, `adam` (neither decays weights but the first), or `sgd` with Nesterov's momentum.
         head_rate: Peak learning rate of pooling and classifier.
         backbone_rate: Peak learning rate of the backbone's trainable layers; 0 freezes them all.
         patience: Epochs without a better validation loss after which the rates are halved; twice as many end the stage.
@@ -24,6 +30,7 @@ class StageConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     epochs: int = Field(ge=0)
+    optimizer: Optimizer = "adamw"
     head_rate: float = Field(gt=0)
     backbone_rate: float = Field(default=0.0, ge=0)
     patience: int = Field(default=3, ge=1)
@@ -46,14 +53,25 @@ class TrainConfig(BaseModel):
         frozen_through: Last layer that is never trained; `auto` takes the backbone's own, `none` trains all layers.
         copies: Augmented copies of every photo in the cache.
         full_head, full_finetune, compact_head, compact_finetune: The four stages.
+        fit_on: `train` keeps val to choose epochs and rates by. `train+val` is for a last fit, all choices made:
+            it learns from both, runs all epochs, and keeps the last weights.
+        schedule: After the warm-up, `cosine` falls to zero by the stage's end, `plateau` stays until validation stalls.
+        averaging: Decay of the exponential moving average of the weights that is kept as the model; 0 averages none.
         batch_size: Photos in a step.
         label_smoothing: Share of the label's probability that is spread over all products.
+        balance: A photo of a product with n photos weighs n^-balance: 0 counts photos, 1 counts products.
+        mixup: Parameter of the Beta distribution that blends two examples (Zhang et al. 2018, arXiv 1710.09412); 0 is
+            none.
+        cutmix: Parameter of the Beta distribution of the area that one example takes from another (Yun et al. 2019,
+            arXiv 1905.04899); 0 is none. With both, each batch draws one of the two.
         weight_decay: Decoupled weight decay of AdamW.
+        momentum: Of `sgd`.
         clip_norm: Largest global norm of a gradient.
         warmup: Share of a stage's steps in which the rate rises to its peak.
         dropout: Share of the descriptor dropped while training.
         distil_share: Share of the compact model's loss that comes from the full model's probabilities.
         temperature: Softens both models' probabilities in that part of the loss.
+        xla: Whether training steps are compiled by XLA.
         seed: Of everything random.
         allow_unreadable: Go on with any share of unreadable photos.
         augmentation: How photos are varied.
@@ -76,14 +94,22 @@ class TrainConfig(BaseModel):
     full_finetune: StageConfig = StageConfig(epochs=12, head_rate=1e-4, backbone_rate=5e-4)
     compact_head: StageConfig = StageConfig(epochs=6, head_rate=1e-3)
     compact_finetune: StageConfig = StageConfig(epochs=12, head_rate=1e-3, backbone_rate=5e-4)
+    fit_on: FitOn = "train"
+    schedule: Schedule = "cosine"
+    averaging: float = Field(default=0.0, ge=0, lt=1)
     batch_size: int = Field(default=32, ge=2)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
+    balance: float = Field(default=0.0, ge=0, le=1)
+    mixup: float = Field(default=0.0, ge=0)
+    cutmix: float = Field(default=0.0, ge=0)
     weight_decay: float = Field(default=0.02, ge=0)
+    momentum: float = Field(default=0.9, ge=0, lt=1)
     clip_norm: float = Field(default=5.0, gt=0)
     warmup: float = Field(default=0.08, ge=0, lt=1)
     dropout: float = Field(default=0.2, ge=0, lt=1)
     distil_share: float = Field(default=0.5, ge=0, le=1)
     temperature: float = Field(default=2.0, gt=0)
+    xla: bool = False
     seed: int = Field(default=0, ge=0, lt=2**32)
     allow_unreadable: bool = False
     augmentation: Augmentation = Augmentation()

@@ -20,6 +20,7 @@ from edgebcnn.model.keras import keras, tf
 from edgebcnn.progress import Advance
 from edgebcnn.train.config import StageConfig, TrainConfig
 from edgebcnn.train.features import read_ahead, run_through
+from edgebcnn.train.objective import Objective, draw_mask, mixed
 
 RATE_CUT = 0.5
 
@@ -46,7 +47,7 @@ class Examples:
 
 @dataclass(frozen=True)
 class EpochReport:
-    """One line of a run's history."""
+    """One line of a run's history; NaN where there was no validation."""
 
     role: str
     stage: str
@@ -73,9 +74,10 @@ class Stage:
     """One stage of fitting: `head` on frozen features, or `finetune` of backbone and head.
 
     The learning rate is the product of a linear warm-up, a cosine over all steps (Loshchilov and Hutter 2017,
-    arXiv 1608.03983), and a factor that is halved whenever the validation loss has not improved for `patience` epochs.
-    The loss is cross-entropy with smoothed labels; with a teacher, a share of it is the Kullback-Leibler divergence
-    from the teacher's softened probabilities, times T² (Hinton et al. 2015, arXiv 1503.02531).
+    arXiv 1608.03983) or none, and a factor that is halved whenever the validation loss has not improved for `patience`
+    epochs. The loss is `Objective`'s. With averaging, the model that is judged and kept is the exponential moving
+    average of the weights (Polyak and Juditsky 1992), w̄ ← δ·w̄ + (1 - δ)·w with δ = min(averaging, (1 + t) / (10 + t)) after t
+    steps, so that the first weights are forgotten early.
 
     Args:
         name: `role/stage`, for messages and history.
@@ -83,6 +85,7 @@ class Stage:
         head: Feature map to logits.
         config: The run's choices.
         stage: This stage's choices.
+        counts: `(k,)` photos of each product in train.
         batch_statistics: Whether the backbone normalises by the batch (training from nothing) or by its stored
             statistics (fine-tuning: a few hundred steps cannot estimate better ones).
     """
@@ -95,24 +98,30 @@ class Stage:
         head: Any,
         config: TrainConfig,
         stage: StageConfig,
+        counts: NDArray[np.int64],
         batch_statistics: bool,
     ) -> None:
         self.role, self.stage_name = name.split("/")
         self._backbone, self._head = backbone, head
         self._config, self._stage = config, stage
+        self._objective = Objective(config, counts)
         self._batch_statistics = batch_statistics
         self._groups = [(head, stage.head_rate)] + ([(backbone, stage.backbone_rate)] if backbone is not None else [])
-        self._optimizers = [_optimizer(config, network) for network, _ in self._groups]
+        self._optimizers = [_optimizer(config, stage, network) for network, _ in self._groups]
         self._variables = [variable for network, _ in self._groups for variable in network.weights]
-        self._train_step = tf.function(self._step, autograph=False, reduce_retracing=True)
+        self._average = [tf.Variable(variable, trainable=False) for variable in self._variables]
+        self._steps = tf.Variable(0.0, trainable=False)
+        self._train_step = tf.function(
+            self._step, autograph=False, reduce_retracing=not config.xla, jit_compile=config.xla
+        )
         self._logits = tf.function(
-            lambda inputs: self._forward(inputs, training=False), autograph=False, reduce_retracing=True
+            lambda inputs: self._forward(as_float(inputs), training=False), autograph=False, reduce_retracing=True
         )
 
     def fit(
         self,
         train: Examples,
-        validation: Examples,
+        validation: Examples | None,
         *,
         checkpoint: Path,
         advance: Advance,
@@ -122,7 +131,7 @@ class Stage:
 
         Args:
             train: What to learn from.
-            validation: What decides on rates, the end, and the best weights.
+            validation: What decides on rates, the end, and the best weights; None keeps the last weights of all epochs.
             checkpoint: File that a killed stage goes on from; written after every epoch.
             advance: Called with the number of photos learned from; what it raises ends the stage.
             on_epoch: Called after every epoch; after a resume also for the epochs before it.
@@ -132,7 +141,7 @@ class Stage:
             RunError: the checkpoint cannot be read.
         """
         progress, best = self._restore(checkpoint)
-        if progress.epoch == 0:
+        if progress.epoch == 0 and validation is not None:
             progress.best_loss, _ = self._validate(validation)
         for row in progress.history:
             on_epoch(EpochReport(**row))
@@ -147,14 +156,17 @@ class Stage:
             self._assign(best)
 
     def _epoch(
-        self, train: Examples, validation: Examples, epoch: int, rate_factor: float, advance: Advance
+        self, train: Examples, validation: Examples | None, epoch: int, rate_factor: float, advance: Advance
     ) -> EpochReport:
         started_s = time.monotonic()
-        order = epoch_order(train, self._config, f"{self.role}/{self.stage_name}", epoch)
+        name = f"{self.role}/{self.stage_name}"
+        order = epoch_order(train, self._config, name, epoch)
+        mixing = np.random.default_rng((self._config.seed, epoch, *b"mix", *name.encode()))
         total_loss, right = 0.0, 0
         for number, (inputs, classes, teacher) in enumerate(read_ahead(_reader(train), order)):
             self._set_rates((epoch + number / len(order)) / self._stage.epochs, rate_factor)
-            loss, hits = self._train_step(inputs, classes, teacher)
+            mask = draw_mask(self._config, (inputs.shape[1], inputs.shape[2]), mixing)
+            loss, hits = self._train_step(inputs, classes, teacher, None if mask is None else tf.constant(mask))
             if not math.isfinite(loss):
                 raise TrainingError(
                     f"the loss of {self.role}/{self.stage_name} is not a number at epoch {epoch + 1}, batch "
@@ -163,7 +175,7 @@ class Stage:
             total_loss += float(loss) * len(classes)
             right += int(hits)
             advance(len(classes))
-        val_loss, val_accuracy = self._validate(validation)
+        val_loss, val_accuracy = (math.nan, math.nan) if validation is None else self._validate(validation)
         return EpochReport(
             role=self.role,
             stage=self.stage_name,
@@ -179,13 +191,13 @@ class Stage:
     def _judge(self, progress: _Progress, report: EpochReport, best: list[NDArray[Any]]) -> list[NDArray[Any]]:
         progress.epoch = report.epoch
         progress.history.append(asdict(report))
-        if report.val_loss < progress.best_loss:
+        if math.isnan(report.val_loss) or report.val_loss < progress.best_loss:
             progress.best_loss, progress.best_epoch, progress.stalled_since = (
                 report.val_loss,
                 report.epoch,
                 report.epoch,
             )
-            return self._weights()
+            return self._judged()
         if progress.epoch - progress.stalled_since >= self._stage.patience:
             progress.rate_factor *= RATE_CUT
             progress.stalled_since = progress.epoch
@@ -196,41 +208,47 @@ class Stage:
 
     def _set_rates(self, done: float, factor: float) -> None:
         warmup = self._config.warmup
-        shape = done / warmup if done < warmup else 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
+        falling = 0.5 * (1 + math.cos(math.pi * (done - warmup) / (1 - warmup)))
+        after = falling if self._config.schedule == "cosine" else 1.0
+        shape = done / warmup if done < warmup else after
         for (_, peak), optimizer in zip(self._groups, self._optimizers, strict=True):
             optimizer.learning_rate.assign(peak * shape * factor)
 
-    def _step(self, inputs: Any, classes: Any, teacher: Any) -> tuple[Any, Any]:
+    def _step(self, inputs: Any, classes: Any, teacher: Any, mask: Any) -> tuple[Any, Any]:
+        x, targets = as_float(inputs), self._objective.targets(classes)
+        taught = None if teacher is None else self._objective.taught(teacher)
+        if mask is not None:
+            share = tf.reduce_mean(mask)
+            x, targets = mixed(x, mask), mixed(targets, share)
+            taught = None if taught is None else mixed(taught, share)
         with tf.GradientTape() as tape:
-            logits = self._forward(inputs, training=True)
-            loss = self._loss(logits, classes, teacher)
+            logits = self._forward(x, training=True)
+            loss = self._objective.loss(logits, targets, taught)
+        self._descend(tape, loss)
+        return loss, tf.reduce_sum(tf.cast(tf.equal(tf.argmax(logits, axis=-1), classes), tf.int32))
+
+    def _descend(self, tape: Any, loss: Any) -> None:
         groups = [network.trainable_variables for network, _ in self._groups]
         gradients = tf.nest.flatten(tape.gradient(loss, groups))
         clipped = iter(tf.clip_by_global_norm(gradients, self._config.clip_norm)[0])
         for optimizer, group in zip(self._optimizers, groups, strict=True):
             optimizer.apply_gradients([(next(clipped), variable) for variable in group])
-        return loss, tf.reduce_sum(tf.cast(tf.equal(tf.argmax(logits, axis=-1), classes), tf.int32))
+        if self._config.averaging:
+            decay = tf.minimum(self._config.averaging, (1 + self._steps) / (10 + self._steps))
+            self._steps.assign_add(1.0)
+            for average, variable in zip(self._average, self._variables, strict=True):
+                average.assign(decay * average + (1 - decay) * variable)
 
-    def _forward(self, inputs: Any, *, training: bool) -> Any:
-        x = as_float(inputs)
+    def _forward(self, x: Any, *, training: bool) -> Any:
         if self._backbone is not None:
             x = self._backbone(x, training=training and self._batch_statistics)
         return self._head(x, training=training)
 
-    def _loss(self, logits: Any, classes: Any, teacher: Any | None) -> Any:
-        smoothing = self._config.label_smoothing
-        labels = tf.one_hot(classes, logits.shape[-1]) * (1 - smoothing) + smoothing / logits.shape[-1]
-        loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(labels, logits))
-        if teacher is None:
-            return loss
-        share, temperature = self._config.distil_share, self._config.temperature
-        taught = tf.nn.log_softmax(tf.cast(teacher, tf.float32) / temperature)
-        gap = tf.exp(taught) * (taught - tf.nn.log_softmax(logits / temperature))
-        divergence = tf.reduce_mean(tf.reduce_sum(gap, axis=-1))
-        return (1 - share) * loss + share * temperature**2 * divergence
-
     def _validate(self, validation: Examples) -> tuple[float, float]:
+        current = self._weights()
+        self._assign(self._judged())
         logits = run_through(lambda batch: self._logits(batch).numpy(), validation.inputs, lambda rows: None)
+        self._assign(current)
         log_probabilities = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
         loss = -float(np.mean(log_probabilities[np.arange(len(logits)), validation.classes]))
         return loss, float(np.mean(logits.argmax(axis=1) == validation.classes))
@@ -238,12 +256,17 @@ class Stage:
     def _weights(self) -> list[NDArray[Any]]:
         return [variable.numpy() for variable in self._variables]
 
+    def _judged(self) -> list[NDArray[Any]]:
+        """The weights that are judged and kept."""
+        return [average.numpy() for average in self._average] if self._config.averaging else self._weights()
+
     def _assign(self, values: list[NDArray[Any]]) -> None:
         for variable, value in zip(self._variables, values, strict=True):
             variable.assign(value)
 
     def _slots(self) -> list[Any]:
-        return [variable for optimizer in self._optimizers for variable in optimizer.variables]
+        of_average = [*self._average, self._steps] if self._config.averaging else []
+        return [*(variable for optimizer in self._optimizers for variable in optimizer.variables), *of_average]
 
     def _save(self, checkpoint: Path, progress: _Progress, best: list[NDArray[Any]]) -> None:
         arrays = {f"current_{i}": value for i, value in enumerate(self._weights())}
@@ -274,10 +297,15 @@ def as_float(inputs: Any) -> Any:
     return x / 127.5 - 1.0 if inputs.dtype == tf.uint8 else x
 
 
-def _optimizer(config: TrainConfig, network: Any) -> Any:
-    optimizer = keras.optimizers.AdamW(learning_rate=0.0, weight_decay=config.weight_decay)
-    # Decay pulls kernels towards zero; biases and normalisation have no business there.
-    optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
+def _optimizer(config: TrainConfig, stage: StageConfig, network: Any) -> Any:
+    if stage.optimizer == "sgd":
+        optimizer = keras.optimizers.SGD(learning_rate=0.0, momentum=config.momentum, nesterov=config.momentum > 0)
+    elif stage.optimizer == "adam":
+        optimizer = keras.optimizers.Adam(learning_rate=0.0)
+    else:
+        optimizer = keras.optimizers.AdamW(learning_rate=0.0, weight_decay=config.weight_decay)
+        # Decay pulls kernels towards zero; biases and normalisation have no business there.
+        optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     optimizer.build(network.trainable_variables)
     return optimizer
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
@@ -54,7 +55,8 @@ class History:
         write_bytes(self._run / "history.csv", _csv(self.epochs))
         with self._tensorboard_errors(), self._writer.as_default(step=epoch.epoch):
             for name in ("loss", "accuracy", "val_loss", "val_accuracy", "head_rate"):
-                tf.summary.scalar(name, getattr(epoch, name))
+                if not math.isnan(value := getattr(epoch, name)):
+                    tf.summary.scalar(name, value)
             self._writer.flush()
 
     def draw(self) -> None:

@@ -8,8 +8,9 @@ done and goes on inside the step that was cut off: a cache at its last chunk, a 
 
 from __future__ import annotations
 
+import math
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebcnn.atomic import write_json
-from edgebcnn.errors import Interrupted, RunError, TrainingError
+from edgebcnn.errors import DataError, Interrupted, RunError, TrainingError
 from edgebcnn.model.backbones import NONE, backbone
 from edgebcnn.model.bcnn import Bcnn, Role, build
 from edgebcnn.model.keras import keras, tf
@@ -30,7 +31,7 @@ from edgebcnn.report.comparison import ModelComparison, compare
 from edgebcnn.report.render import comparison_json
 from edgebcnn.train.claim import check_place, created, locked, point_latest_at
 from edgebcnn.train.config import StageConfig, TrainConfig
-from edgebcnn.train.dataset import ProductDataset, load_dataset
+from edgebcnn.train.dataset import Photo, ProductDataset, load_dataset
 from edgebcnn.train.features import AugmentedPhotos, Pictures, PreparedPhotos, cached, run_through
 from edgebcnn.train.fit import Examples, Stage, as_float
 from edgebcnn.train.history import History
@@ -77,7 +78,7 @@ def train(config: TrainConfig, run: Path, *, reporter: Reporter, stop: Event) ->
     """
     check_place(run)
     _check_choices(config)
-    dataset = _load(config, reporter, stop)
+    dataset = _fit_on(config, _load(config, reporter, stop))
     for sentence in (*dataset.notes, *(f"skipped {error}" for error in dataset.skipped)):
         reporter.say(sentence)
     with created(run) as folder:
@@ -119,7 +120,7 @@ class _Training:
         check_photos(run, self._dataset)
         self._history = History(run)
         self._scratch = self._config.weights == NONE
-        self._prefix_examples: tuple[Examples, Examples] | None = None
+        self._prefix_examples: tuple[Examples, Examples | None] | None = None
 
     def finish(self) -> TrainResult:
         keras.utils.set_random_seed(self._config.seed)
@@ -142,7 +143,9 @@ class _Training:
         if not self._history.epochs:
             return f"stopped before the first epoch; {go_on}"
         last = self._history.epochs[-1]
-        reached = f"{last.role}/{last.stage}, epoch {last.epoch} (validation {100 * last.val_accuracy:.1f} %)"
+        accuracy = last.accuracy if math.isnan(last.val_accuracy) else last.val_accuracy
+        photos = "train" if math.isnan(last.val_accuracy) else "validation"
+        reached = f"{last.role}/{last.stage}, epoch {last.epoch} ({photos} {100 * accuracy:.1f} %)"
         return f"stopped after {reached}; the best weights are in {self._run}; {go_on}"
 
     def _full(self) -> Bcnn:
@@ -174,7 +177,7 @@ class _Training:
         with self._bar("full model, as the teacher", len(maps.inputs)) as advance:
             return run_through(_inference(full.head), maps.inputs, advance)
 
-    def _taught_features(self, full: Bcnn, teacher: NDArray[np.float32]) -> tuple[Examples, Examples]:
+    def _taught_features(self, full: Bcnn, teacher: NDArray[np.float32]) -> tuple[Examples, Examples | None]:
         features, val_features = self._features(full)
         return replace(features, teacher=teacher), val_features
 
@@ -186,7 +189,7 @@ class _Training:
         read_weights(self._run, role, bcnn)
         return bcnn
 
-    def _features(self, bcnn: Bcnn) -> tuple[Examples, Examples]:
+    def _features(self, bcnn: Bcnn) -> tuple[Examples, Examples | None]:
         """Train and validation examples at the end of the frozen prefix (at the pictures, where nothing is frozen)."""
         if self._prefix_examples is not None:
             return self._prefix_examples
@@ -194,30 +197,31 @@ class _Training:
         views = AugmentedPhotos(
             self._dataset.train, _square(config.train_px), config.augmentation, config.copies, config.seed
         )
-        prepared = PreparedPhotos(self._dataset.val, _square(config.input_px))
+        prepared = PreparedPhotos(self._dataset.val, _square(config.input_px)) if self._dataset.val else None
         made_from = {"weights": config.weights, "frozen_through": _frozen(config), "stage": "prefix"}
         self._prefix_examples = self._cached_pair("features", views, prepared, bcnn.prefix, made_from)
         return self._prefix_examples
 
-    def _maps(self, name: str, bcnn: Bcnn) -> tuple[Examples, Examples]:
+    def _maps(self, name: str, bcnn: Bcnn) -> tuple[Examples, Examples | None]:
         """Train and validation examples at the end of the backbone, frozen for now."""
         train, val = self._features(bcnn)
-        return self._cached_pair(f"maps-{name}", train.inputs, val.inputs, bcnn.suffix, {"stage": name})
+        return self._cached_pair(
+            f"maps-{name}", train.inputs, None if val is None else val.inputs, bcnn.suffix, {"stage": name}
+        )
 
     def _cached_pair(
-        self, name: str, train: Pictures, val: Pictures, network: Any | None, made_from: dict[str, Any]
-    ) -> tuple[Examples, Examples]:
+        self, name: str, train: Pictures, val: Pictures | None, network: Any | None, made_from: dict[str, Any]
+    ) -> tuple[Examples, Examples | None]:
         compute = None if network is None else _inference(network)
-        examples = []
-        for split, source in (("train", train), ("val", val)):
-            photos = getattr(self._dataset, split)
+
+        def examples(split: str, source: Pictures) -> Examples:
             key = {**made_from, "split": split, "config": self._config.model_dump(mode="json", exclude=_STAGES)}
+            file = self._run / "cache" / f"{name}-{split}.bin"
             with self._bar(f"{name}, {split}", len(source)) as advance:
-                rows = cached(
-                    self._run / "cache" / f"{name}-{split}.bin", source, compute, made_from=key, advance=advance
-                )
-            examples.append(Examples(rows, np.array([photo.class_id for photo in photos], np.int64)))
-        return examples[0], examples[1]
+                rows = cached(file, source, compute, made_from=key, advance=advance)
+            return Examples(rows, _class_ids(getattr(self._dataset, split)))
+
+        return examples("train", train), None if val is None else examples("val", val)
 
     def _fit(
         self,
@@ -225,7 +229,7 @@ class _Training:
         stage: str,
         choices: StageConfig,
         bcnn: Bcnn,
-        examples: Callable[[], tuple[Examples, Examples]],
+        examples: Callable[[], tuple[Examples, Examples | None]],
     ) -> None:
         step = f"{role}/{stage}"
         if step in self._record.done:
@@ -239,6 +243,7 @@ class _Training:
             head=bcnn.head,
             config=self._config,
             stage=choices,
+            counts=np.bincount(_class_ids(self._dataset.train), minlength=len(self._dataset.labels)),
             batch_statistics=self._scratch,
         )
         self._history.begin(role, stage)
@@ -257,8 +262,7 @@ class _Training:
         for role, bcnn in models.items():
             with self._bar(f"{role} model on {self._dataset.held_out_name} photos", len(photos)) as advance:
                 probabilities[role] = predict(bcnn, pictures, advance)
-        truth = np.array([photo.class_id for photo in photos], np.int64)
-        comparison = compare(truth, probabilities, self._dataset.labels)
+        comparison = compare(_class_ids(photos), probabilities, self._dataset.labels)
         document = {"photos": self._dataset.held_out_name, **comparison_json(comparison)}
         document["parameters"] = {role: _parameters(bcnn) for role, bcnn in models.items()}
         write_json(self._run / "metrics.json", document)
@@ -330,6 +334,18 @@ def _load(config: TrainConfig, reporter: Reporter, stop: Event) -> ProductDatase
         return load_dataset(
             Path(config.data), seed=config.seed, allow_unreadable=config.allow_unreadable, on_photo=on_photo
         )
+
+
+def _fit_on(config: TrainConfig, dataset: ProductDataset) -> ProductDataset:
+    if config.fit_on == "train":
+        return dataset
+    if not dataset.test:
+        raise DataError(f"{dataset.origin} has no test photos to judge a --fit-on train+val by: fit on train")
+    return replace(dataset, train=dataset.train + dataset.val, val=())
+
+
+def _class_ids(photos: Sequence[Photo]) -> NDArray[np.int64]:
+    return np.array([photo.class_id for photo in photos], np.int64)
 
 
 def _square(side_px: int) -> Preprocessing:
