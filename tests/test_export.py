@@ -106,7 +106,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
     folder = tmp_path_factory.mktemp("shop")
     dataset = _dataset(folder / "photos")
     dataset = replace(dataset, test=(Photo(dataset.test[0].path, 1), *dataset.test[1:]))
-    config = TrainConfig(data=str(dataset.origin), backbone="small", weights="none", input_px=32, rank=16)
+    config = TrainConfig(data=str(dataset.origin), streams="small", weights="none", input_px=32, rank=16)
     path = folder / "runs" / "colours"
     with created(path) as part:
         write_photos(part, dataset)

@@ -14,13 +14,13 @@ from edgebcnn.model.keras import keras
 from edgebcnn.train.config import StageConfig, TrainConfig
 from edgebcnn.train.fit import EpochReport, Examples, Stage, epoch_order
 
-CONFIG = TrainConfig(data="unused", backbone="small", weights="none", dropout=0.0, batch_size=8)
+CONFIG = TrainConfig(data="unused", streams="small", weights="none", dropout=0.0, batch_size=8)
 CLASSES = 3
 
 
 def network() -> Bcnn:
     keras.utils.set_random_seed(1)
-    return build(Architecture(backbone="small", pooling="hadamard", rank=8, tail="tanh", classes=CLASSES, dropout=0.0))
+    return build(Architecture(streams="small", pooling="hadamard", rank=8, tail="tanh", classes=CLASSES, dropout=0.0))
 
 
 def feature_maps(count: int, *, copies: int = 1, seed: int = 0) -> Examples:

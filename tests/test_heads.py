@@ -40,7 +40,7 @@ every_head = pytest.mark.parametrize(("pooling", "tail"), PAIRS, ids=["-".join(p
 
 def shape(pooling: Pooling, tail: Tail, **changes: Any) -> Architecture:
     rank = None if HEADS[pooling].rank is None else 16
-    choices = {"backbone": "small", "pooling": pooling, "rank": rank, "tail": tail, "class_rank": 4, "classes": CLASSES}
+    choices = {"streams": "small", "pooling": pooling, "rank": rank, "tail": tail, "class_rank": 4, "classes": CLASSES}
     return Architecture(**{**choices, **changes})
 
 
