@@ -9,13 +9,14 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
-from click import Choice
+from click import Choice, Option
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from edgebcnn.bundle import Precision
 from edgebcnn.cli.train import command
 from edgebcnn.errors import TrainingError
+from edgebcnn.model.backbones import BACKBONES
 from edgebcnn.model.bcnn import Architecture, Bcnn, build, folded
 from edgebcnn.model.heads import HEADS, CompactPooling, Pooling, Tail
 from edgebcnn.model.keras import keras
@@ -197,3 +198,10 @@ def test_the_command_line_offers_every_compact_pooling() -> None:
     (flag,) = (parameter for parameter in command.params if parameter.name == "pooling")
     assert isinstance(flag.type, Choice)
     assert tuple(flag.type.choices) == get_args(CompactPooling)
+
+
+def test_the_command_line_names_every_backbone() -> None:
+    (flag,) = (parameter for parameter in command.params if parameter.name == "streams")
+    assert isinstance(flag, Option)
+    assert flag.help is not None
+    assert not [name for name in BACKBONES if f"{name}," not in flag.help]

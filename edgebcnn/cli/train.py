@@ -61,14 +61,18 @@ def _folder_name(_context: click.Context, _parameter: click.Parameter, name: str
     show_default="shared where equal",
     help="Whether equal streams are one network.",
 )
-@click.option("--weights", default="imagenet", help="Where each stream starts: imagenet, none, or a weights file.")
+@click.option(
+    "--weights", default="imagenet", metavar="A,B", help="Where each stream starts: imagenet, none, or a weights file."
+)
 @click.option("--train-px", default=224, help="Side of the pictures that training sees.")
 @click.option("--input-px", default=256, help="Side of the pictures that the models are used at.")
 @click.option("--pooling", type=click.Choice(_POOLINGS), default="hadamard", help="How the compact model pools.")
 @click.option("--rank", type=int, help="Size of the compact pooling; its own if left out.")
 @click.option("--tail", type=click.Choice(["tanh", "sqrt"]), help="What follows the compact pooling, if it takes one.")
 @click.option("--class-rank", default=8, help="Rank of each product's form in lrbc pooling, an even number.")
-@click.option("--frozen-through", default="auto", help="Last layer that is never trained: auto, none, or its name.")
+@click.option(
+    "--frozen-through", default="auto", metavar="A,B", help="Last layer that is never trained: auto, none, or its name."
+)
 @click.option("--copies", default=10, help="Augmented copies of every photo, drawn once.")
 @click.option("--head-epochs", default=5, help="Epochs of each model's classifier on frozen features.")
 @click.option("--epochs", default=10, help="Epochs of fine-tuning of each model.")

@@ -211,7 +211,15 @@ def _own(stream: str, file: str, layer: str | None, pixels: str | None) -> Backb
 
     def published(image: Any, weights: str | None) -> Any:
         model = cut_model(read_model(file), file, layer)
-        return model if weights else keras.models.clone_model(for_any_size(model, pixel_format), input_tensors=image)
+        if weights:
+            return model
+        try:
+            return keras.models.clone_model(for_any_size(model, pixel_format), input_tensors=image)
+        except ValueError as error:
+            raise TrainingError(
+                f"{file} takes pictures of one size alone ({_first_line(error)}): end the stream at an earlier layer "
+                f"than {layer}"
+            ) from error
 
     return Backbone(stream, published, layer)
 

@@ -16,13 +16,14 @@ from zipfile import BadZipFile, ZipFile
 import h5py
 
 from edgebcnn.errors import TrainingError
-from edgebcnn.model.keras import keras
+from edgebcnn.model.keras import keras, tf
 from edgebcnn.model.pixels import PixelFormat, Pixels
 
 _PUBLIC = ("", ".activations", ".constraints", ".initializers", ".layers", ".models", ".regularizers")
 _PRIVATE = (".src.engine.functional", ".src.engine.sequential", ".src.layers.core.tf_op_layer")
 _MODULES = {None, "builtins", *(name + part for name in ("keras", "tf_keras") for part in (*_PUBLIC, *_PRIVATE))}
 _RUNS_CODE = {"Lambda", "__lambda__", "TensorFlowOpLayer"}
+_ANOTHER_SIZE = (96, 160)  # that nobody trains at
 _ARITHMETIC = ("__operators__.", "math.", "nn.")  # of the operators that Keras turns into layers by itself
 
 
@@ -58,26 +59,39 @@ def cut_model(model: Any, file: str, layer: str) -> Any:
     return keras.Model(model.inputs, layer_output(model, file, layer))
 
 
-def layer_output(network: Any, name: str, layer: str) -> Any:
-    """Output of a layer of a network.
+def layer_output(network: Any, name: str, layer: str, *, prefix: str = "") -> Any:
+    """Output of a layer of a network, `(n, h, w, channels)`.
 
     Args:
         network: Where the layer is.
         name: What the network is called in a message.
         layer: Name of the layer.
+        prefix: What the network's layers are called with before their names.
 
     Raises:
-        TrainingError: no such layer; the message names the closest ones.
+        TrainingError: no such layer (the message names the closest ones), or one that gives no feature map.
     """
-    names = [each.name for each in network.layers]
+    names = [each.name.removeprefix(prefix) for each in network.layers]
     if layer not in names:
         close = ", ".join(difflib.get_close_matches(layer, names, n=3, cutoff=0))
         raise TrainingError(f"{name} has no layer {layer!r}; closest: {close}")
-    return network.get_layer(layer).output
+    found = network.get_layer(prefix + layer)
+    # A model inside a model has an output of its own, before the one that it has there.
+    output = found.get_output_at(-1) if isinstance(found, keras.Model) else found.output
+    if len(output.shape) != 4 or output.shape[-1] is None:
+        raise TrainingError(
+            f"layer {layer} of {name} gives {tuple(output.shape)} and no feature map (n, h, w, channels): choose a "
+            "convolutional layer"
+        )
+    return output
 
 
 def for_any_size(model: Any, pixel_format: PixelFormat) -> Any:
-    """A copy of a model, with new weights, that takes RGB in [-1, 1] of any height and width."""
+    """A copy of a model, with new weights that are all trained, which takes RGB in [-1, 1] of any height and width.
+
+    Raises:
+        ValueError: it has a layer that takes one size alone.
+    """
     config = model.get_config()
     image = model.input_names[0]
     for entry in _entries(config):
@@ -89,7 +103,11 @@ def for_any_size(model: Any, pixel_format: PixelFormat) -> Any:
             entry["inbound_nodes"] = _redirected(entry["inbound_nodes"], image, "pixels")
         pixels = keras.saving.serialize_keras_object(Pixels(pixel_format, name="pixels"))
         config["layers"].append({**pixels, "name": "pixels", "inbound_nodes": [[[image, 0, 0, {}]]]})
-    return keras.Model.from_config(config)
+    copy = keras.Model.from_config(config)
+    # An inner layer of fixed size shows only when a picture of another size goes through.
+    tf.function(copy, autograph=False).get_concrete_function(tf.TensorSpec((1, *_ANOTHER_SIZE, 3)))
+    copy.trainable = True  # what is frozen is a choice of the training, not of the file
+    return copy
 
 
 def _redirected(nodes: Any, old: str, new: str) -> Any:

@@ -35,21 +35,26 @@ class Stream:
         chosen: Its backbone.
         prefix: Before the names of its layers.
         network: The backbone, whole.
-        feature_map: Output of its last layer, `(n, h, w, channels)`.
     """
 
     chosen: Backbone
     prefix: str
     network: Any
-    feature_map: Any
+
+    @property
+    def feature_map(self) -> Any:
+        """Output of its last layer."""
+        return self.output(self.chosen.last_layer)
 
     def output(self, layer: str) -> Any:
-        """Output of a layer by its own name; of no layer, the image.
+        """Output of a layer by its own name, `(n, h, w, channels)`; of `none`, the image.
 
         Raises:
-            TrainingError: no such layer.
+            TrainingError: no such layer, or one that gives no feature map.
         """
-        return self.network.input if layer == NONE else _output(self, layer)
+        if layer == NONE:
+            return self.network.input
+        return layer_output(self.network, self.chosen.name, layer, prefix=self.prefix)
 
 
 def build_streams(streams: str, image: Any, *, shared: bool, weights: str = NONE) -> tuple[Stream, ...]:
@@ -78,21 +83,8 @@ def build_streams(streams: str, image: Any, *, shared: bool, weights: str = NONE
 def _stream(name: str, image: Any, weights: str, *, prefix: str) -> Stream:
     chosen = backbone(name)
     network = chosen.build(image, prefix=prefix)
-    stream = Stream(chosen, prefix, network, None)
-    feature_map = _output(stream, chosen.last_layer)
-    if len(feature_map.shape) != 4 or feature_map.shape[-1] is None:
-        raise TrainingError(
-            f"layer {chosen.last_layer} of {name} gives {tuple(feature_map.shape)} and no feature map (n, h, w, "
-            "channels): end the stream at a convolutional layer"
-        )
     load_weights(network, chosen, weights, prefix=prefix)
-    return Stream(chosen, prefix, network, feature_map)
-
-
-def _output(stream: Stream, layer: str) -> Any:
-    if stream.prefix and stream.prefix + layer in {each.name for each in stream.network.layers}:
-        return stream.network.get_layer(stream.prefix + layer).output
-    return layer_output(stream.network, stream.chosen.name, layer)
+    return Stream(chosen, prefix, network)
 
 
 def align(image: Any, streams: Sequence[Stream]) -> tuple[tuple[Any, ...], str | None]:
@@ -168,7 +160,7 @@ def _tail(stream: Stream, layer: str, start: Any, feature_map: Any) -> Any:
         chosen = stream.chosen
         raise TrainingError(
             f"{chosen.name} cannot be cut in two at {layer}, where layers are passed by or none is left to train: "
-            f"use {chosen.frozen_through or NONE}, or the end of another block before {chosen.last_layer}"
+            f"use none, or the end of a block before {chosen.last_layer}"
         ) from error
 
 

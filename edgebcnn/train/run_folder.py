@@ -142,8 +142,9 @@ def write_weights(run: Path, role: Role, bcnn: Bcnn) -> None:
         file.attrs["layer_names"] = [layer.name.encode() for layer in bcnn.model.layers]
         for layer in bcnn.model.layers:
             group = file.require_group(layer.name)  # a slash in a name is a group in a group
-            group.attrs["weight_names"] = [weight.name.encode() for weight in layer.weights]
-            for weight in layer.weights:
+            weights = [*layer.trainable_weights, *layer.non_trainable_weights]  # the order that Keras reads them in
+            group.attrs["weight_names"] = [weight.name.encode() for weight in weights]
+            for weight in weights:
                 group[weight.name] = weight.numpy()
     write_bytes(weights_path(run, role), content.getvalue())
 
