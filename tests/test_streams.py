@@ -129,6 +129,15 @@ def test_a_backbone_ends_where_the_table_says(name: str) -> None:
     assert trained > 0
 
 
+def test_the_documentation_lists_every_backbone_with_its_layers() -> None:
+    table = (Path(__file__).parents[1] / "docs" / "streams.md").read_text()
+    for name, chosen in BACKBONES.items():
+        (row,) = (line for line in table.splitlines() if line.startswith(f"| `{name}` |"))
+        assert f"| `{chosen.last_layer}` |" in row
+        assert chosen.frozen_through is None or f"| `{chosen.frozen_through}` |" in row
+        assert ("ImageNet" in row) == chosen.pretrained
+
+
 @pytest.fixture
 def maps(pictures: NDArray[np.float32]) -> tuple[Bcnn, NDArray[np.float32], NDArray[np.float32]]:
     """A model with different streams, and what its streams give: A `(4, 16, 16, 64)`, B `(4, 8, 8, 128)`."""

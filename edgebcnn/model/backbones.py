@@ -1,25 +1,9 @@
 """Which convolutional streams there are, where each one ends, and how it gets its weights.
 
-| name                 | ends at              | channels | stride | frozen through      | pixels  |
-|----------------------|----------------------|----------|--------|---------------------|---------|
-| `vgg16`              | `block5_conv3`       | 512      | 16     | `block4_pool`       | `caffe` |
-| `vgg19`              | `block5_conv4`       | 512      | 16     | `block4_pool`       | `caffe` |
-| `resnet50`           | `conv4_block6_out`   | 1024     | 16     | `conv4_block3_out`  | `caffe` |
-| `mobilenet_v2`       | `block_16_project_BN`| 320      | 32     | `block_5_add`       | `tf`    |
-| `mobilenet_v2_ALPHA` | the same             | 320·α    | 32     | the same            | `tf`    |
-| `mobilenet_v3_small` | `expanded_conv_10/Add`| 96      | 32     | `expanded_conv_2/Add`| `tf`   |
-| `mobilenet_v3_large` | `expanded_conv_14/Add`| 160     | 32     | `expanded_conv_5/Add`| `tf`   |
-| `efficientnet_b0`    | `block7a_project_bn` | 320      | 32     | `block3b_add`       | `torch` |
-| `efficientnet_lite0` | the same             | 320      | 32     | `block3b_add`       | `tf`    |
-| `small`              | `small_5_relu`       | 128      | 8      |                     | `tf`    |
-| `custom`             | `custom_3_relu`      | 64       | 4      |                     | `tf`    |
-| `FILE:LAYER`         | the layer            |          |        |                     | `tf`    |
-
-VGG16 to `block5_conv3` is network D of Lin et al. 2015. The others end before the layers that only serve a classifier
-of 1000 classes: they cost as much as all our heads and add no accuracy. ResNet-50 ends a stage earlier, because the
-2048 channels of its last one give a descriptor of four million numbers. Weights are ImageNet's as Keras publishes them;
-`efficientnet_lite0`, `small` and `custom` have none, a user's own model brings its own. `edgebcnn.model.spelling` says
-how they are written.
+`docs/streams.md` has the table. VGG16 to `block5_conv3` is network D of Lin et al. 2015. The others end before the
+layers that only serve a classifier of 1000 classes: they cost as much as all our heads and add no accuracy. ResNet-50
+ends a stage earlier, because the 2048 channels of its last one give a descriptor of four million numbers. What stays
+frozen by default leaves a cache that fits on a disk and a part to train that a CPU can.
 """
 
 from __future__ import annotations

@@ -22,7 +22,7 @@ from edgebcnn.model.pixels import PixelFormat, Pixels
 _PUBLIC = ("", ".activations", ".constraints", ".initializers", ".layers", ".models", ".regularizers")
 _PRIVATE = (".src.engine.functional", ".src.engine.sequential", ".src.layers.core.tf_op_layer")
 _MODULES = {None, "builtins", *(name + part for name in ("keras", "tf_keras") for part in (*_PUBLIC, *_PRIVATE))}
-_RUNS_CODE = {"Lambda", "__lambda__", "TensorFlowOpLayer"}
+_RUNS_CODE = {"Lambda", "__lambda__", "TensorFlowOpLayer", "ClassMethod", "InstanceMethod", "InstanceProperty"}
 _ANOTHER_SIZE = (96, 160)  # that nobody trains at
 _ARITHMETIC = ("__operators__.", "math.", "nn.")  # of the operators that Keras turns into layers by itself
 
@@ -122,7 +122,9 @@ def _redirected(nodes: Any, old: str, new: str) -> Any:
 def _description(file: str) -> Any:
     if file.endswith(".keras"):
         with ZipFile(file) as archive:
-            return json.loads(archive.read("config.json"))
+            description = json.loads(archive.read("config.json"))
+        description.pop("compile_config", None)  # how it was trained is not opened
+        return description
     with h5py.File(file) as archive:
         if "model_config" not in archive.attrs:
             raise ValueError("it holds weights alone")
@@ -145,13 +147,12 @@ def _check_harmless(file: str, description: Any) -> None:
 
 
 def _entries(description: Any) -> Iterator[dict[str, Any]]:
-    """Everything in the description that names a class or function, except for how the model was trained."""
+    """Everything in the description that names a class or function."""
     if isinstance(description, dict):
         if isinstance(description.get("class_name"), str):
             yield description
-        for key, value in description.items():
-            if key != "compile_config":
-                yield from _entries(value)
-    elif isinstance(description, list):
+        for value in description.values():
+            yield from _entries(value)
+    elif isinstance(description, (list, tuple)):
         for value in description:
             yield from _entries(value)
