@@ -99,6 +99,7 @@ def test_a_photo_whose_name_has_a_comma_can_be_listed(tmp_path: Path) -> None:
         ("val.txt", 2, "val/Milk/shelf_2.jpg, Milk, 0", "val.txt, line 2: expected"),
         ("train.txt", 4, "train/Milk/shelf_4.jpg, 2, 0", "train.txt, line 4: class id 2 is not in classes.csv"),
         ("train.txt", 4, "train/Milk/shelf_4.jpg, 0, 1", "train.txt, line 4: coarse class id 1, but .* says 0"),
+        ("train.txt", 4, f"train/Milk/shelf_4.jpg, {'9' * 5000}, 0", "train.txt, line 4: expected"),
         ("test.txt", 1, "train/Milk/shelf_4.jpg, 0, 0", "test.txt, line 1: .* listed before, in .*train.txt, line 4"),
         ("classes.csv", 1, "name,id", "classes.csv, line 1: the columns must be Class Name"),
         ("classes.csv", 2, "Milk,zero,Dairy,0,x", "classes.csv, line 2: expected a name, an id"),
@@ -280,6 +281,13 @@ def test_an_accented_name_is_one_product_on_every_system(tmp_path: Path) -> None
 def test_one_product_in_two_spellings_is_refused(tmp_path: Path) -> None:
     write_folders(tmp_path, {"Milk": 8, "milk": 8, "Juice": 8})
     with pytest.raises(DataError, match="Milk and milk are one product in two spellings"):
+        load_dataset(tmp_path)
+
+
+def test_a_product_whose_name_is_not_utf8_is_named(tmp_path: Path) -> None:
+    write_folders(tmp_path, {"Milk": 8, "Juice": 8})
+    (tmp_path / "Juice").rename(tmp_path / os.fsdecode(b"J\xfcice"))
+    with pytest.raises(DataError, match="ice: the name of a product must be UTF-8 text: rename the folder"):
         load_dataset(tmp_path)
 
 

@@ -53,6 +53,13 @@ class CommandLine(click.Group):
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
 
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Prints the help or the version where that was asked for."""
+        try:
+            return super().parse_args(ctx, args)
+        except OSError as error:
+            _fail(ctx, _as_sentence(error))
+
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command that was asked for."""
         prepare_streams()
