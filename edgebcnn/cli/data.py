@@ -44,11 +44,13 @@ def inspect(*, folder: Path, html: Path | None, strict: bool, seed: int, max_dis
     from edgebcnn.cli.console import TerminalReporter
     from edgebcnn.train.inspection import inspect_photos
 
-    inspection = inspect_photos(folder, seed=seed, max_distance=max_distance, reporter=TerminalReporter())
+    reporter = TerminalReporter()
+    inspection = inspect_photos(folder, seed=seed, max_distance=max_distance, reporter=reporter)
     if html is not None:
         from edgebcnn.train.photo_report import write_report
 
-        write_report(html, inspection)
+        with reporter.progress("drawing the page", 0):
+            write_report(html, inspection)
     _print_inspection(inspection, html, as_json=as_json)
     if strict:
         inspection.refuse_serious()

@@ -315,7 +315,7 @@ class _Seen:
             yield Finding(
                 "exposure",
                 False,
-                f"{_photos(len(cases))} that hardly show anything ({kinds})",
+                f"{_photos(len(cases))} with hardly anything to see ({kinds})",
                 "look at them, and take them again in better light",
                 tuple(cases),
             )

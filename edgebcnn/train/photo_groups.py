@@ -85,5 +85,5 @@ def _read_table(file: Path, known: frozenset[str]) -> Mapping[str, str]:
             if groups.setdefault(path, group) != group:
                 raise DataError(f"{where}: {path} was in group {groups[path]!r} before: a photo has one group")
     except csv.Error as error:
-        raise DataError(f"{file}, line {reader.line_num}: not CSV ({error})") from error
+        raise DataError(f"{file}, line {reader.reader.line_num}: not CSV ({error})") from error
     return groups
