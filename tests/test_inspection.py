@@ -288,13 +288,15 @@ def test_strict_has_an_exit_code_of_its_own(drawn: Path, shelf: Path) -> None:
 
 def test_json_holds_every_case(shelf: Path) -> None:
     plant_faults(shelf)
-    (shelf / "train" / KIWI / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"a name that is no text")
+    for folder in (shelf / "train" / KIWI, shelf / "train"):
+        (folder / os.fsdecode(b"caf\xe9.jpg")).write_bytes(b"a name that is no text")
     document = json.loads(typed(shelf.parent, "data", "inspect", shelf, "--json").stdout)
     findings = {finding["kind"]: finding for finding in document["findings"]}
     named = {photo for case in findings["unreadable"]["cases"] for photo in case["photos"]}
     assert named == {f"train/{KIWI}/<b>&.jpg", f"train/{KIWI}/caf\\xe9.jpg"}
     assert findings["small"]["count"] == len(findings["small"]["cases"]) > 150
     assert document["photos"]["val"][PLUM] == 0
+    assert any("ignored photos" in note and note.endswith(os.fsdecode(b"caf\xe9.jpg")) for note in document["notes"])
 
 
 def test_inspect_reads_list_files(shelf: Path) -> None:

@@ -44,11 +44,11 @@ def inspect(*, folder: Path, html: Path | None, strict: bool, seed: int, max_dis
     from edgebcnn.cli.console import TerminalReporter
     from edgebcnn.train.inspection import inspect_photos
 
+    if html is not None:
+        from edgebcnn.train.photo_report import write_report  # first, because it may lack its package
     reporter = TerminalReporter()
     inspection = inspect_photos(folder, seed=seed, max_distance=max_distance, reporter=reporter)
     if html is not None:
-        from edgebcnn.train.photo_report import write_report
-
         with reporter.progress("drawing the page", 0):
             write_report(html, inspection)
     _print_inspection(inspection, html, as_json=as_json)
@@ -117,9 +117,11 @@ def split(
 
 def _print_inspection(inspection: Inspection, html: Path | None, *, as_json: bool) -> None:
     from edgebcnn.atomic import json_bytes
-    from edgebcnn.cli.console import stdout
+    from edgebcnn.cli.console import stderr, stdout
     from edgebcnn.train.layouts import some
 
+    for note in inspection.notes:
+        stderr.print(note)
     if as_json:
         click.echo(json_bytes(inspection.as_json()).decode(), nl=False)
         return

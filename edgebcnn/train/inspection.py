@@ -29,7 +29,7 @@ from edgebcnn.train.photo_facts import PhotoFacts, near_duplicates, read_facts
 BLURRIEST = 12
 """Photos that are shown as the least sharp, whether or not that is a fault."""
 
-BLURRED_SHARE = 0.1  # of a product's median sharpness: all photos blurred by 2 px at 256 px fall below, 1 in 700 others
+BLURRED_SHARE = 0.1  # of a product's median sharpness: all photos blurred by 2 px at 256 px fall below, 1 in 500 others
 SMALL_PX = 224  # what `train` shows the network by default; smaller photos are enlarged
 ELONGATED_RATIO = 2.0  # a crop to a square leaves out more than half
 IMBALANCED_RATIO = 10.0

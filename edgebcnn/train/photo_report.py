@@ -9,6 +9,7 @@ from importlib.resources import files
 from pathlib import Path
 
 import cv2
+from jinja2 import Environment, StrictUndefined
 
 from edgebcnn.atomic import write_bytes
 from edgebcnn.errors import UnreadablePhotoError
@@ -47,8 +48,6 @@ def write_report(file: Path, inspection: Inspection) -> None:
     Raises:
         StorageError: the disk is full, or the file cannot be written.
     """
-    from jinja2 import Environment, StrictUndefined
-
     source = files("edgebcnn.train").joinpath("photo_report.html.j2").read_text(encoding="utf-8")
     environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     html = environment.from_string(source).render(

@@ -272,7 +272,7 @@ def _labels_csv(labels: Iterable[Label]) -> str:
 def _record(folder: Path, request: SplitRequest) -> dict[str, Any]:
     return {
         "edgebcnn": __version__,
-        "photos": os.fsencode(folder).decode(errors="backslashreplace"),
+        "photos": str(folder),
         "val": request.val,
         "test": request.test,
         "group_pattern": request.group_pattern,
