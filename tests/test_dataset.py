@@ -142,6 +142,33 @@ def test_an_empty_list_file_is_refused(tmp_path: Path) -> None:
         load_dataset(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("file", "line", "message"),
+    [
+        ("val.txt", "val/Milk/shelf_1.jpg, 0, 0", "val.txt, line 1: there is no photo .*shelf_1.jpg, 0"),
+        ("val.txt", "val/Milk/shelf_1.jpg", "val.txt, line 1: expected 'path, class id', found"),
+        ("val.txt", "val/Milk/shelf_1.jpg, 2", "val.txt, line 1: class id 2 is not in labels.csv, which ends at 1"),
+        ("labels.csv", "gtin,name", "labels.csv, line 1: the columns must be name"),
+    ],
+)
+def test_list_files_may_come_with_labels_csv(tmp_path: Path, file: str, line: str, message: str) -> None:
+    write_lists(tmp_path)
+    (tmp_path / "classes.csv").unlink()
+    (tmp_path / "labels.csv").write_text("name,gtin\nMilk,07310865004703\nJuice,\n")
+    for split in ("train", "val", "test"):
+        listed = (tmp_path / f"{split}.txt").read_text()
+        (tmp_path / f"{split}.txt").write_text(listed.replace(", 0, 0", ", 0").replace(", 1, 1", ", 1"))
+    dataset = load_dataset(tmp_path)
+    assert dataset.labels == (Label(name="Milk", gtin="07310865004703"), Label(name="Juice"))
+    assert (sizes(dataset), dataset.notes[0]) == (
+        (12, 4, 4),
+        "layout: list files train.txt, val.txt, test.txt with labels.csv",
+    )
+    edit_line(tmp_path / file, 1, line)
+    with pytest.raises(DataError, match=message):
+        load_dataset(tmp_path)
+
+
 # Class folders
 
 
@@ -235,6 +262,7 @@ def test_labels_csv_gives_order_gtins_and_coarse_classes(tmp_path: Path) -> None
         ("", r"labels.csv, line 1: the columns"),
         ("name\nMilk\n", r"labels.csv lacks Juice"),
         ("name\nMilk\nJuice\nBread\n", r"labels.csv, line 4: there is no folder named 'Bread'"),
+        ("name,gtin\n,1\nMilk,\nJuice,\n", r"labels.csv, line 2: the product has no name"),
         ("name\nMilk\nMilk\n", r"labels.csv, line 3: Milk was given before"),
         ("name,gtin\nMilk, 1 %,123\n", r"labels.csv, line 2: expected 2 cells, found 3"),
     ],
