@@ -83,6 +83,24 @@ def test_an_unknown_layer_to_freeze_is_answered_with_the_closest() -> None:
         build(FULL, frozen_through="small_2_rel")
 
 
+def test_a_layer_like_no_other_is_answered_with_names_all_the_same() -> None:
+    with pytest.raises(TrainingError, match=r"no layer 'xyz'; closest: small_\w+, small_\w+, small_\w+$"):
+        build(FULL, frozen_through="xyz")
+
+
+@pytest.mark.parametrize(
+    ("network", "layer"),
+    [("mobilenet_v2", "block_2_expand"), ("mobilenet_v2", "out_relu"), ("small", "small_5_relu")],
+    ids=["inside a block", "behind the feature map", "at its end"],
+)
+def test_a_layer_at_which_the_network_cannot_be_cut_is_refused(network: str, layer: str) -> None:
+    with pytest.raises(
+        TrainingError,
+        match=f"{network} cannot be cut in two at {layer}, .*: use .*before {backbone(network).last_layer}",
+    ):
+        build(FULL.model_copy(update={"streams": network}), frozen_through=layer)
+
+
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     keras.Sequential([keras.layers.Dense(2, input_shape=(3,))]).save_weights(str(tmp_path / "other.h5"))
     with pytest.raises(TrainingError, match="does not hold weights of mobilenet_v2"):

@@ -38,7 +38,7 @@ from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.train.config import TrainConfig
 from edgebcnn.train.dataset import Photo, ProductDataset
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 RECORD_NAME = "run.json"
 PHOTOS_NAME = "photos.csv"
 
