@@ -22,9 +22,11 @@ from numpy.typing import NDArray
 
 from edgebcnn.atomic import write_json
 from edgebcnn.errors import DataError, Interrupted, RunError, TrainingError
-from edgebcnn.model.backbones import NONE, backbone
+from edgebcnn.model.backbones import NONE
 from edgebcnn.model.bcnn import Bcnn, Role, build
 from edgebcnn.model.keras import keras, tf
+from edgebcnn.model.spelling import both
+from edgebcnn.model.streams import frozen_layers
 from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.progress import Advance, Reporter
 from edgebcnn.report.comparison import ModelComparison, compare
@@ -77,13 +79,17 @@ def train(config: TrainConfig, run: Path, *, reporter: Reporter, stop: Event) ->
         Interrupted: `stop` was set.
     """
     check_place(run)
-    _check_choices(config)
+    alignment = _check_choices(config)
     dataset = _fit_on(config, _load(config, reporter, stop))
-    for sentence in (*dataset.notes, *(f"skipped {error}" for error in dataset.skipped)):
+    for sentence in (
+        *([alignment] if alignment else ()),
+        *dataset.notes,
+        *(f"skipped {error}" for error in dataset.skipped),
+    ):
         reporter.say(sentence)
     with created(run) as folder:
         write_photos(folder, dataset)
-        write_record(folder, RunRecord(config=config, labels=dataset.labels))
+        write_record(folder, RunRecord(config=config, labels=dataset.labels, alignment=alignment))
     point_latest_at(run)
     return resume(run, reporter=reporter, stop=stop)
 
@@ -119,7 +125,7 @@ class _Training:
         self._dataset = read_photos(run, record)
         check_photos(run, self._dataset)
         self._history = History(run)
-        self._scratch = self._config.weights == NONE
+        self._scratch = NONE in both(self._config.weights)
         self._prefix_examples: tuple[Examples, Examples | None] | None = None
 
     def finish(self) -> TrainResult:
@@ -313,11 +319,15 @@ def predict(bcnn: Bcnn, pictures: Pictures, advance: Advance) -> NDArray[np.floa
     return _softmax(run_through(_inference(bcnn.model), pictures, advance))
 
 
-def _check_choices(config: TrainConfig) -> None:
-    """Fails here, and not after every photo was opened, where the folder, a layer or the weights cannot be used."""
+def _check_choices(config: TrainConfig) -> str | None:
+    """Fails here, and not after every photo was opened, where the folder, a layer or the weights cannot be used.
+
+    Returns:
+        How the maps of two streams come to one grid, if anything has to be done.
+    """
     read_layout(Path(config.data))
     build(architecture(config, 2, "full"), weights=config.weights, frozen_through=_frozen(config))
-    build(architecture(config, 2, "compact"))
+    return build(architecture(config, 2, "compact")).alignment
 
 
 def _load(config: TrainConfig, reporter: Reporter, stop: Event) -> ProductDataset:
@@ -353,9 +363,7 @@ def _square(side_px: int) -> Preprocessing:
 
 
 def _frozen(config: TrainConfig) -> str | None:
-    if config.frozen_through != "auto":
-        return None if config.frozen_through == NONE else config.frozen_through
-    return None if config.weights == NONE else backbone(config.backbone).frozen_through
+    return frozen_layers(config.streams, weights=config.weights, frozen_through=config.frozen_through)
 
 
 _STAGES = {"full_head", "full_finetune", "compact_head", "compact_finetune"}
