@@ -33,7 +33,8 @@ _AUGMENTATION = ("min_area", "rotation_deg", "flip")
 Choices = TypeVar("Choices", bound="BaseModel")
 
 
-def _folder_name(_context: click.Context, _parameter: click.Parameter, name: str | None) -> str | None:
+def folder_name(_context: click.Context, _parameter: click.Parameter, name: str | None) -> str | None:
+    """Checks the name of a run."""
     if name is None or (name and name[0] != "." and "/" not in name and len(os.fsencode(name)) <= _MAX_NAME_BYTES):
         return name
     raise click.BadParameter(f"{name!r} cannot name a folder: leave out '/' and a leading '.'; --runs says where")
@@ -41,7 +42,7 @@ def _folder_name(_context: click.Context, _parameter: click.Parameter, name: str
 
 @click.command()
 @click.option("--data", type=click.Path(path_type=Path), default="data", help="Folder of the photos.")
-@click.option("--name", callback=_folder_name, help="Name of the run; the time if left out.")
+@click.option("--name", callback=folder_name, help="Name of the run; the time if left out.")
 @click.option("--runs", type=click.Path(path_type=Path), default="runs", help="Folder that holds the runs.")
 @click.option("--resume", is_flag=True, help="Go on with a run that was stopped (--name, or the latest).")
 @click.option("--backbone", default="mobilenet_v2", help="Convolutional stream of both models: mobilenet_v2 or small.")
@@ -50,7 +51,9 @@ def _folder_name(_context: click.Context, _parameter: click.Parameter, name: str
 @click.option("--input-px", default=256, help="Side of the pictures that the models are used at.")
 @click.option("--pooling", type=click.Choice(_POOLINGS), default="hadamard", help="How the compact model pools.")
 @click.option("--rank", type=int, help="Size of the compact pooling; its own if left out.")
-@click.option("--tail", type=click.Choice(["tanh", "sqrt"]), help="What follows the compact pooling, if it takes one.")
+@click.option(
+    "--tail", type=click.Choice(["tanh", "sqrt", "l2"]), help="What follows the compact pooling, if it takes one."
+)
 @click.option("--class-rank", default=8, help="Rank of each product's form in lrbc pooling, an even number.")
 @click.option("--frozen-through", default="auto", help="Last layer that is never trained: auto, none, or its name.")
 @click.option("--copies", default=10, help="Augmented copies of every photo, drawn once.")

@@ -25,11 +25,12 @@ from edgebcnn.progress import Advance
 
 Array = NDArray[np.float64]
 
-SWEEPS = 4
-"""More of them change the error in its third digit."""
+SWEEPS = 2
+"""On real weights, the third to the eighth lower the error by less than 1 % and change no share of answers."""
 
 _STEPS = 2  # of majorization for one contraction with the weights, which costs as much as a hundred of them
 _RIDGE = 1e-10  # of a Gram matrix's mean diagonal: components may become alike
+_BATCH = 8  # products that are contracted at once; what lies between is (8, M, d)
 _EXACT = 1e-7  # relative error that is left by rounding
 
 
@@ -210,8 +211,8 @@ def _padded(vectors: Array, rank: int) -> Array:
 def _contract(target: Array, v: Array, p: Array) -> Array:
     """Σₖ Wₖ v diag(pₖ), `(M, d)`."""
     total = np.zeros((target.shape[1], v.shape[1]))
-    for form, of_product in zip(target, p.T, strict=True):
-        total += form @ (v * of_product)
+    for forms, of_products in zip(_batches(target), _batches(p.T), strict=True):
+        total += np.einsum("kmd,kd->md", forms @ v, of_products)
     return total
 
 
@@ -232,11 +233,15 @@ def _solve_p(target: Array, u: Array, v: Array, *, symmetric: bool) -> tuple[Arr
     if symmetric:
         crossed = u.T @ v
         gram = (gram + crossed * crossed.T) / 2
-    sums = np.stack([(u * (form @ v)).sum(axis=0) for form in target], axis=1)
+    sums = np.concatenate([np.einsum("kmd,md->dk", forms @ v, u) for forms in _batches(target)], axis=1)
     p = _solve(gram, sums)
     energy = np.sum(target**2)
     left = energy - 2 * np.sum(p * sums) + np.sum(gram * (p @ p.T))
     return p, float(np.sqrt(max(left, 0.0) / energy)) if energy else 0.0
+
+
+def _batches(of_products: Array) -> list[Array]:
+    return [of_products[first : first + _BATCH] for first in range(0, len(of_products), _BATCH)]
 
 
 def _solve(gram: Array, right: Array) -> Array:

@@ -30,7 +30,7 @@ class Examples:
 
     Attributes:
         inputs: `(copies·n, ...)`, copy by copy: float16 features or uint8 pictures.
-        classes: `(n,)` class ids.
+        classes: `(n,)` class ids; -1 of a photo without a label, which has a teacher.
         teacher: `(copies·n, k)` logits of the full model, or None.
     """
 
@@ -122,7 +122,8 @@ class Stage:
 
         Args:
             train: What to learn from.
-            validation: What decides on rates, the end, and the best weights.
+            validation: What decides on rates, the end, and the best weights: by the cross-entropy of its labels, or
+                where it has a teacher, by the divergence from that.
             checkpoint: File that a killed stage goes on from; written after every epoch.
             advance: Called with the number of photos learned from; what it raises ends the stage.
             on_epoch: Called after every epoch; after a resume also for the epochs before it.
@@ -169,7 +170,7 @@ class Stage:
             stage=self.stage_name,
             epoch=epoch + 1,
             loss=total_loss / len(train.classes),
-            accuracy=right / len(train.classes),
+            accuracy=right / max(1, int(np.sum(train.classes >= 0))),
             val_loss=val_loss,
             val_accuracy=val_accuracy,
             head_rate=float(self._optimizers[0].learning_rate.numpy()),
@@ -220,9 +221,10 @@ class Stage:
     def _loss(self, logits: Any, classes: Any, teacher: Any | None) -> Any:
         smoothing = self._config.label_smoothing
         labels = tf.one_hot(classes, logits.shape[-1]) * (1 - smoothing) + smoothing / logits.shape[-1]
-        loss = tf.reduce_mean(tf.nn.softmax_cross_entropy_with_logits(labels, logits))
+        losses = tf.nn.softmax_cross_entropy_with_logits(labels, logits)
         if teacher is None:
-            return loss
+            return tf.reduce_mean(losses)
+        loss = tf.reduce_mean(losses * tf.cast(classes >= 0, losses.dtype))
         share, temperature = self._config.distil_share, self._config.temperature
         taught = tf.nn.log_softmax(tf.cast(teacher, tf.float32) / temperature)
         gap = tf.exp(taught) * (taught - tf.nn.log_softmax(logits / temperature))
@@ -231,9 +233,13 @@ class Stage:
 
     def _validate(self, validation: Examples) -> tuple[float, float]:
         logits = run_through(lambda batch: self._logits(batch).numpy(), validation.inputs, lambda rows: None)
-        log_probabilities = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-        loss = -float(np.mean(log_probabilities[np.arange(len(logits)), validation.classes]))
-        return loss, float(np.mean(logits.argmax(axis=1) == validation.classes))
+        log_probabilities = _log_softmax(logits)
+        if validation.teacher is None:
+            loss = -np.mean(log_probabilities[np.arange(len(logits)), validation.classes])
+        else:
+            taught = _log_softmax(validation.teacher)
+            loss = np.mean(np.sum(np.exp(taught) * (taught - log_probabilities), axis=1))
+        return float(loss), float(np.mean(logits.argmax(axis=1) == validation.classes))
 
     def _weights(self) -> list[NDArray[Any]]:
         return [variable.numpy() for variable in self._variables]
@@ -266,6 +272,10 @@ class Stage:
             raise RunError(
                 f"{checkpoint} cannot be read or does not fit: remove it, and --resume begins this stage anew"
             ) from error
+
+
+def _log_softmax(logits: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
 
 
 def as_float(inputs: Any) -> Any:

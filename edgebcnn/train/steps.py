@@ -1,6 +1,8 @@
 """What `edgebcnn train` does, step by step, and how it goes on after it was stopped.
 
-    features ── full/head ── full/finetune ── maps ── compact/head ── compact/finetune ── metrics
+    features ── full/head ── full/finetune ── maps ── compact/factorized ── compact/head ── compact/finetune ── metrics
+
+`edgebcnn compress` takes the same path, from the full model of another run on.
 
 Every step leaves its result on disk and is then recorded as done in `run.json`; a run that is resumed skips what is
 done and goes on inside the step that was cut off: a cache at its last chunk, a stage at its last epoch.
@@ -23,6 +25,8 @@ from edgebcnn.atomic import write_json
 from edgebcnn.errors import Interrupted, RunError, TrainingError
 from edgebcnn.model.backbones import NONE, backbone
 from edgebcnn.model.bcnn import Bcnn, Role, build
+from edgebcnn.model.compress import settle, start_from_full
+from edgebcnn.model.factorize import SWEEPS
 from edgebcnn.model.keras import keras, tf
 from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.progress import Advance, Reporter
@@ -87,8 +91,17 @@ def train(config: TrainConfig, run: Path, *, reporter: Reporter, stop: Event) ->
     return resume(run, reporter=reporter, stop=stop)
 
 
-def resume(run: Path, *, reporter: Reporter, stop: Event) -> TrainResult:
+def resume(
+    run: Path, *, reporter: Reporter, stop: Event, cache: Path | None = None, again: str | None = None
+) -> TrainResult:
     """Goes on with a run that was stopped, by whatever cause, and ends it.
+
+    Args:
+        run: Its folder.
+        reporter: Who is told.
+        stop: Set to end after the batch in flight.
+        cache: Folder for the outputs of frozen layers, kept at the end; by default one in the run, which is not.
+        again: How to go on if it is stopped; by default the command that resumes it.
 
     Raises:
         RunError: no run there, of another version, finished already, or in use.
@@ -103,7 +116,7 @@ def resume(run: Path, *, reporter: Reporter, stop: Event) -> TrainResult:
         if record.state == "finished":
             raise RunError(f"{run} is finished: export it, or train another")
         try:
-            return _Training(run, record, reporter, stop).finish()
+            return _Training(run, record, reporter, stop, cache=cache, again=again).finish()
         except (MemoryError, tf.errors.ResourceExhaustedError) as error:
             raise TrainingError(
                 f"there is too little memory to go on with {run}: train again with a lower --batch-size, --rank or "
@@ -112,9 +125,22 @@ def resume(run: Path, *, reporter: Reporter, stop: Event) -> TrainResult:
 
 
 class _Training:
-    def __init__(self, run: Path, record: RunRecord, reporter: Reporter, stop: Event) -> None:
+    def __init__(
+        self,
+        run: Path,
+        record: RunRecord,
+        reporter: Reporter,
+        stop: Event,
+        *,
+        cache: Path | None,
+        again: str | None,
+    ) -> None:
         self._run, self._record, self._config = run, record, record.config
         self._reporter, self._stop = reporter, stop
+        self._cache = cache or run / "cache"
+        self._again = again or f"go on with {resume_command(run)}"
+        self._compresses = record.compressed_from is not None
+        self._head_only = self._compresses and not record.config.compact_finetune.epochs
         self._dataset = read_photos(run, record)
         check_photos(run, self._dataset)
         self._history = History(run)
@@ -127,29 +153,29 @@ class _Training:
         try:
             full = self._full()
             compact = self._compact(full)
-            comparison = self._measure({"full": full, "compact": compact})
+            comparison = self._measure(full, compact)
         except Interrupted:
             self._history.draw()
             self._mark(state="interrupted")
             raise Interrupted(self._reached()) from None
         self._history.draw()
-        shutil.rmtree(self._run / "cache", ignore_errors=True)
+        if self._cache.parent == self._run:
+            shutil.rmtree(self._cache, ignore_errors=True)
         self._mark(state="finished")
         return TrainResult(open_run(self._run), comparison)
 
     def _reached(self) -> str:
-        go_on = f"go on with {resume_command(self._run)}"
         if not self._history.epochs:
-            return f"stopped before the first epoch; {go_on}"
+            return f"stopped before the first epoch; {self._again}"
         last = self._history.epochs[-1]
         reached = f"{last.role}/{last.stage}, epoch {last.epoch} (validation {100 * last.val_accuracy:.1f} %)"
-        return f"stopped after {reached}; the best weights are in {self._run}; {go_on}"
+        return f"stopped after {reached}; the best weights are in {self._run}; {self._again}"
 
     def _full(self) -> Bcnn:
         config = self._config
-        full = self._build("full", config.weights)
         if "full/finetune" in self._record.done:
-            return self._load("full", full)
+            return self._load("full", self._build("full", NONE))
+        full = self._build("full", config.weights)
         if not self._scratch:  # a head on a random backbone would have to be unlearned
             self._fit("full", "head", config.full_head, full, lambda: self._maps("initial", full))
         self._fit("full", "finetune", config.full_finetune, full, lambda: self._features(full))
@@ -160,23 +186,39 @@ class _Training:
         compact = self._build("compact", NONE)
         if "compact/finetune" in self._record.done:
             return self._load("compact", compact)
-        for part in ("prefix", "suffix"):
-            if getattr(full, part) is not None:
-                getattr(compact, part).set_weights(getattr(full, part).get_weights())
         maps, val_maps = self._maps("finetuned", full)
-        teacher = self._taught(full, maps)
-        self._fit("compact", "head", config.compact_head, compact, lambda: (replace(maps, teacher=teacher), val_maps))
-        self._fit("compact", "finetune", config.compact_finetune, compact, lambda: self._taught_features(full, teacher))
+        maps = replace(maps, teacher=self._taught(full, maps))
+        if self._compresses:  # it is to say what the full model says; to be right is what the full model was chosen by
+            val_maps = replace(val_maps, teacher=self._taught(full, val_maps))
+        self._start(full, compact, maps)
+        self._fit("compact", "head", config.compact_head, compact, lambda: (maps, val_maps))
+        self._fit(
+            "compact", "finetune", config.compact_finetune, compact, lambda: self._taught_features(full, maps, val_maps)
+        )
         return compact
+
+    def _taught_features(self, full: Bcnn, maps: Examples, val_maps: Examples) -> tuple[Examples, Examples]:
+        features, val_features = self._features(full)
+        return replace(features, teacher=maps.teacher), replace(val_features, teacher=val_maps.teacher)
+
+    def _start(self, full: Bcnn, compact: Bcnn, maps: Examples) -> None:
+        step = "compact/factorized"
+        if step in self._record.done:
+            self._load("compact", compact)
+            return
+        assert maps.teacher is not None, "the full model has been asked"
+        sweeps = SWEEPS if self._config.pooling == "hadamard" else 0
+        with self._bar("factorizing the full model's classifier", sweeps) as advance:
+            start_from_full(full, compact, advance=advance)
+        settle(compact, maps.inputs, maps.teacher)
+        for name in ("weights", *(["factorized"] if self._compresses else [])):
+            write_weights(self._run, "compact", compact, name)
+        self._mark(done=step)
 
     def _taught(self, full: Bcnn, maps: Examples) -> NDArray[np.float32]:
         """What the full model says of every augmented copy, `(copies·n, classes)` logits."""
         with self._bar("full model, as the teacher", len(maps.inputs)) as advance:
             return run_through(_inference(full.head), maps.inputs, advance)
-
-    def _taught_features(self, full: Bcnn, teacher: NDArray[np.float32]) -> tuple[Examples, Examples]:
-        features, val_features = self._features(full)
-        return replace(features, teacher=teacher), val_features
 
     def _build(self, role: Role, weights: str) -> Bcnn:
         classes = len(self._dataset.labels)
@@ -191,16 +233,22 @@ class _Training:
         if self._prefix_examples is not None:
             return self._prefix_examples
         config = self._config
-        views = AugmentedPhotos(
-            self._dataset.train, _square(config.train_px), config.augmentation, config.copies, config.seed
-        )
-        prepared = PreparedPhotos(self._dataset.val, _square(config.input_px))
         made_from = {"weights": config.weights, "frozen_through": _frozen(config), "stage": "prefix"}
-        self._prefix_examples = self._cached_pair("features", views, prepared, bcnn.prefix, made_from)
+        self._prefix_examples = self._cached_pair("features", *self._views(), bcnn.prefix, made_from)
         return self._prefix_examples
+
+    def _views(self) -> tuple[AugmentedPhotos, PreparedPhotos]:
+        config = self._config
+        learned_from = (*self._dataset.train, *self._dataset.unlabelled)
+        return (
+            AugmentedPhotos(learned_from, _square(config.train_px), config.augmentation, config.copies, config.seed),
+            PreparedPhotos(self._dataset.val, _square(config.input_px)),
+        )
 
     def _maps(self, name: str, bcnn: Bcnn) -> tuple[Examples, Examples]:
         """Train and validation examples at the end of the backbone, frozen for now."""
+        if self._head_only:  # nothing else will read the outputs of the frozen layers
+            return self._cached_pair(f"maps-{name}", *self._views(), _backbone(bcnn), {"stage": name})
         train, val = self._features(bcnn)
         return self._cached_pair(f"maps-{name}", train.inputs, val.inputs, bcnn.suffix, {"stage": name})
 
@@ -209,13 +257,15 @@ class _Training:
     ) -> tuple[Examples, Examples]:
         compute = None if network is None else _inference(network)
         examples = []
-        for split, source in (("train", train), ("val", val)):
-            photos = getattr(self._dataset, split)
-            key = {**made_from, "split": split, "config": self._config.model_dump(mode="json", exclude=_STAGES)}
+        learned_from = (*self._dataset.train, *self._dataset.unlabelled)
+        for split, source, photos in (("train", train, learned_from), ("val", val, self._dataset.val)):
+            key = {
+                **made_from,
+                "split": split,
+                "config": self._config.model_dump(mode="json", exclude=_NOT_OF_THE_BACKBONE),
+            }
             with self._bar(f"{name}, {split}", len(source)) as advance:
-                rows = cached(
-                    self._run / "cache" / f"{name}-{split}.bin", source, compute, made_from=key, advance=advance
-                )
+                rows = cached(self._cache / f"{name}-{split}.bin", source, compute, made_from=key, advance=advance)
             examples.append(Examples(rows, np.array([photo.class_id for photo in photos], np.int64)))
         return examples[0], examples[1]
 
@@ -230,6 +280,10 @@ class _Training:
         step = f"{role}/{stage}"
         if step in self._record.done:
             self._load(role, bcnn)
+            return
+        if not choices.epochs:  # and no reason to compute what it would have read
+            write_weights(self._run, role, bcnn)
+            self._mark(done=step)
             return
         train, val = examples()
         checkpoint = self._run / role / f"{stage}.checkpoint.npz"
@@ -250,19 +304,31 @@ class _Training:
         self._mark(done=step)
         checkpoint.unlink(missing_ok=True)
 
-    def _measure(self, models: dict[Role, Bcnn]) -> ModelComparison:
+    def _measure(self, full: Bcnn, compact: Bcnn) -> ModelComparison:
         photos = self._dataset.held_out
-        pictures = PreparedPhotos(photos, _square(self._config.input_px))
-        probabilities: dict[str, NDArray[np.float32]] = {}
-        for role, bcnn in models.items():
-            with self._bar(f"{role} model on {self._dataset.held_out_name} photos", len(photos)) as advance:
-                probabilities[role] = predict(bcnn, pictures, advance)
+        models = {"full": full, "compact": compact}
+        if self._compresses:
+            factorized = self._build("compact", NONE)
+            read_weights(self._run, "compact", factorized, "factorized")
+            models = {"full": full, "factorized": factorized, "compact": compact}
+        probabilities = self._asked(models, PreparedPhotos(photos, _square(self._config.input_px)))
         truth = np.array([photo.class_id for photo in photos], np.int64)
         comparison = compare(truth, probabilities, self._dataset.labels)
         document = {"photos": self._dataset.held_out_name, **comparison_json(comparison)}
-        document["parameters"] = {role: _parameters(bcnn) for role, bcnn in models.items()}
-        write_json(self._run / "metrics.json", document)
+        document["parameters"] = {name: _parameters(bcnn) for name, bcnn in models.items()}
+        write_json(self._run / METRICS_NAME, document)
         return comparison
+
+    def _asked(self, models: dict[str, Bcnn], pictures: PreparedPhotos) -> dict[str, NDArray[np.float32]]:
+        held_out = f"{self._dataset.held_out_name} photos"
+        if self._head_only:
+            with self._bar(f"all models on {held_out}", len(pictures)) as advance:
+                return _predict_by_heads(models, pictures, advance)
+        probabilities = {}
+        for name, bcnn in models.items():
+            with self._bar(f"{name} model on {held_out}", len(pictures)) as advance:
+                probabilities[name] = predict(bcnn, pictures, advance)
+        return probabilities
 
     def _mark(self, **changes: Any) -> None:
         if "done" in changes:
@@ -309,6 +375,27 @@ def predict(bcnn: Bcnn, pictures: Pictures, advance: Advance) -> NDArray[np.floa
     return _softmax(run_through(_inference(bcnn.model), pictures, advance))
 
 
+def _predict_by_heads(models: dict[str, Bcnn], pictures: Pictures, advance: Advance) -> dict[str, NDArray[np.float32]]:
+    """Probabilities of several models that have the same backbone, which runs once."""
+    backbone = _inference(_backbone(next(iter(models.values()))))
+    heads = [_inference(bcnn.head) for bcnn in models.values()]
+
+    def ask(batch: NDArray[Any]) -> NDArray[np.float32]:
+        maps = backbone(batch)
+        return np.stack([_softmax(head(maps)) for head in heads], axis=1)
+
+    answers = run_through(ask, pictures, advance)
+    return {name: answers[:, column] for column, name in enumerate(models)}
+
+
+def _backbone(bcnn: Bcnn) -> Callable[..., Any]:
+    """Image to feature map."""
+    if bcnn.prefix is None:
+        return lambda image, training: bcnn.suffix(image, training=training)
+    prefix = bcnn.prefix
+    return lambda image, training: bcnn.suffix(prefix(image, training=training), training=training)
+
+
 def _check_choices(config: TrainConfig) -> None:
     """Fails here, and not after every photo was opened, where the folder, a layer or the weights cannot be used."""
     read_layout(Path(config.data))
@@ -342,7 +429,12 @@ def _frozen(config: TrainConfig) -> str | None:
     return None if config.weights == NONE else backbone(config.backbone).frozen_through
 
 
-_STAGES = {"full_head", "full_finetune", "compact_head", "compact_finetune"}
+_NOT_OF_THE_BACKBONE = {
+    *("full_head", "full_finetune", "compact_head", "compact_finetune"),
+    *("pooling", "rank", "tail", "class_rank", "distil_share", "temperature"),
+}
+
+METRICS_NAME = "metrics.json"
 
 
 def _inference(network: Any) -> Any:
