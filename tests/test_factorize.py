@@ -23,7 +23,7 @@ def draw(rng: np.random.Generator) -> Any:
 
 def outer_products(maps_a: NDArray[Any], maps_b: NDArray[Any]) -> NDArray[Any]:
     """`(n, M, N)` of maps `(n, L, M)` and `(n, L, N)`."""
-    return np.einsum("nlm,nlk->nmk", maps_a, maps_b) / maps_a.shape[1]
+    return np.asarray(np.einsum("nlm,nlk->nmk", maps_a, maps_b) / maps_a.shape[1])
 
 
 def logits_of(factors: Factors, maps_a: NDArray[Any], maps_b: NDArray[Any]) -> NDArray[Any]:
@@ -33,7 +33,7 @@ def logits_of(factors: Factors, maps_a: NDArray[Any], maps_b: NDArray[Any]) -> N
 
 def restored(factors: Factors, *, symmetric: bool) -> NDArray[Any]:
     w = np.einsum("md,nd,dk->mnk", factors.u, factors.v, factors.p)
-    return (w + w.transpose(1, 0, 2)) / 2 if symmetric else w
+    return np.asarray((w + w.transpose(1, 0, 2)) / 2 if symmetric else w)
 
 
 @both_kinds

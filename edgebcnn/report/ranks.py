@@ -95,25 +95,25 @@ def ranks_table(result: CompressResult) -> Table:
         result: The models.
     """
     n = result.full.accuracy.n
-    table = Table(title=f"{n} {result.held_out} photos; heads in float on one thread")
-    for column in ("rank", "parameters", "ms", "after"):
-        table.add_column(column, justify="left" if column == "after" else "right")
-    for column in ("accuracy", "agreement with full"):
+    table = Table(title=f"{n} {result.held_out} photos, agreement with the full model; heads in float on one thread")
+    for column in ("rank", "parameters", "ms"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for column in ("", "accuracy, %", "agreement, %"):
         table.add_column(column, no_wrap=True)
     for each in result.ranks:
-        _add(table, str(each.rank), "factorization", each.factorized)
-        _add(table, "", "distillation", each.distilled)
+        _add(table, str(each.rank), "factorized", each.factorized)
+        _add(table, "", "distilled", each.distilled)
         table.add_section()
     _add(table, "full", "", result.full)
     return table
 
 
-def _add(table: Table, rank: str, after: str, model: Judged) -> None:
+def _add(table: Table, rank: str, stage: str, model: Judged) -> None:
     cost = (f"{model.parameters:,}", f"{model.latency_ms:.3f}") if rank else ("", "")
-    table.add_row(rank, *cost, after, _percent(model.accuracy), _percent(model.agreement))
+    table.add_row(rank, *cost, stage, _percent(model.accuracy), _percent(model.agreement))
 
 
 def _percent(proportion: Proportion | None) -> str:
     if proportion is None:
         return ""
-    return f"{100 * proportion.value:.1f} % ({100 * proportion.low:.1f}-{100 * proportion.high:.1f})"
+    return f"{100 * proportion.value:.1f} ({100 * proportion.low:.1f}-{100 * proportion.high:.1f})"
