@@ -131,6 +131,7 @@ def test_unlabelled_photos_are_learned_from_and_those_it_is_judged_on_are_left_o
             "runs/a exists, made by other choices: choose another --name, or remove it",
         ),
         (["--rank", "8", "--name", "latest"], 4, "exists, made by other choices"),
+        (["--rank", "4,8", "--name", "a"], 4, "runs/a is a run, and no folder for several: choose another --name"),
         (["--rank", "8", "--unlabelled", "nowhere"], 3, "nowhere is not a folder"),
         (["--rank", "8", "--unlabelled", "data/test"], 3, "holds no photo that can be learned from"),
     ],

@@ -49,7 +49,10 @@ def start_from_full(full: Bcnn, compact: Bcnn, *, advance: Advance = lambda swee
     symmetric = _is_symmetric(full)
     layer = compact.model.get_layer
     if compact.architecture.pooling == "lrbc":
-        _start_lrbc(compact, quadratic_forms(weights, *_ranks(compact), symmetric=symmetric, scales=scales))
+        shared, of_products = quadratic_forms(weights, *_ranks(compact), symmetric=symmetric, scales=scales)
+        parts = {"project": shared} if symmetric else _by_stream(shared, len(weights))
+        for name, kernel in {**parts, "factors": of_products}.items():
+            layer(name).set_weights([kernel[np.newaxis, np.newaxis]])
         layer("logits").set_weights([bias])
         return
     if compact.architecture.pooling == "hadamard":
@@ -133,11 +136,8 @@ def _ranks(compact: Bcnn) -> tuple[int, int]:
     return compact.architecture.rank, compact.architecture.class_rank
 
 
-def _start_lrbc(compact: Bcnn, forms: tuple[Array, Array]) -> None:
-    shared, factors = forms
-    layer = compact.model.get_layer
-    layer("project").set_weights([shared[np.newaxis, np.newaxis]])
-    layer("factors").set_weights([factors[np.newaxis, np.newaxis]])
+def _by_stream(shared: Array, channels: int) -> dict[str, Array]:
+    return {"project_a": shared[:channels], "project_b": shared[channels:]}
 
 
 def _buckets(sketch: Any, shape: tuple[int, ...]) -> tuple[NDArray[np.integer], Array]:

@@ -20,7 +20,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from edgebcnn.atomic import replacing_file, write_json
-from edgebcnn.errors import DataError, RunError, TrainingError
+from edgebcnn.errors import DataError, Interrupted, RunError, TrainingError
 from edgebcnn.model import heads
 from edgebcnn.model.bcnn import build
 from edgebcnn.model.heads import HEADS, CompactPooling, Tail
@@ -35,6 +35,7 @@ from edgebcnn.train.head_latency import head_latency_ms
 from edgebcnn.train.layouts import natural_order
 from edgebcnn.train.ranks_figure import ranks_figure
 from edgebcnn.train.run_folder import (
+    RECORD_NAME,
     RunRecord,
     TrainedRun,
     architecture,
@@ -156,7 +157,9 @@ def compress(
     targets = [path] if len(sizes) == 1 else [path / str(size) for size in sizes]
     configs = [choices.config(run.config, size) for size in sizes]
     _check_sizes(run, configs)
-    dataset = _with_unlabelled(run, unlabelled, choices, reporter)
+    if len(sizes) > 1 and (path / RECORD_NAME).exists():
+        raise RunError(f"{path} is a run, and no folder for several: choose another --name")
+    dataset = _with_unlabelled(run, unlabelled, choices, reporter, stop)
     for target, config in zip(targets, configs, strict=True):
         _prepare(target, run, config, dataset)
     if len(sizes) == 1:
@@ -187,7 +190,7 @@ def _place_beside(run: TrainedRun, pooling: str, sizes: Sequence[int]) -> Path:
 def _check_sizes(run: TrainedRun, configs: Sequence[TrainConfig]) -> None:
     """Fails here, and not after the smaller ranks were distilled, where a rank is too large."""
     classes = len(run.dataset.labels)
-    largest = build(run.architecture("full")).head.count_params()
+    largest = run.load("full").head.count_params()
     for config in configs:
         parameters = build(architecture(config, classes, "compact")).head.count_params()
         if parameters >= largest:
@@ -198,7 +201,7 @@ def _check_sizes(run: TrainedRun, configs: Sequence[TrainConfig]) -> None:
 
 
 def _with_unlabelled(
-    run: TrainedRun, folder: Path | None, choices: CompressChoices, reporter: Reporter
+    run: TrainedRun, folder: Path | None, choices: CompressChoices, reporter: Reporter, stop: Event
 ) -> ProductDataset:
     if folder is None:
         return run.dataset
@@ -212,9 +215,13 @@ def _with_unlabelled(
     if len(photos) < len(found):
         reporter.say(f"left out {len(found) - len(photos)} photos of {folder} that the run is judged on")
     with reporter.progress("reading unlabelled photos", len(photos)) as advance:
-        digests, skipped = open_photos(
-            folder, photos, allow_unreadable=choices.allow_unreadable, on_photo=lambda done, total: advance(1)
-        )
+
+        def on_photo(done: int, total: int) -> None:
+            advance(1)
+            if stop.is_set():
+                raise Interrupted("stopped while reading the photos, before a run was made: type the same again")
+
+        digests, skipped = open_photos(folder, photos, allow_unreadable=choices.allow_unreadable, on_photo=on_photo)
     for error in skipped:
         reporter.say(f"skipped {error}")
     return replace(run.dataset, unlabelled=tuple(photo for photo in photos if photo.path in digests))
@@ -228,7 +235,7 @@ def _prepare(target: Path, run: TrainedRun, config: TrainConfig, dataset: Produc
         compressed_from=str(run.path),
         done=("full/head", "full/finetune"),
     )
-    if target.exists():
+    if (target / RECORD_NAME).is_file():
         there = read_record(target)
         same = (there.config, there.compressed_from) == (config, str(run.path))
         if not same or read_photos(target, there).unlabelled != dataset.unlabelled:

@@ -203,7 +203,7 @@ class _Training:
 
     def _start(self, full: Bcnn, compact: Bcnn, maps: Examples) -> None:
         step = "compact/factorized"
-        if step in self._record.done:
+        if {step, "compact/head"} & set(self._record.done):
             self._load("compact", compact)
             return
         assert maps.teacher is not None, "the full model has been asked"
@@ -377,11 +377,11 @@ def predict(bcnn: Bcnn, pictures: Pictures, advance: Advance) -> NDArray[np.floa
 
 def _predict_by_heads(models: dict[str, Bcnn], pictures: Pictures, advance: Advance) -> dict[str, NDArray[np.float32]]:
     """Probabilities of several models that have the same backbone, which runs once."""
-    backbone = _inference(_backbone(next(iter(models.values()))))
+    pooled_from = _inference(_backbone(next(iter(models.values()))))
     heads = [_inference(bcnn.head) for bcnn in models.values()]
 
     def ask(batch: NDArray[Any]) -> NDArray[np.float32]:
-        maps = backbone(batch)
+        maps = pooled_from(batch)
         return np.stack([_softmax(head(maps)) for head in heads], axis=1)
 
     answers = run_through(ask, pictures, advance)
