@@ -31,6 +31,7 @@ DEVICE = [
 ]
 
 TRAIN = [
+    "Jinja2>=3.1",
     "matplotlib>=3.8",
     "scikit-learn>=1.4",
     "tensorboard>=2.19",
@@ -57,6 +58,7 @@ setup(
     package_dir={"edgebcnn._calibration": "calibration", "edgebcnn._devices": "devices"},
     package_data={
         "edgebcnn": ["py.typed"],
+        "edgebcnn.train": ["*.j2"],
         "edgebcnn._calibration": ["*.toml", "*.md"],
         "edgebcnn._devices": ["*.toml", "*.md", "*.service"],
     },

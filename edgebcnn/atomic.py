@@ -116,7 +116,8 @@ def write_json(path: Path, value: Any) -> None:
 
 def json_bytes(value: Any) -> bytes:
     """The JSON that we write everywhere: indented, UTF-8, NaN refused, ended by a newline."""
-    return (json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n").encode()
+    text = json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    return text.encode(errors="backslashreplace")  # bytes of a file's name that are no text, as JSON escapes them
 
 
 def _exchange(first: Path, second: Path) -> bool:

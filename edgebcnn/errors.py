@@ -11,6 +11,7 @@
     ├── StorageError             9   a disk that is full or a path that cannot be written
     ├── MissingExtraError       10   a feature whose packages are not installed
     ├── TrainingError           11   training that cannot go on (a NaN loss, weights that do not fit)
+    ├── FindingsError           12   photos that a strict inspection finds seriously wrong
     └── Interrupted            130   Ctrl-C or SIGTERM ended the command; what was reached is kept
 
 Exit code 2 is click's, for a wrong command line. Every message is one sentence that says what is wrong, where, and what
@@ -92,6 +93,12 @@ class TrainingError(EdgebcnnError):
     """Training that cannot go on."""
 
     exit_code = 11
+
+
+class FindingsError(EdgebcnnError):
+    """Photos that a strict inspection finds seriously wrong."""
+
+    exit_code = 12
 
 
 class Interrupted(EdgebcnnError):

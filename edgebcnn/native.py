@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import sys
 from collections.abc import Iterator
@@ -11,7 +12,10 @@ from typing import TextIO
 
 @contextmanager
 def muted_native_stderr() -> Iterator[None]:
-    """Drops what C++ prints to file descriptor 2; Python's stderr, where progress is shown, goes on."""
+    """Drops what C++ prints to file descriptor 2; Python's stderr, where progress is shown, goes on.
+
+    A crash of native code is still told, by `faulthandler`, on the stderr that was there.
+    """
     sys.stderr.flush()
     kept = os.dup(2)
     with ExitStack() as stack:
@@ -24,6 +28,9 @@ def muted_native_stderr() -> Iterator[None]:
         os.close(nowhere)
         stack.callback(os.close, kept)
         stack.callback(os.dup2, kept, 2)
+        if not faulthandler.is_enabled():
+            faulthandler.enable(kept)
+            stack.callback(faulthandler.disable)
         yield
 
 

@@ -16,8 +16,8 @@ from edgebcnn.model.backbones import backbone
 from edgebcnn.model.bcnn import Architecture, Bcnn, build, folded
 from edgebcnn.model.keras import keras
 
-FULL = Architecture(backbone="small", pooling="outer", tail="sqrt", classes=5)
-COMPACT = Architecture(backbone="small", pooling="hadamard", rank=24, tail="tanh", classes=5)
+FULL = Architecture(streams="small", pooling="outer", tail="sqrt", classes=5)
+COMPACT = Architecture(streams="small", pooling="hadamard", rank=24, tail="tanh", classes=5)
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def test_folding_changes_nothing_but_rounding(tail: str, pictures: NDArray[np.fl
 
 def test_a_model_built_for_any_size_equals_one_built_for_that_size(pictures: NDArray[np.float32]) -> None:
     keras.utils.set_random_seed(0)
-    bcnn = build(Architecture(backbone="mobilenet_v2", pooling="hadamard", rank=8, tail="tanh", classes=3))
+    bcnn = build(Architecture(streams="mobilenet_v2", pooling="hadamard", rank=8, tail="tanh", classes=3))
     fixed = folded(bcnn, height_px=64, width_px=64)
     np.testing.assert_allclose(fixed(pictures), bcnn.model(pictures), rtol=1e-4, atol=1e-5)
 
@@ -79,14 +79,32 @@ def test_an_unknown_backbone_is_answered_with_the_closest() -> None:
 
 
 def test_an_unknown_layer_to_freeze_is_answered_with_the_closest() -> None:
-    with pytest.raises(TrainingError, match="no layer 'small_2_rel' to freeze through; closest: small_2_relu"):
+    with pytest.raises(TrainingError, match="small has no layer 'small_2_rel'; closest: small_2_relu"):
         build(FULL, frozen_through="small_2_rel")
+
+
+def test_a_layer_like_no_other_is_answered_with_names_all_the_same() -> None:
+    with pytest.raises(TrainingError, match=r"no layer 'xyz'; closest: small_\w+, small_\w+, small_\w+$"):
+        build(FULL, frozen_through="xyz")
+
+
+@pytest.mark.parametrize(
+    ("network", "layer"),
+    [("mobilenet_v2", "block_2_expand"), ("mobilenet_v2", "out_relu"), ("small", "small_5_relu")],
+    ids=["inside a block", "behind the feature map", "at its end"],
+)
+def test_a_layer_at_which_the_network_cannot_be_cut_is_refused(network: str, layer: str) -> None:
+    with pytest.raises(
+        TrainingError,
+        match=f"{network} cannot be cut in two at {layer}, .*: use .*before {backbone(network).last_layer}",
+    ):
+        build(FULL.model_copy(update={"streams": network}), frozen_through=layer)
 
 
 def test_weights_of_another_architecture_are_refused(tmp_path: Path) -> None:
     keras.Sequential([keras.layers.Dense(2, input_shape=(3,))]).save_weights(str(tmp_path / "other.h5"))
     with pytest.raises(TrainingError, match="does not hold weights of mobilenet_v2"):
-        build(FULL.model_copy(update={"backbone": "mobilenet_v2"}), weights=str(tmp_path / "other.h5"))
+        build(FULL.model_copy(update={"streams": "mobilenet_v2"}), weights=str(tmp_path / "other.h5"))
 
 
 def test_a_missing_weights_file_is_named() -> None:
@@ -103,7 +121,7 @@ def test_imagenet_weights_that_cannot_be_had_name_the_other_two_ways(monkeypatch
 
     monkeypatch.setattr(keras.applications, "MobileNetV2", _failing_download(no_network))
     with pytest.raises(TrainingError, match=r"cannot be downloaded .*--weights FILE.*--weights none"):
-        build(FULL.model_copy(update={"backbone": "mobilenet_v2"}), weights="imagenet")
+        build(FULL.model_copy(update={"streams": "mobilenet_v2"}), weights="imagenet")
 
 
 def _failing_download(no_network: object) -> object:
@@ -117,4 +135,4 @@ def _failing_download(no_network: object) -> object:
 
 def test_an_outer_product_with_a_rank_is_refused() -> None:
     with pytest.raises(ValidationError, match="outer pooling has no rank"):
-        Architecture(backbone="small", pooling="outer", rank=8, tail="sqrt", classes=5)
+        Architecture(streams="small", pooling="outer", rank=8, tail="sqrt", classes=5)

@@ -35,7 +35,7 @@ MANIFEST = Manifest(
     schema_version=SCHEMA_VERSION,
     name="tiny",
     edgebcnn_version="0.1.0",
-    architecture={"backbone": "mobilenet_v2", "rank": 8},
+    architecture={"streams": "mobilenet_v2", "rank": 8},
     preprocessing=Preprocessing(height_px=32, width_px=48, mean=127.5, std=1e-05),
     models={
         "int8": ModelFile(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -94,6 +95,24 @@ def test_a_folder_in_which_no_photo_can_be_read_is_an_error(tmp_path: Path) -> N
         read_all(open_source(str(tmp_path)))
 
 
+def test_hidden_files_are_passed_over(tmp_path: Path) -> None:
+    write_photos(tmp_path, per_label=1)
+    (tmp_path / "Red" / "._0.png").write_bytes(b"what macOS leaves on other disks")
+    source = open_source(str(tmp_path))
+    assert (len(read_all(source)), source.unreadable) == (4, 0)
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+def test_a_folder_inside_that_may_not_be_read_is_named(tmp_path: Path) -> None:
+    write_photos(tmp_path, per_label=1)
+    (tmp_path / "Red").chmod(0)
+    try:
+        with pytest.raises(CameraError, match=r"Red cannot be read \(Permission denied\): allow reading it"):
+            open_source(str(tmp_path))
+    finally:
+        (tmp_path / "Red").chmod(0o755)
+
+
 def test_one_photo_is_a_source_too(tmp_path: Path) -> None:
     write_photos(tmp_path, per_label=1)
     frames = read_all(open_source(str(tmp_path / "Red" / "0.png"), labels=NAMES))
@@ -164,6 +183,9 @@ def test_truth_survives_commas_quotes_and_excels_byte_order_mark(tmp_path: Path)
         ("/dev/video63", "no camera at /dev/video63: "),
         ("no/such/thing", "there is no file or folder 'no/such/thing'"),
         ("", "there is no file or folder ''"),
+        ("99999999999", "there is no file or folder '99999999999'"),
+        ("²", "there is no file or folder '²'"),
+        ("a" * 300, r"a+ cannot be opened \(File name too long\): check the path and its permissions"),
         ("rtsp:/user:secret@host/x", r"there is no file or folder 'rtsp:/\*\*\*@host/x'"),
         ("ftp://user:secret@host/x", r"ftp://\*\*\*@host/x is not an address that can be read"),
         ("http://user:secret@127.0.0.1:9/x?pwd=secret", r"http://\*\*\*@127.0.0.1:9/x\?\*\*\* cannot be opened"),

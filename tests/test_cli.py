@@ -17,7 +17,7 @@ from click.testing import CliRunner, Result
 
 from edgebcnn import __version__, errors
 from edgebcnn.cli import COMMANDS, console, main
-from edgebcnn.errors import BundleError, EdgebcnnError, UnreadablePhotoError
+from edgebcnn.errors import BundleError, EdgebcnnError, StorageError, UnreadablePhotoError
 
 HEAVY = ("ai_edge_litert", "cv2", "numpy", "pydantic", "rich", "tensorflow", "tf_keras")
 HELP_LIMIT_S = 0.3
@@ -138,9 +138,75 @@ def test_a_bug_is_not_hidden(fail: Fail, bug: Exception) -> None:
     assert fail(bug).exception is bug
 
 
+CRASH = """
+import click, ctypes, os, sys
+from types import ModuleType
+from edgebcnn import cli
+module = ModuleType("edgebcnn.cli.crash")
+module.command = click.Command("crash", callback=lambda: {crash})
+sys.modules[module.__name__] = module
+cli.COMMANDS["crash"] = "Crash"
+cli.main(["crash"])
+"""
+
+
+@pytest.mark.parametrize(
+    ("crash", "said"),
+    [("ctypes.string_at(0)", "Fatal Python error: Segmentation fault"), ("os.abort()", "Fatal Python error: Aborted")],
+)
+def test_a_crash_of_native_code_is_not_hidden(crash: str, said: str) -> None:
+    done = subprocess.run([sys.executable, "-c", CRASH.format(crash=crash)], capture_output=True, text=True)
+    assert done.returncode < 0
+    assert done.stderr.startswith(said)
+
+
+def test_after_a_command_crashes_are_told_by_whom_they_were_before() -> None:
+    script = """
+import faulthandler
+from edgebcnn.native import muted_native_stderr
+for _ in range(2):
+    before = faulthandler.is_enabled()
+    with muted_native_stderr(), muted_native_stderr():
+        assert faulthandler.is_enabled()
+    assert faulthandler.is_enabled() == before
+    faulthandler.enable()
+"""
+    subprocess.run([sys.executable, "-c", script], check=True)
+
+
 def test_ctrl_c_ends_with_130_and_no_traceback(fail: Fail) -> None:
     result = fail(KeyboardInterrupt())
     assert (result.exit_code, result.output) == (130, "")
+
+
+def test_sigterm_while_a_command_is_loaded_leaves_no_traceback(tmp_path: Path) -> None:
+    loading = tmp_path / "loading"
+    (tmp_path / "tensorflow.py").write_text(
+        f"import pathlib, time; pathlib.Path({str(loading)!r}).touch(); time.sleep(60)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-m", "edgebcnn", "train"],
+        env={**os.environ, "PYTHONPATH": str(tmp_path)},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    while process.poll() is None and not loading.exists():
+        time.sleep(0.02)
+    process.terminate()
+    said = "".join(process.communicate(timeout=30))
+    assert (process.returncode, said.strip()) == (130, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("arguments", ["--help", "train --help", "--version"])
+def test_help_that_cannot_be_printed_is_one_sentence(arguments: str) -> None:
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "edgebcnn", *arguments.split()], stdout=full, stderr=subprocess.PIPE, text=True
+        )
+    assert done.returncode == StorageError.exit_code
+    assert re.fullmatch("Error: the results cannot be printed: no space left .*\n", done.stderr)
 
 
 def test_a_reader_that_went_away_is_no_failure_to_talk_about() -> None:

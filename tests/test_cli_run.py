@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shlex
 import signal
 import subprocess
 import sys
@@ -122,6 +124,12 @@ def test_an_unwritable_jsonl_is_refused_before_the_first_frame(shelf: Path, tmp_
     assert result.stdout == ""
 
 
+def test_a_duration_that_is_no_number_is_named(shelf: Path) -> None:
+    result = run(shelf, "--camera", str(shelf / "photos"), "--duration", "nan")
+    assert result.exit_code == 2
+    assert "'--duration': nan is not a number of seconds" in result.stderr
+
+
 def test_a_lost_stream_leaves_its_summary_and_the_cameras_exit_code(shelf: Path, tmp_path: Path) -> None:
     file = tmp_path / "readings.jsonl"
     with network_camera() as camera:
@@ -136,6 +144,39 @@ def test_a_lost_stream_leaves_its_summary_and_the_cameras_exit_code(shelf: Path,
     assert summary["seen"] == 4
     assert summary["source"] == camera.address.replace("://", "://***@")
     assert "secret" not in result.output + file.read_text()
+
+
+def in_shell(shelf: Path, redirections: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """What a shell says of `edgebcnn run ... REDIRECTIONS`."""
+    words = [sys.executable, "-m", "edgebcnn", "run", "--bundle", shelf / "bundle", "--camera", shelf / "photos"]
+    line = f"{shlex.join(map(str, words))} {redirections}"
+    return subprocess.run(line, shell=True, capture_output=True, text=True, env={**os.environ, **environment})
+
+
+@pytest.mark.parametrize("closed", ["2>&-", "<&- 2>&-", ">&-", "<&- >&- 2>&-"])
+def test_a_closed_stream_ends_no_command(shelf: Path, tmp_path: Path, closed: str) -> None:
+    file = tmp_path / "readings.jsonl"
+    ended = in_shell(shelf, f"--jsonl {file} {closed}")
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert [json.loads(line)["frame"] for line in file.read_text().splitlines()] == list(range(8))
+    assert ("frames    8 seen" in ended.stdout) == (" >&-" not in f" {closed}")
+
+
+@pytest.mark.parametrize(("encoding", "dot"), [("iso8859-5", r"\xb7"), ("ascii", "·")])  # for ASCII, click takes UTF-8
+def test_a_terminal_without_our_characters_ends_no_command(shelf: Path, encoding: str, dot: str) -> None:
+    ended = in_shell(shelf, "", PYTHONIOENCODING=encoding)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert f"8 seen {dot} 0 dropped" in ended.stdout
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+@pytest.mark.parametrize("flags", ["", "--quiet", "--json"])
+def test_results_that_cannot_be_printed_are_one_sentence(shelf: Path, flags: str) -> None:
+    ended = in_shell(shelf, f"{flags} >/dev/full")
+    assert ended.returncode == StorageError.exit_code
+    assert "Traceback" not in ended.stderr
+    last_line = ended.stderr.splitlines()[-1]
+    assert last_line == "Error: the results cannot be printed: no space left where they go, free some and try again"
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

@@ -99,6 +99,7 @@ def test_a_photo_whose_name_has_a_comma_can_be_listed(tmp_path: Path) -> None:
         ("val.txt", 2, "val/Milk/shelf_2.jpg, Milk, 0", "val.txt, line 2: expected"),
         ("train.txt", 4, "train/Milk/shelf_4.jpg, 2, 0", "train.txt, line 4: class id 2 is not in classes.csv"),
         ("train.txt", 4, "train/Milk/shelf_4.jpg, 0, 1", "train.txt, line 4: coarse class id 1, but .* says 0"),
+        ("train.txt", 4, f"train/Milk/shelf_4.jpg, {'9' * 5000}, 0", "train.txt, line 4: expected"),
         ("test.txt", 1, "train/Milk/shelf_4.jpg, 0, 0", "test.txt, line 1: .* listed before, in .*train.txt, line 4"),
         ("classes.csv", 1, "name,id", "classes.csv, line 1: the columns must be Class Name"),
         ("classes.csv", 2, "Milk,zero,Dairy,0,x", "classes.csv, line 2: expected a name, an id"),
@@ -138,6 +139,33 @@ def test_a_product_of_test_that_train_lacks_is_named(tmp_path: Path) -> None:
 def test_an_empty_list_file_is_refused(tmp_path: Path) -> None:
     (write_lists(tmp_path) / "test.txt").write_text("\n")
     with pytest.raises(DataError, match="test has no photo"):
+        load_dataset(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("file", "line", "message"),
+    [
+        ("val.txt", "val/Milk/shelf_1.jpg, 0, 0", "val.txt, line 1: there is no photo .*shelf_1.jpg, 0"),
+        ("val.txt", "val/Milk/shelf_1.jpg", "val.txt, line 1: expected 'path, class id', found"),
+        ("val.txt", "val/Milk/shelf_1.jpg, 2", "val.txt, line 1: class id 2 is not in labels.csv, which ends at 1"),
+        ("labels.csv", "gtin,name", "labels.csv, line 1: the columns must be name"),
+    ],
+)
+def test_list_files_may_come_with_labels_csv(tmp_path: Path, file: str, line: str, message: str) -> None:
+    write_lists(tmp_path)
+    (tmp_path / "classes.csv").unlink()
+    (tmp_path / "labels.csv").write_text("name,gtin\nMilk,07310865004703\nJuice,\n")
+    for split in ("train", "val", "test"):
+        listed = (tmp_path / f"{split}.txt").read_text()
+        (tmp_path / f"{split}.txt").write_text(listed.replace(", 0, 0", ", 0").replace(", 1, 1", ", 1"))
+    dataset = load_dataset(tmp_path)
+    assert dataset.labels == (Label(name="Milk", gtin="07310865004703"), Label(name="Juice"))
+    assert (sizes(dataset), dataset.notes[0]) == (
+        (12, 4, 4),
+        "layout: list files train.txt, val.txt, test.txt with labels.csv",
+    )
+    edit_line(tmp_path / file, 1, line)
+    with pytest.raises(DataError, match=message):
         load_dataset(tmp_path)
 
 
@@ -234,6 +262,7 @@ def test_labels_csv_gives_order_gtins_and_coarse_classes(tmp_path: Path) -> None
         ("", r"labels.csv, line 1: the columns"),
         ("name\nMilk\n", r"labels.csv lacks Juice"),
         ("name\nMilk\nJuice\nBread\n", r"labels.csv, line 4: there is no folder named 'Bread'"),
+        ("name,gtin\n,1\nMilk,\nJuice,\n", r"labels.csv, line 2: the product has no name"),
         ("name\nMilk\nMilk\n", r"labels.csv, line 3: Milk was given before"),
         ("name,gtin\nMilk, 1 %,123\n", r"labels.csv, line 2: expected 2 cells, found 3"),
     ],
@@ -280,6 +309,13 @@ def test_an_accented_name_is_one_product_on_every_system(tmp_path: Path) -> None
 def test_one_product_in_two_spellings_is_refused(tmp_path: Path) -> None:
     write_folders(tmp_path, {"Milk": 8, "milk": 8, "Juice": 8})
     with pytest.raises(DataError, match="Milk and milk are one product in two spellings"):
+        load_dataset(tmp_path)
+
+
+def test_a_product_whose_name_is_not_utf8_is_named(tmp_path: Path) -> None:
+    write_folders(tmp_path, {"Milk": 8, "Juice": 8})
+    (tmp_path / "Juice").rename(tmp_path / os.fsdecode(b"J\xfcice"))
+    with pytest.raises(DataError, match="ice: the name of a product must be UTF-8 text: rename the folder"):
         load_dataset(tmp_path)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shlex
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -19,7 +20,7 @@ from numpy.typing import NDArray
 from edgebcnn.bundle import GOLDEN_NAME, Label, Precision, open_bundle
 from edgebcnn.cli import main
 from edgebcnn.device.classifier import Classifier
-from edgebcnn.errors import BundleError, DataError, QuantizationError, RunError
+from edgebcnn.errors import BundleError, DataError, QuantizationError, RunError, StorageError
 from edgebcnn.model.bcnn import Bcnn, Role, build, folded
 from edgebcnn.model.keras import keras, tf
 from edgebcnn.progress import Advance, Silent
@@ -106,7 +107,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
     folder = tmp_path_factory.mktemp("shop")
     dataset = _dataset(folder / "photos")
     dataset = replace(dataset, test=(Photo(dataset.test[0].path, 1), *dataset.test[1:]))
-    config = TrainConfig(data=str(dataset.origin), backbone="small", weights="none", input_px=32, rank=16)
+    config = TrainConfig(data=str(dataset.origin), streams="small", weights="none", input_px=32, rank=16)
     path = folder / "runs" / "colours"
     with created(path) as part:
         write_photos(part, dataset)
@@ -346,6 +347,30 @@ def test_the_command_makes_what_it_is_asked_for(run: TrainedRun, tmp_path: Path)
     document = json.loads(result.stdout)
     assert (document["bundle"], list(document["models"])) == (str(output), ["int8", "float32"])
     assert document["digest"] == open_bundle(output).digest
+
+
+def test_the_next_command_can_be_typed_whatever_the_bundle_is_called(run: TrainedRun, tmp_path: Path) -> None:
+    output = tmp_path / "it's mine"
+    result = CliRunner().invoke(main, ["export", str(run.path), "--float32", "--output", str(output)])
+    assert result.exit_code == 0, result.output
+    words = shlex.split(result.stdout.splitlines()[-1].removeprefix("next:"))
+    assert words == ["edgebcnn", "run", "--camera", "0", "--bundle", str(output)]
+
+
+def test_a_photo_that_vanished_is_named_before_the_long_work(run: TrainedRun, tmp_path: Path) -> None:
+    gone = Photo(tmp_path / "gone.png", 0)
+    diary = Diary()
+    with pytest.raises(DataError, match=rf"1 of the 42 photos of .* no longer there, the first is {gone.path}: put"):
+        _export(replace(run, dataset=replace(run.dataset, val=(*run.dataset.val[1:], gone))), tmp_path, reporter=diary)
+    assert diary.bars == {}
+
+
+def test_an_output_that_cannot_be_written_is_refused_before_the_long_work(run: TrainedRun, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    diary = Diary()
+    with pytest.raises(StorageError, match=r"file/below"):
+        _export(run, tmp_path / "file" / "below" / "bundle", reporter=diary)
+    assert diary.bars == {}
 
 
 @pytest.mark.parametrize(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,14 @@ def test_a_complete_cache_is_not_computed_again_and_one_made_from_something_else
     fill(tmp_path / "rows.bin", same, weights="a")
     fill(tmp_path / "rows.bin", other, weights="b")
     assert (same.read, other.read) == (1, 1 + 2 * CHUNK)
+
+
+@pytest.mark.parametrize("length", [0, 100, 10**6])
+def test_a_cache_of_another_length_than_it_says_is_computed_again(tmp_path: Path, length: int) -> None:
+    fill(tmp_path / "rows.bin", Numbers(2 * CHUNK))
+    os.truncate(tmp_path / "rows.bin", length)
+    rows = fill(tmp_path / "rows.bin", Numbers(2 * CHUNK))
+    np.testing.assert_array_equal(rows[:, 0], 2 * np.arange(2 * CHUNK))
 
 
 def test_a_cache_larger_than_the_disk_is_refused_before_it_is_begun(

@@ -8,19 +8,19 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgebcnn.errors import TrainingError
+from edgebcnn.errors import RunError, TrainingError
 from edgebcnn.model.bcnn import Architecture, Bcnn, build
 from edgebcnn.model.keras import keras
 from edgebcnn.train.config import StageConfig, TrainConfig
 from edgebcnn.train.fit import EpochReport, Examples, Stage, epoch_order
 
-CONFIG = TrainConfig(data="unused", backbone="small", weights="none", dropout=0.0, batch_size=8)
+CONFIG = TrainConfig(data="unused", streams="small", weights="none", dropout=0.0, batch_size=8)
 CLASSES = 3
 
 
 def network() -> Bcnn:
     keras.utils.set_random_seed(1)
-    return build(Architecture(backbone="small", pooling="hadamard", rank=8, tail="tanh", classes=CLASSES, dropout=0.0))
+    return build(Architecture(streams="small", pooling="hadamard", rank=8, tail="tanh", classes=CLASSES, dropout=0.0))
 
 
 def feature_maps(count: int, *, copies: int = 1, seed: int = 0) -> Examples:
@@ -40,7 +40,7 @@ class Fitting:
         self.bcnn = network()
         self.reports: list[EpochReport] = []
         self.photos = 0
-        self._checkpoint = folder / "head.checkpoint.npz"
+        self.checkpoint = folder / "head.checkpoint.npz"
         choices = StageConfig(epochs=epochs, head_rate=head_rate, patience=patience)
         self._stage = Stage(
             "compact/head", backbone=None, head=self.bcnn.head, config=CONFIG, stage=choices, batch_statistics=False
@@ -48,7 +48,7 @@ class Fitting:
 
     def fit(self, train: Examples, validation: Examples, advance: Any = None) -> None:
         self._stage.fit(
-            train, validation, checkpoint=self._checkpoint, advance=advance or self._count, on_epoch=self.reports.append
+            train, validation, checkpoint=self.checkpoint, advance=advance or self._count, on_epoch=self.reports.append
         )
 
     def _count(self, photos: int) -> None:
@@ -107,6 +107,37 @@ def test_a_resumed_stage_reaches_the_weights_of_one_that_was_never_cut_off(tmp_p
     again.fit(train, validation)
     for expected, found in zip(whole.bcnn.head.get_weights(), again.bcnn.head.get_weights(), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("damage", ["emptied", "overwritten", "cut off", "bit flipped", "of another network"])
+def test_a_damaged_checkpoint_is_named_with_the_way_on_and_changes_no_weights(tmp_path: Path, damage: str) -> None:
+    train, validation = feature_maps(48), feature_maps(24, seed=1)
+    fitting = Fitting(tmp_path, epochs=2)
+    fitting.fit(train, validation)
+    _damage(fitting.checkpoint, damage)
+    again = Fitting(tmp_path, epochs=2)
+    before = again.bcnn.head.get_weights()
+    with pytest.raises(
+        RunError, match=r"head\.checkpoint\.npz cannot be read or does not fit: remove it, and --resume"
+    ):
+        again.fit(train, validation)
+    for expected, found in zip(before, again.bcnn.head.get_weights(), strict=True):
+        np.testing.assert_array_equal(found, expected)
+
+
+def _damage(checkpoint: Path, damage: str) -> None:
+    content = bytearray(checkpoint.read_bytes())
+    if damage == "of another network":
+        with np.load(checkpoint) as saved:
+            arrays = {
+                name: value[:-1] if name.startswith("slot_") and value.ndim else value for name, value in saved.items()
+            }
+        np.savez(checkpoint, **arrays)
+        return
+    if damage == "bit flipped":
+        content[len(content) // 2] ^= 1
+    ends = {"emptied": 0, "cut off": len(content) // 2}
+    checkpoint.write_bytes(b"no archive" if damage == "overwritten" else content[: ends.get(damage)])
 
 
 def test_the_best_weights_are_kept_when_later_epochs_are_worse(tmp_path: Path) -> None:

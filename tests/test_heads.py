@@ -9,13 +9,14 @@ from typing import Any, get_args
 import numpy as np
 import pytest
 from ai_edge_litert.interpreter import Interpreter
-from click import Choice
+from click import Choice, Option
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from edgebcnn.bundle import Precision
 from edgebcnn.cli.train import command
 from edgebcnn.errors import TrainingError
+from edgebcnn.model.backbones import BACKBONES
 from edgebcnn.model.bcnn import Architecture, Bcnn, build, folded
 from edgebcnn.model.heads import HEADS, CompactPooling, Pooling, Tail
 from edgebcnn.model.keras import keras
@@ -40,7 +41,7 @@ every_head = pytest.mark.parametrize(("pooling", "tail"), PAIRS, ids=["-".join(p
 
 def shape(pooling: Pooling, tail: Tail, **changes: Any) -> Architecture:
     rank = None if HEADS[pooling].rank is None else 16
-    choices = {"backbone": "small", "pooling": pooling, "rank": rank, "tail": tail, "class_rank": 4, "classes": CLASSES}
+    choices = {"streams": "small", "pooling": pooling, "rank": rank, "tail": tail, "class_rank": 4, "classes": CLASSES}
     return Architecture(**{**choices, **changes})
 
 
@@ -197,3 +198,10 @@ def test_the_command_line_offers_every_compact_pooling() -> None:
     (flag,) = (parameter for parameter in command.params if parameter.name == "pooling")
     assert isinstance(flag.type, Choice)
     assert tuple(flag.type.choices) == get_args(CompactPooling)
+
+
+def test_the_command_line_names_every_backbone() -> None:
+    (flag,) = (parameter for parameter in command.params if parameter.name == "streams")
+    assert isinstance(flag, Option)
+    assert flag.help is not None
+    assert not [name for name in BACKBONES if f"{name}," not in flag.help]

@@ -26,7 +26,7 @@ FORMS: list[tuple[Pooling, Tail]] = [
 def full() -> Bcnn:
     """A model whose channels have different sizes, and whose classifier holds each class's mean descriptor."""
     keras.utils.set_random_seed(4)
-    bcnn = build(Architecture(backbone="small", pooling="outer", tail="sqrt", classes=CLASSES))
+    bcnn = build(Architecture(streams="small", pooling="outer", tail="sqrt", classes=CLASSES))
     gamma, beta = np.random.default_rng(4).uniform([[0.5], [0.0]], [[2.0], [1.0]], (2, CHANNELS))
     normalization = bcnn.model.get_layer("small_5_BN")
     normalization.set_weights([gamma, beta, *normalization.get_weights()[2:]])
@@ -65,7 +65,7 @@ def logits(bcnn: Bcnn) -> NDArray[np.float32]:
 def started(pooling: Pooling, tail: Tail, **changes: Any) -> Bcnn:
     rank = {"lrbc": 64}.get(pooling, 1024)
     choices = {"pooling": pooling, "tail": tail, "rank": rank, "class_rank": 16, "classes": CLASSES, **changes}
-    compact = build(Architecture(backbone="small", **choices))
+    compact = build(Architecture(streams="small", **choices))
     start_from_full(full(), compact)
     return compact
 
@@ -84,6 +84,21 @@ def test_at_full_rank_the_logits_are_those_of_the_outer_products_linear_classifi
     own = logits(compact) - bias
     own, linear = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in (own, linear))  # the l2 tail's norm
     np.testing.assert_allclose(own, linear, atol=1e-3)  # float32: large terms of both signs cancel
+
+
+def test_unequal_streams_are_factorized_as_they_are_aligned() -> None:
+    keras.utils.set_random_seed(7)
+    shape = {"streams": "custom,small", "classes": CLASSES}
+    unequal = build(Architecture(pooling="outer", tail="sqrt", **shape))
+    compact = build(Architecture(pooling="hadamard", tail="l2", rank=CLASSES * 64, **shape))
+    start_from_full(unequal, compact)
+    rng = np.random.default_rng(7)
+    a, b = rng.standard_normal((9, 4, 4, 64)), rng.standard_normal((9, 4, 4, CHANNELS))
+    pooled = np.einsum("nhwi,nhwj->nij", a, b) / LOCATIONS
+    linear = pooled.reshape(len(a), -1) @ unequal.model.get_layer("logits").get_weights()[0]
+    own = np.asarray(compact.head(np.concatenate([a, b], axis=-1).astype(np.float32), training=False))
+    own, linear = (each / np.linalg.norm(each, axis=1, keepdims=True) for each in (own, linear))
+    np.testing.assert_allclose(own, linear, atol=1e-3)  # new batch normalisations give every channel one size
 
 
 @pytest.mark.parametrize(("pooling", "tail"), FORMS, ids=["-".join(form) for form in FORMS])
@@ -109,12 +124,12 @@ def test_the_backbone_is_that_of_the_full_model() -> None:
 
 def test_a_dead_channel_gets_no_weight_without_bound() -> None:
     keras.utils.set_random_seed(4)
-    dying = build(Architecture(backbone="small", pooling="outer", tail="sqrt", classes=CLASSES))
+    dying = build(Architecture(streams="small", pooling="outer", tail="sqrt", classes=CLASSES))
     normalization = dying.model.get_layer("small_5_BN")
     gamma, *rest = normalization.get_weights()
     gamma[3] = 0
     normalization.set_weights([gamma, *rest])
-    compact = build(Architecture(backbone="small", pooling="hadamard", rank=16, tail="l2", classes=CLASSES))
+    compact = build(Architecture(streams="small", pooling="hadamard", rank=16, tail="l2", classes=CLASSES))
     start_from_full(dying, compact)
     kernel = compact.model.get_layer("project_u").get_weights()[0]
     assert np.isfinite(kernel).all()

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import random
+import shlex
 import shutil
 import signal
 import subprocess
@@ -14,6 +15,7 @@ import time
 from pathlib import Path
 from threading import Event
 
+import click
 import pytest
 from click.testing import CliRunner, Result
 
@@ -21,7 +23,7 @@ from edgebcnn.cli import main
 from edgebcnn.errors import Interrupted, RunError
 from edgebcnn.progress import Silent
 from edgebcnn.train.claim import locked
-from edgebcnn.train.run_folder import open_run, read_record
+from edgebcnn.train.run_folder import open_run, read_record, write_record
 from edgebcnn.train.steps import resume
 from tests.blocks import QUICK, draw_blocks
 
@@ -32,12 +34,27 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def finished(data: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A run that nobody disturbed."""
-    runs = tmp_path_factory.mktemp("finished") / "runs"
+def told(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A run that nobody disturbed, and what was printed."""
+    runs = tmp_path_factory.mktemp("finished") / "my runs"
     result = edgebcnn("train", "--data", data, "--runs", runs, "--name", "quiet", *QUICK)
     assert result.exit_code == 0, result.stderr
-    return runs / "quiet"
+    return runs / "quiet", result.stdout
+
+
+@pytest.fixture(scope="module")
+def finished(told: tuple[Path, str]) -> Path:
+    """The folder of that run."""
+    return told[0]
+
+
+@pytest.fixture
+def interrupted(finished: Path, tmp_path: Path) -> Path:
+    """A copy of that run, as if it had been stopped at its end."""
+    run = tmp_path / "runs" / "interrupted"
+    shutil.copytree(finished, run)
+    write_record(run, read_record(run).model_copy(update={"state": "interrupted"}))
+    return run
 
 
 def edgebcnn(*arguments: object) -> Result:
@@ -71,6 +88,12 @@ def test_the_models_of_a_finished_run_are_the_ones_that_were_measured(finished: 
     run = open_run(finished)
     assert run.load("compact").head.count_params() < run.load("full").head.count_params()
     assert [label.name for label in run.dataset.labels] == ["Blue", "Green", "Red"]
+
+
+def test_the_next_command_can_be_typed_whatever_the_run_is_called(told: tuple[Path, str]) -> None:
+    run, printed = told
+    words = shlex.split(printed.splitlines()[-1].removeprefix("next:"))
+    assert words == ["edgebcnn", "export", str(run), "--int8"]
 
 
 def test_a_run_name_is_not_used_twice(data: Path, finished: Path) -> None:
@@ -114,6 +137,43 @@ def test_a_choice_that_makes_no_sense_is_named_with_its_flag(flag: str, value: s
     assert says in result.stderr
 
 
+def _number_flags() -> list[str]:
+    command = main.get_command(click.Context(main), "train")
+    assert command is not None
+    return [parameter.opts[0] for parameter in command.params if isinstance(parameter.type, click.types.FloatParamType)]
+
+
+@pytest.mark.parametrize("value", ["nan", "inf"])
+@pytest.mark.parametrize("flag", _number_flags())
+def test_what_is_not_a_finite_number_is_named_with_its_flag(flag: str, value: str, tmp_path: Path) -> None:
+    result = edgebcnn("train", "--data", tmp_path, flag, value)
+    assert result.exit_code == 2
+    assert f"{flag} {value}: input should be" in result.stderr
+
+
+@pytest.mark.parametrize("name", ["a/b", "/a", ".x", "..", "", "a" * 300, "ä" * 150])
+def test_a_name_that_no_folder_can_have_is_refused(name: str, tmp_path: Path) -> None:
+    result = edgebcnn("train", "--data", tmp_path, "--runs", tmp_path / "runs", "--name", name)
+    assert result.exit_code == 2
+    assert "cannot name a folder" in result.stderr
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("flags", [("--weights", "none"), ("--head-epochs", "0")])
+def test_training_nothing_is_refused(flags: tuple[str, ...], tmp_path: Path) -> None:
+    result = edgebcnn("train", "--data", tmp_path, "--epochs", "0", *flags)
+    assert result.exit_code == 2
+    assert "--epochs 0 leaves nothing to train: give 1 or more" in result.stderr
+
+
+def test_an_unwritable_folder_of_runs_is_refused_before_the_photos_are_looked_at(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = edgebcnn("train", "--data", tmp_path / "nowhere", "--runs", tmp_path / "file" / "runs", *QUICK)
+    assert result.exit_code == 9
+    assert f"{tmp_path}/file/runs" in result.stderr
+    assert "choose a path that you can write" in result.stderr
+
+
 def test_two_choices_that_do_not_go_together_are_both_named(data: Path) -> None:
     result = edgebcnn("train", "--data", data, "--pooling", "lrbc", "--tail", "sqrt")
     assert result.exit_code == 2
@@ -141,7 +201,7 @@ def test_a_run_of_another_version_is_refused(finished: Path, tmp_path: Path) -> 
     shutil.copytree(finished, old)
     record = json.loads((old / "run.json").read_text())
     (old / "run.json").write_text(json.dumps({**record, "schema_version": 99}))
-    with pytest.raises(RunError, match=r"run\.json has schema version 99, this edgebcnn reads 1"):
+    with pytest.raises(RunError, match=r"run\.json has schema version 99, this edgebcnn reads 2"):
         open_run(old)
 
 
@@ -155,20 +215,53 @@ def test_a_run_record_changed_by_hand_is_refused_with_its_field(finished: Path, 
         open_run(changed)
 
 
+def test_photos_that_vanished_since_the_stop_are_named(interrupted: Path, tmp_path: Path) -> None:
+    table = interrupted / "photos.csv"
+    table.write_text(table.read_text() + f"test,0,{tmp_path}/gone.png\n")
+    result = edgebcnn("train", "--resume", "--runs", interrupted.parent, "--name", interrupted.name)
+    assert result.exit_code == 3
+    assert (
+        f"1 of the 133 photos of {interrupted} are no longer there, the first is {tmp_path}/gone.png" in result.stderr
+    )
+
+
+def test_weights_that_vanished_since_the_stop_are_named(interrupted: Path) -> None:
+    (interrupted / "full" / "weights.h5").unlink()
+    with pytest.raises(RunError, match=r"full/weights\.h5 is missing: put it back, or train again"):
+        resume(interrupted, reporter=Silent(), stop=Event())
+
+
 def test_two_processes_do_not_train_in_one_folder(finished: Path) -> None:
     with locked(finished), pytest.raises(RunError, match="another edgebcnn train is working in"):
         resume(finished, reporter=Silent(), stop=Event())
 
 
-def test_stopping_keeps_what_was_reached_and_resuming_finishes(data: Path, tmp_path: Path) -> None:
-    runs = tmp_path / "runs"
+def stopped(number: signal.Signals, data: object, runs: Path) -> str:
+    """What training said that got a signal in its first epochs; its run is called `stopped`."""
     process = started("train", "--data", data, "--runs", runs, "--name", "stopped", *QUICK)
-    history = runs / "stopped" / "history.csv"
-    while process.poll() is None and not history.exists():
+    while process.poll() is None and not (runs / "stopped" / "history.csv").exists():
         time.sleep(0.05)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(number)
     _, says = process.communicate(timeout=120)
     assert process.returncode == Interrupted.exit_code, says
+    return says
+
+
+def test_sigterm_keeps_what_was_reached_as_ctrl_c_does(data: Path, tmp_path: Path) -> None:
+    says = stopped(signal.SIGTERM, data, tmp_path)
+    assert "stopped after full/finetune, epoch" in says
+    assert "Traceback" not in says
+    assert read_record(tmp_path / "stopped").state == "interrupted"
+    assert (tmp_path / "stopped" / "full" / "weights.h5").exists()
+
+
+def test_stopping_keeps_what_was_reached_and_resuming_finishes_from_any_folder(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = tmp_path / "runs"
+    history = runs / "stopped" / "history.csv"
+    says = stopped(signal.SIGINT, os.path.relpath(data), runs)
+    monkeypatch.chdir(tmp_path)
     assert "stopped after full/finetune, epoch" in says
     assert "--resume" in says
     assert "Traceback" not in says

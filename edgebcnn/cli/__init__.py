@@ -21,6 +21,7 @@ from edgebcnn.native import muted_native_stderr
 
 COMMANDS = {
     "demo": "Do the whole job on a shelf that is drawn for it, offline, in minutes",
+    "data": "Look for what is wrong with your photos, and split them without leaks",
     "train": "Train the full B-CNN on labelled photos, then its compact replacement",
     "compress": "Replace the outer product of a trained full model by a low-rank form",
     "export": "Turn a trained run into a bundle for the device",
@@ -30,7 +31,7 @@ COMMANDS = {
 """Commands and their first sentence, in the order in which a user meets them."""
 
 TRAIN_PACKAGES = frozenset(
-    {"matplotlib", "sklearn", "tensorboard", "tensorflow", "tensorflow_model_optimization", "tf_keras"}
+    {"jinja2", "matplotlib", "sklearn", "tensorboard", "tensorflow", "tensorflow_model_optimization", "tf_keras"}
 )
 """What `pip install 'edgebcnn[train]'` adds to a device."""
 
@@ -53,6 +54,13 @@ class CommandLine(click.Group):
         """Lists the commands without importing them."""
         with formatter.section("Commands"):
             formatter.write_dl(list(COMMANDS.items()))
+
+    def parse_args(self, ctx: click.Context, args: list[str]) -> list[str]:
+        """Prints the help or the version where that was asked for."""
+        try:
+            return super().parse_args(ctx, args)
+        except OSError as error:
+            _fail(ctx, _as_sentence(error))
 
     def invoke(self, ctx: click.Context) -> Any:
         """Runs the command that was asked for."""

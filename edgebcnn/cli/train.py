@@ -16,6 +16,10 @@ if TYPE_CHECKING:
     from edgebcnn.train.steps import TrainResult
 
 _POOLINGS = ("hadamard", "lrbc", "maclaurin", "tensor_sketch", "gap")
+_STREAMS = (
+    *("vgg16", "vgg19", "resnet50", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0"),
+    *("efficientnet_lite0", "small", "custom"),
+)
 _WHERE = {"name", "runs", "resume", "as_json"}
 _MAX_NAME_BYTES = 255  # of a folder's name, on every file system of Linux
 
@@ -45,8 +49,22 @@ def folder_name(_context: click.Context, _parameter: click.Parameter, name: str 
 @click.option("--name", callback=folder_name, help="Name of the run; the time if left out.")
 @click.option("--runs", type=click.Path(path_type=Path), default="runs", help="Folder that holds the runs.")
 @click.option("--resume", is_flag=True, help="Go on with a run that was stopped (--name, or the latest).")
-@click.option("--backbone", default="mobilenet_v2", help="Convolutional stream of both models: mobilenet_v2 or small.")
-@click.option("--weights", default="imagenet", help="Where the backbone starts: imagenet, none, or a weights file.")
+@click.option(
+    "--streams",
+    default="mobilenet_v2",
+    metavar="A,B",
+    help=f"The two convolutional streams, or one for both: {', '.join(_STREAMS)}, mobilenet_v2_ALPHA (a width), or a "
+    "Keras model of yours, FILE.keras:LAYER. NAME:LAYER ends one of ours at another layer.",
+)
+@click.option(
+    "--shared-weights/--separate-weights",
+    default=None,
+    show_default="shared where equal",
+    help="Whether equal streams are one network.",
+)
+@click.option(
+    "--weights", default="imagenet", metavar="A,B", help="Where each stream starts: imagenet, none, or a weights file."
+)
 @click.option("--train-px", default=224, help="Side of the pictures that training sees.")
 @click.option("--input-px", default=256, help="Side of the pictures that the models are used at.")
 @click.option("--pooling", type=click.Choice(_POOLINGS), default="hadamard", help="How the compact model pools.")
@@ -55,7 +73,9 @@ def folder_name(_context: click.Context, _parameter: click.Parameter, name: str 
     "--tail", type=click.Choice(["tanh", "sqrt", "l2"]), help="What follows the compact pooling, if it takes one."
 )
 @click.option("--class-rank", default=8, help="Rank of each product's form in lrbc pooling, an even number.")
-@click.option("--frozen-through", default="auto", help="Last layer that is never trained: auto, none, or its name.")
+@click.option(
+    "--frozen-through", default="auto", metavar="A,B", help="Last layer that is never trained: auto, none, or its name."
+)
 @click.option("--copies", default=10, help="Augmented copies of every photo, drawn once.")
 @click.option("--head-epochs", default=5, help="Epochs of each model's classifier on frozen features.")
 @click.option("--epochs", default=10, help="Epochs of fine-tuning of each model.")
@@ -126,7 +146,9 @@ def _checked(model: type[Choices], values: dict[str, Any], flag_of: dict[str, st
         if not first["loc"]:  # what two flags say together; the sentence names both
             raise click.UsageError(str(first["ctx"]["error"])) from error
         flag = "--" + flag_of[str(first["loc"][0])].replace("_", "-")
-        raise click.UsageError(f"{flag} {first['input']}: {first['msg'].lower()}") from error
+        raise click.UsageError(
+            f"{flag} {first['input']}: {first['msg'].lower().removeprefix('value error, ')}"
+        ) from error
 
 
 def _refuse_other_flags(context: click.Context) -> None:

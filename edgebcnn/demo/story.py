@@ -57,7 +57,7 @@ def config(data: Path, *, seed: int) -> TrainConfig:
     """Choices for a few hundred small drawings and a network that starts from nothing."""
     return TrainConfig(
         data=str(data.absolute()),
-        backbone="small",
+        streams="small",
         weights="none",
         train_px=96,
         input_px=96,

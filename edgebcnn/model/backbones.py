@@ -1,18 +1,29 @@
-"""Which convolutional streams there are, where each one ends, and how it gets its weights."""
+"""Which convolutional streams there are, where each one ends, and how it gets its weights.
+
+`docs/streams.md` has the table. VGG16 to `block5_conv3` is network D of Lin et al. 2015. The others end before the
+layers that only serve a classifier of 1000 classes: they cost as much as all our heads and add no accuracy. ResNet-50
+ends a stage earlier, because the 2048 channels of its last one give a descriptor of four million numbers. What stays
+frozen by default leaves a cache that fits on a disk and a part to train that a CPU can.
+"""
 
 from __future__ import annotations
 
 import difflib
 import os
+import re
 import socket
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, get_args
 
-from edgebcnn.errors import TrainingError
+from edgebcnn.errors import EdgebcnnError, TrainingError
+from edgebcnn.model.efficientnet_lite import efficientnet_lite0
 from edgebcnn.model.keras import keras
+from edgebcnn.model.model_file import cut_model, for_any_size, read_model
+from edgebcnn.model.pixels import PixelFormat, Pixels
+from edgebcnn.model.spelling import model_file
 
 IMAGENET = "imagenet"
 NONE = "none"
@@ -25,25 +36,53 @@ class Backbone:
     """A convolutional stream.
 
     Attributes:
-        name: What `--backbone` takes.
-        build: Makes the whole network from an `(n, h, w, 3)` input tensor in [-1, 1].
+        name: As it was written.
+        published: Makes the whole network, as its weights are published, from an `(n, h, w, 3)` input tensor and
+            `imagenet` or None.
         last_layer: Its output is the feature map that is pooled.
         frozen_through: Last layer that fine-tuning leaves alone, or None where all layers are trained.
-        pretrained: Whether ImageNet weights exist for it.
+        pretrained: Whether `imagenet` weights, or a user's own model's, exist for it.
+        replaced: What takes the place of some of its layers, by their names.
     """
 
     name: str
-    build: Callable[[Any], Any]
+    published: Callable[[Any, str | None], Any]
     last_layer: str
-    frozen_through: str | None
-    pretrained: bool
+    frozen_through: str | None = None
+    pretrained: bool = True
+    replaced: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
+
+    def build(self, image: Any, *, prefix: str = "") -> Any:
+        """The whole network on an `(n, h, w, 3)` input tensor in [-1, 1], with random weights.
+
+        Args:
+            image: Input tensor.
+            prefix: Put before the name of every layer, so that two networks fit into one model.
+        """
+        # Layers that Keras names by itself are then named alike every time.
+        keras.backend.reset_uids()
+        if not prefix and not self.replaced:
+            return self.published(image, None)
+
+        def copy(layer: Any) -> Any:
+            kind = self.replaced.get(layer.name)
+            source = kind() if kind else layer
+            return type(source).from_config({**source.get_config(), "name": prefix + layer.name})
+
+        plain = self.published(keras.Input((None, None, 3)), None)
+        return keras.models.clone_model(plain, input_tensors=image, clone_function=copy)
 
 
-def _mobilenet_v2(image: Any) -> Any:
-    return keras.applications.MobileNetV2(input_tensor=image, include_top=False, weights=None)
+def _application(name: str, pixel_format: PixelFormat = "tf", **arguments: Any) -> Callable[[Any, str | None], Any]:
+    def published(image: Any, weights: str | None) -> Any:
+        pixels = image if pixel_format == "tf" else Pixels(pixel_format, name="pixels")(image)
+        application = getattr(keras.applications, name)
+        return application(input_tensor=pixels, include_top=False, weights=weights, **arguments)
+
+    return published
 
 
-def _small(image: Any) -> Any:
+def _small(image: Any, _weights: str | None) -> Any:
     x = image
     for block, (filters, stride) in enumerate(_SMALL_BLOCKS, start=1):
         name = f"small_{block}"
@@ -56,69 +95,168 @@ def _small(image: Any) -> Any:
 _SMALL_BLOCKS = ((24, 2), (48, 2), (64, 1), (96, 2), (128, 1))
 _SMALL_MOMENTUM = 0.9  # a few hundred steps are all it gets: the usual 0.99 would still remember the initial statistics
 
+
+def _custom(image: Any, _weights: str | None) -> Any:
+    x = image
+    for block, filters in enumerate((16, 32, 64), start=1):
+        if block > 1:
+            x = keras.layers.MaxPooling2D(name=f"custom_{block - 1}_pool")(x)
+        x = keras.layers.Conv2D(filters, 3, padding="same", name=f"custom_{block}_conv")(x)
+        x = keras.layers.ReLU(name=f"custom_{block}_relu")(x)
+    return keras.Model(image, x)
+
+
+def _mobilenet_v2(name: str, alpha: float) -> Backbone:
+    published = _application("MobileNetV2", alpha=alpha)
+    return Backbone(name, published, "block_16_project_BN", "block_5_add", pretrained=alpha in _PUBLISHED_ALPHAS)
+
+
+_PUBLISHED_ALPHAS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
+_ALPHAS = (0.1, 4.0)  # narrower than that all layers have 8 channels, wider nobody has measured
+
+_EFFICIENTNET_FRONT: dict[str, Callable[[], Any]] = {
+    # Its own rescaling takes 0-255 in three steps, of which int8 would round every one.
+    "rescaling": lambda: Pixels("torch"),
+    "normalization": lambda: keras.layers.Activation("linear"),
+}
+
 BACKBONES: dict[str, Backbone] = {
     backbone.name: backbone
     for backbone in (
-        # The 320-channel bottleneck: the 1280-channel layer after it costs as much as all heads and adds no accuracy.
-        Backbone("mobilenet_v2", _mobilenet_v2, "block_16_project_BN", "block_5_add", pretrained=True),
-        Backbone("small", _small, "small_5_relu", None, pretrained=False),
+        _mobilenet_v2("mobilenet_v2", 1.0),
+        Backbone("vgg16", _application("VGG16", "caffe"), "block5_conv3", "block4_pool"),
+        Backbone("vgg19", _application("VGG19", "caffe"), "block5_conv4", "block4_pool"),
+        Backbone("resnet50", _application("ResNet50", "caffe"), "conv4_block6_out", "conv4_block3_out"),
+        Backbone(
+            "mobilenet_v3_small",
+            _application("MobileNetV3Small", include_preprocessing=False),
+            "expanded_conv_10/Add",
+            "expanded_conv_2/Add",
+        ),
+        Backbone(
+            "mobilenet_v3_large",
+            _application("MobileNetV3Large", include_preprocessing=False),
+            "expanded_conv_14/Add",
+            "expanded_conv_5/Add",
+        ),
+        Backbone(
+            "efficientnet_b0",
+            _application("EfficientNetB0"),
+            "block7a_project_bn",
+            "block3b_add",
+            replaced=_EFFICIENTNET_FRONT,
+        ),
+        Backbone(
+            "efficientnet_lite0",
+            lambda image, _: efficientnet_lite0(image),
+            "block7a_project_bn",
+            "block3b_add",
+            pretrained=False,
+        ),
+        Backbone("small", _small, "small_5_relu", pretrained=False),
+        Backbone("custom", _custom, "custom_3_relu", pretrained=False),
     )
 }
 
 
-def backbone(name: str) -> Backbone:
-    """The backbone of that name.
+def backbone(stream: str) -> Backbone:
+    """The backbone that is written like that.
 
     Raises:
         TrainingError: no such backbone; the message names the closest ones.
     """
-    if name in BACKBONES:
-        return BACKBONES[name]
-    close = difflib.get_close_matches(name, BACKBONES, n=3, cutoff=0.3) or sorted(BACKBONES)
-    raise TrainingError(f"unknown backbone {name!r}: did you mean {' or '.join(close)}?")
+    if own := model_file(stream):
+        return _own(stream, *own)
+    name, _, layer = stream.partition(":")
+    chosen = BACKBONES.get(name) or _of_width(name)
+    if chosen is None:
+        close = difflib.get_close_matches(name, BACKBONES, n=3, cutoff=0.3) or sorted(BACKBONES)
+        raise TrainingError(f"unknown backbone {name!r}: did you mean {' or '.join(close)}?")
+    return replace(chosen, name=stream, last_layer=layer or chosen.last_layer)
 
 
-def load_weights(network: Any, chosen: Backbone, weights: str) -> None:
+def _of_width(name: str) -> Backbone | None:
+    found = re.fullmatch(r"mobilenet_v2_(\d+(?:\.\d+)?)", name)
+    if found is None:
+        return None
+    alpha = float(found[1])
+    if not _ALPHAS[0] <= alpha <= _ALPHAS[1]:
+        raise TrainingError(f"{name} has a width of {alpha:g}: give one of {_ALPHAS[0]} to {_ALPHAS[1]}")
+    return _mobilenet_v2(name, alpha)
+
+
+def _own(stream: str, file: str, layer: str | None, pixels: str | None) -> Backbone:
+    if layer is None:
+        raise TrainingError(f"{file} is a model file, and not said which layer ends the stream: give {file}:LAYER")
+    formats = get_args(PixelFormat)
+    if pixels is not None and pixels not in formats:
+        raise TrainingError(f"unknown pixels {pixels!r} in {stream}: give one of {', '.join(formats)}, or leave it out")
+    pixel_format: PixelFormat = next(known for known in formats if known == (pixels or "tf"))
+
+    def published(image: Any, weights: str | None) -> Any:
+        model = cut_model(read_model(file), file, layer)
+        if weights:
+            return model
+        try:
+            return keras.models.clone_model(for_any_size(model, pixel_format), input_tensors=image)
+        except ValueError as error:
+            raise TrainingError(
+                f"{file} takes pictures of one size alone ({_first_line(error)}): end the stream at an earlier layer "
+                f"than {layer}"
+            ) from error
+
+    return Backbone(stream, published, layer)
+
+
+def load_weights(network: Any, chosen: Backbone, weights: str, *, prefix: str = "") -> None:
     """Gives a freshly built backbone its starting weights.
 
     Args:
         network: What `chosen.build` returned.
         chosen: The backbone.
         weights: `imagenet`, `none`, or the path of a weights file (HDF5) of this architecture without classifier.
+        prefix: What `chosen.build` was given.
 
     Raises:
         TrainingError: ImageNet weights that do not exist or cannot be downloaded, or a file that does not fit.
     """
     if weights == NONE:
         return
-    if weights == IMAGENET:
-        _load_imagenet(network, chosen)
-        return
+    reference = _pretrained(chosen) if weights == IMAGENET else _filled_from(weights, chosen)
+    for layer in network.layers:
+        if layer.weights:
+            layer.set_weights(reference.get_layer(layer.name.removeprefix(prefix)).get_weights())
+
+
+def _filled_from(weights: str, chosen: Backbone) -> Any:
     if not os.path.isfile(weights):
         raise TrainingError(
             f"no weights file at {weights}: put it there, or give --weights another file, imagenet or none"
         )
+    reference = chosen.published(keras.Input((None, None, 3)), None)
     try:
-        network.load_weights(weights)
+        reference.load_weights(weights)
     except (ValueError, OSError, KeyError) as error:
         raise TrainingError(
             f"{weights} does not hold weights of {chosen.name} without its classifier ({_first_line(error)}): "
             "give --weights a file of that architecture, imagenet or none"
         ) from error
+    return reference
 
 
-def _load_imagenet(network: Any, chosen: Backbone) -> None:
+def _pretrained(chosen: Backbone) -> Any:
     if not chosen.pretrained:
         raise TrainingError(f"there are no ImageNet weights for {chosen.name}: use --weights none or --weights FILE")
     try:
         with _downloading():
-            reference = keras.applications.MobileNetV2(input_shape=(224, 224, 3), include_top=False, weights="imagenet")
+            return chosen.published(keras.Input((224, 224, 3)), IMAGENET)
+    except EdgebcnnError:
+        raise
     except Exception as error:  # Keras raises a bare Exception for a failed download
         raise TrainingError(
             f"the ImageNet weights of {chosen.name} cannot be downloaded ({_first_line(error)}): "
             "use --weights FILE with a copy of them, or --weights none to start from nothing"
         ) from error
-    network.set_weights(reference.get_weights())
 
 
 @contextmanager

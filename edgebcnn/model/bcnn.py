@@ -1,9 +1,12 @@
 """What the full and the compact model are, and how each is built, split for training, and folded for export.
 
-    image ─ backbone ─┬─ A ─┐
-                      └─ B ─┴─ pooling ─ tail ─ dropout ─ classifier ─ logits
+    image ─┬─ stream A ─┐
+           └─ stream B ─┴─ pooling ─ tail ─ dropout ─ classifier ─ logits
 
-Both streams run on the same backbone with shared weights, the symmetric form of Lin et al. 2015 (arXiv 1504.07889).
+Streams may differ; equal ones share their weights unless told otherwise. The symmetric models of Lin et al. 2015 (arXiv
+1504.07889) do the same at twice the cost: their two copies start alike, get equal gradients, and so stay alike.
+Separate copies are for streams that start from different weights.
+
 The full model pools by the outer product; the compact one replaces it by one of the forms in `edgebcnn.model.heads`:
 
     hadamard       project_u, project_v ─ mean of products ─ tail ─ classifier     all learned
@@ -11,12 +14,15 @@ The full model pools by the outer product; the compact one replaces it by one of
     tensor_sketch  two count sketches ─ mean of convolutions ─ tail ─ classifier   hashes drawn, frozen
     lrbc           project ─ factors ─ mean of squares ─ signed sums               a quadratic form for each product
     gap            mean ─ classifier                                               no second order, for reference
+
+Of two streams, `gap` takes the means of both, and `lrbc` quadratic forms of both maps side by side. Nothing is lost:
+uᵀa · vᵀb = ¼ (uᵀa + vᵀb)² - ¼ (uᵀa - vᵀb)², so every bilinear form of rank r/2 is among them, a positive and a negative
+square for each of its terms.
 """
 
 from __future__ import annotations
 
-import difflib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -25,7 +31,7 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edgebcnn.errors import TrainingError
 from edgebcnn.model import heads
-from edgebcnn.model.backbones import NONE, Backbone, backbone, load_weights
+from edgebcnn.model.backbones import NONE
 from edgebcnn.model.heads import HEADS, Pooling, Tail
 from edgebcnn.model.keras import keras
 from edgebcnn.model.pooling import (
@@ -39,11 +45,10 @@ from edgebcnn.model.pooling import (
     SignedSums,
     TensorSketch,
 )
+from edgebcnn.model.spelling import check_shared
+from edgebcnn.model.streams import Unpack, align, build_streams, cut
 
 Role = Literal["full", "compact"]
-
-SIDE_MULTIPLE = 32
-"""Sides divide evenly through all strides, so that a model built for any size pads as one built for that size."""
 
 DESCRIPTOR_LENGTH = 16.0
 """Length of an L2-normalised descriptor: at 1 the softmax over dozens of products could never become confident."""
@@ -53,7 +58,8 @@ class Architecture(BaseModel):
     """Everything that fixes a model's shape.
 
     Attributes:
-        backbone: Name of the convolutional stream.
+        streams: The two streams, `A,B` or one for both, as `edgebcnn.model.spelling` writes them.
+        shared_weights: Whether both are one network; None where they are equal.
         pooling: `outer` for the full model, any other for the compact one.
         rank: Size of the pooling: length d of the descriptor, and of `lrbc` the channels m that all products share;
             None for `outer` and `gap`.
@@ -68,7 +74,8 @@ class Architecture(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    backbone: str
+    streams: str
+    shared_weights: bool | None = None
     pooling: Pooling
     rank: int | None = Field(default=None, ge=1)
     tail: Tail
@@ -80,9 +87,15 @@ class Architecture(BaseModel):
     @model_validator(mode="after")
     def _is_a_head_that_exists(self) -> Architecture:
         heads.check(self.pooling, self.rank, self.tail)
+        check_shared(self.streams, self.shared_weights)
         if self.rank is None and HEADS[self.pooling].rank is not None:
             raise ValueError(f"{self.pooling} pooling needs a rank")
         return self
+
+    @property
+    def shares_weights(self) -> bool:
+        """Whether both streams are one network."""
+        return check_shared(self.streams, self.shared_weights)
 
 
 @dataclass(frozen=True)
@@ -95,6 +108,10 @@ class Bcnn:
         prefix: Image to the output of the last frozen layer; None where nothing is frozen.
         suffix: That output (or the image) to the feature map `(n, h', w', M)`.
         head: Feature map to logits.
+        alignment: How two maps came to one grid, in a sentence; None where nothing had to be done.
+
+    Of two streams, what goes from part to part is both outputs, packed as `edgebcnn.model.streams` says; the feature
+    map is `(n, h', w', M + N)`.
     """
 
     architecture: Architecture
@@ -102,34 +119,34 @@ class Bcnn:
     prefix: Any | None
     suffix: Any
     head: Any
+    alignment: str | None = None
 
 
 def build(architecture: Architecture, *, weights: str = NONE, frozen_through: str | None = None) -> Bcnn:
-    """Builds a model for pictures of any size whose sides are multiples of `SIDE_MULTIPLE`.
+    """Builds a model for pictures of any size whose sides are multiples of `streams.SIDE_MULTIPLE`.
 
     Args:
         architecture: Its shape.
-        weights: Starting weights of the backbone: `imagenet`, `none` or a file.
-        frozen_through: Last layer of the frozen prefix, or None.
+        weights: Starting weights of each stream, or of both: `imagenet`, `none` or a file.
+        frozen_through: Last layer of the frozen prefix of each stream, or of both; None where nothing is frozen.
 
     Raises:
-        TrainingError: unknown backbone or layer, a rank that is too large for it, or weights that cannot be had or do
-            not fit.
+        TrainingError: unknown stream or layer, streams that cannot be aligned, a rank that is too large for them, or
+            weights that cannot be had or do not fit.
     """
-    chosen = backbone(architecture.backbone)
     image = keras.Input((None, None, 3), name="image")
-    network = chosen.build(image)
-    load_weights(network, chosen, weights)
-    feature_map = network.get_layer(chosen.last_layer).output
-    _check_rank(architecture, feature_map.shape[-1])
-    logits = _head(architecture, feature_map)
-    cut = image if frozen_through is None else _layer_output(network, chosen, frozen_through)
+    streams = build_streams(architecture.streams, image, shared=architecture.shares_weights, weights=weights)
+    maps, alignment = align(image, streams)
+    _check_rank(architecture, [each.shape[-1] for each in maps])
+    logits = _head(architecture, maps)
+    prefix, suffix = cut(image, streams, maps, frozen_through)
     return Bcnn(
         architecture=architecture,
         model=keras.Model(image, logits, name=f"bcnn_{architecture.pooling}"),
-        prefix=None if frozen_through is None else keras.Model(image, cut, name="prefix"),
-        suffix=_suffix(cut, feature_map, chosen, frozen_through),
-        head=keras.Model(feature_map, logits, name="head"),
+        prefix=prefix,
+        suffix=suffix,
+        head=_head_of_packed(maps, logits),
+        alignment=alignment,
     )
 
 
@@ -144,12 +161,10 @@ def folded(bcnn: Bcnn, *, height_px: int, width_px: int) -> Any:
         Keras model, `(n, height_px, width_px, 3)` image to logits.
     """
     architecture = bcnn.architecture
-    chosen = backbone(architecture.backbone)
     image = keras.Input((height_px, width_px, 3), name="image")
-    network = chosen.build(image)
+    maps, _ = align(image, build_streams(architecture.streams, image, shared=architecture.shares_weights))
     fold = architecture.tail == "tanh" and architecture.pooling in _PROJECTED
-    logits = _head(architecture, network.get_layer(chosen.last_layer).output, fold=fold)
-    model = keras.Model(image, logits, name=bcnn.model.name)
+    model = keras.Model(image, _head(architecture, maps, fold=fold), name=bcnn.model.name)
     replaced = _folded_weights(bcnn.model) if fold else {}
     for layer in model.layers:
         layer.set_weights(replaced.get(layer.name) or bcnn.model.get_layer(layer.name).get_weights())
@@ -164,18 +179,28 @@ def _folded_weights(trained: Any) -> dict[str, list[Any]]:
     return {"project_u": [kernel * scale], "tail_BN": [beta - mean * scale]}
 
 
-def _check_rank(architecture: Architecture, channels: int) -> None:
+def _check_rank(architecture: Architecture, channels: Sequence[int]) -> None:
     """Above these ranks a head is larger than what it replaces and computes nothing more."""
-    most = channels if architecture.pooling == "lrbc" else channels**2
+    most = sum(channels) if architecture.pooling == "lrbc" else channels[0] * channels[-1]
     if architecture.rank is not None and architecture.rank > most:
         raise TrainingError(
-            f"a rank of {architecture.rank} is too large: {architecture.pooling} pooling of the {channels} channels of "
-            f"{architecture.backbone} takes at most {most}"
+            f"a rank of {architecture.rank} is too large: {architecture.pooling} pooling of the "
+            f"{' and '.join(map(str, channels))} channels of {architecture.streams} takes at most {most}"
         )
 
 
-def _head(architecture: Architecture, feature_map: Any, *, fold: bool = False) -> Any:
-    x = _POOL[architecture.pooling](architecture, feature_map)
+def _head_of_packed(maps: Sequence[Any], logits: Any) -> Any:
+    if len(maps) == 1:
+        return keras.Model(maps[0], logits, name="head")
+    of_maps = keras.Model(list(maps), logits, name="head_of_maps")
+    channels = [each.shape[-1] for each in maps]
+    feature_map = keras.Input((None, None, sum(channels)), name="feature_map")
+    return keras.Model(feature_map, of_maps(Unpack((1, 1), channels, name="unpack_maps")(feature_map)), name="head")
+
+
+def _head(architecture: Architecture, maps: Sequence[Any], *, fold: bool = False) -> Any:
+    """Logits of the feature maps: two on one grid, or one that stands for both."""
+    x = _POOL[architecture.pooling](architecture, maps)
     if architecture.tail == "sqrt":
         x = L2Normalize(DESCRIPTOR_LENGTH, name="tail_norm")(SignedSqrt(name="tail_sqrt")(x))
     elif architecture.tail == "tanh":
@@ -188,47 +213,61 @@ def _head(architecture: Architecture, feature_map: Any, *, fold: bool = False) -
     return classifier(architecture.classes, name="logits")(x)
 
 
-def _outer(architecture: Architecture, feature_map: Any) -> Any:
-    return OuterProduct(name="outer_product")([feature_map, feature_map])
+def _outer(architecture: Architecture, maps: Sequence[Any]) -> Any:
+    return OuterProduct(name="outer_product")([maps[0], maps[-1]])
 
 
-def _hadamard(architecture: Architecture, feature_map: Any) -> Any:
-    u, v = (_projection(architecture.rank, f"project_{side}")(feature_map) for side in "uv")
-    return HadamardProduct(name="hadamard_product")([u, v])
+def _hadamard(architecture: Architecture, maps: Sequence[Any]) -> Any:
+    u, v = (_projection(architecture.rank, f"project_{side}") for side in "uv")
+    return HadamardProduct(name="hadamard_product")([u(maps[0]), v(maps[-1])])
 
 
-def _maclaurin(architecture: Architecture, feature_map: Any) -> Any:
+def _maclaurin(architecture: Architecture, maps: Sequence[Any]) -> Any:
     u, v = (
         _projection(architecture.rank, f"project_{side}", RandomSigns([architecture.seed, number]), trainable=False)
         for number, side in enumerate("uv")
     )
-    return HadamardProduct(name="hadamard_product")([u(feature_map), v(feature_map)])
+    return HadamardProduct(name="hadamard_product")([u(maps[0]), v(maps[-1])])
 
 
-def _tensor_sketch(architecture: Architecture, feature_map: Any) -> Any:
+def _tensor_sketch(architecture: Architecture, maps: Sequence[Any]) -> Any:
     assert architecture.rank is not None, "the architecture has checked it"
-    return TensorSketch(architecture.rank, architecture.seed, name="tensor_sketch")([feature_map, feature_map])
+    return TensorSketch(architecture.rank, architecture.seed, name="tensor_sketch")([maps[0], maps[-1]])
 
 
-def _lrbc(architecture: Architecture, feature_map: Any) -> Any:
+def _lrbc(architecture: Architecture, maps: Sequence[Any]) -> Any:
     rank = architecture.class_rank
-    unit = keras.initializers.VarianceScaling(1.0, "fan_in", "untruncated_normal")
     # All r squares of a product then add up to one channel's, so that no product starts out sure of itself.
     factor = keras.initializers.VarianceScaling(1 / rank, "fan_in", "untruncated_normal")
-    shared = _projection(architecture.rank, "project", unit)(feature_map)
-    factors = _projection(architecture.classes * rank, "factors", factor)(shared)
+    factors = _projection(architecture.classes * rank, "factors", factor)(_shared_projection(architecture, maps))
     return MeanSquare(name="mean_square")(factors)
 
 
-def _gap(architecture: Architecture, feature_map: Any) -> Any:
-    return keras.layers.GlobalAveragePooling2D(name="average")(feature_map)
+def _shared_projection(architecture: Architecture, maps: Sequence[Any]) -> Any:
+    """One projection of the maps side by side, as a sum of theirs: joined first, int8 would give both one range."""
+    channels = sum(each.shape[-1] for each in maps)
+    names = ["project"] if len(maps) == 1 else ["project_a", "project_b"]
+    parts = []
+    for name, each in zip(names, maps, strict=True):
+        unit = keras.initializers.VarianceScaling(each.shape[-1] / channels, "fan_in", "untruncated_normal")
+        parts.append(_projection(architecture.rank, name, unit)(each))
+    return parts[0] if len(parts) == 1 else keras.layers.Add(name="project")(parts)
+
+
+def _gap(architecture: Architecture, maps: Sequence[Any]) -> Any:
+    if len(maps) == 1:
+        return keras.layers.GlobalAveragePooling2D(name="average")(maps[0])
+    averages = [
+        keras.layers.GlobalAveragePooling2D(name=f"average_{side}")(each) for side, each in zip("ab", maps, strict=True)
+    ]
+    return keras.layers.Concatenate(name="average")(averages)
 
 
 def _projection(size: int | None, name: str, initializer: Any = "glorot_uniform", *, trainable: bool = True) -> Any:
     return keras.layers.Conv2D(size, 1, use_bias=False, kernel_initializer=initializer, trainable=trainable, name=name)
 
 
-_POOL: dict[Pooling, Callable[[Architecture, Any], Any]] = {
+_POOL: dict[Pooling, Callable[[Architecture, Sequence[Any]], Any]] = {
     "outer": _outer,
     "hadamard": _hadamard,
     "lrbc": _lrbc,
@@ -239,23 +278,3 @@ _POOL: dict[Pooling, Callable[[Architecture, Any], Any]] = {
 
 _PROJECTED = ("hadamard", "maclaurin")
 """Poolings whose channels each come from one row of `project_u`, which can take a factor of theirs."""
-
-
-def _layer_output(network: Any, chosen: Backbone, name: str) -> Any:
-    names = [layer.name for layer in network.layers]
-    if name not in names:
-        close = ", ".join(difflib.get_close_matches(name, names, n=3, cutoff=0))
-        raise TrainingError(
-            f"{chosen.name} has no layer {name!r} to freeze through; closest: {close}; or use auto or none"
-        )
-    return network.get_layer(name).output
-
-
-def _suffix(cut: Any, feature_map: Any, chosen: Backbone, name: str | None) -> Any:
-    try:
-        return keras.Model(cut, feature_map, name="suffix")
-    except ValueError as error:  # Keras finds another way from the image to the feature map, or none
-        raise TrainingError(
-            f"{chosen.name} cannot be cut in two at {name}, where layers are passed by or none is left to train: "
-            f"use {chosen.frozen_through or 'auto'}, or the end of another block before {chosen.last_layer}"
-        ) from error

@@ -28,6 +28,9 @@ SETTLING_PHOTOS = 256
 _TANH_GAIN = 0.25
 """Standard deviation of the input of a settled tanh: at 0.5 the few photos that excite a channel most are cut off."""
 
+_KEEPING_CHANNELS = (keras.layers.Activation, keras.layers.ReLU, keras.layers.AveragePooling2D)
+"""Layers between a batch normalisation and the outer product that leave the channels' proportions about as they are."""
+
 _SMALLEST_SCALE = 1e-3  # of the largest: a dead channel must not get a weight without bound
 
 
@@ -122,7 +125,7 @@ def _is_symmetric(full: Bcnn) -> bool:
 def _channel_sizes(feature_map: Any) -> Array:
     """Root mean square of every channel, as its batch normalisation says, √(γ² + β²); ones where there is none."""
     layer = feature_map.node.layer
-    while isinstance(layer, (keras.layers.Activation, keras.layers.ReLU)):
+    while isinstance(layer, _KEEPING_CHANNELS):
         layer = layer.input.node.layer
     if not isinstance(layer, keras.layers.BatchNormalization):
         return np.ones(feature_map.shape[-1])

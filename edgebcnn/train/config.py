@@ -8,6 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from edgebcnn.model import heads
 from edgebcnn.model.heads import CompactPooling, Tail
+from edgebcnn.model.spelling import both, check_shared, with_absolute_files
 from edgebcnn.train.augment import Augmentation
 
 
@@ -34,8 +35,9 @@ class TrainConfig(BaseModel):
 
     Attributes:
         data: Folder of the photos, absolute.
-        backbone: Name of the convolutional stream.
-        weights: `imagenet`, `none`, or a weights file, absolute.
+        streams: The two streams, `A,B` or one for both; files absolute.
+        shared_weights: Whether both are one network; None where they are equal.
+        weights: `imagenet`, `none`, or a weights file, absolute; for both streams, or `A,B`.
         train_px: Side of the pictures that training sees.
         input_px: Side of the pictures that the model is used at. Random crops enlarge products while training; reading
             a little larger at test time evens that out (Touvron et al. 2019, arXiv 1906.06423).
@@ -43,7 +45,8 @@ class TrainConfig(BaseModel):
         rank: Size of that pooling; None takes its own.
         tail: What follows that pooling: `tanh`, `sqrt` or `l2`; None takes its own.
         class_rank: Rank of each product's quadratic form in `lrbc` pooling.
-        frozen_through: Last layer that is never trained; `auto` takes the backbone's own, `none` trains all layers.
+        frozen_through: Last layer that is never trained, of both streams or `A,B`; `auto` takes a backbone's own,
+            `none` trains all layers.
         copies: Augmented copies of every photo in the cache.
         full_head, full_finetune, compact_head, compact_finetune: The four stages.
         batch_size: Photos in a step.
@@ -62,7 +65,8 @@ class TrainConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     data: str
-    backbone: str = "mobilenet_v2"
+    streams: str = "mobilenet_v2"
+    shared_weights: bool | None = None
     weights: str = "imagenet"
     train_px: int = Field(default=224, ge=32, le=1024, multiple_of=32)
     input_px: int = Field(default=256, ge=32, le=1024, multiple_of=32)
@@ -96,7 +100,19 @@ class TrainConfig(BaseModel):
     @field_validator("weights")
     @classmethod
     def _weights_are_found_from_anywhere(cls, weights: str) -> str:
-        return weights if weights in ("imagenet", "none") else str(Path(weights).absolute())
+        starts = dict.fromkeys(both(weights))
+        return ",".join(start if start in ("imagenet", "none") else str(Path(start).absolute()) for start in starts)
+
+    @field_validator("streams")
+    @classmethod
+    def _models_are_found_from_anywhere(cls, streams: str) -> str:
+        return with_absolute_files(streams)
+
+    @model_validator(mode="after")
+    def _streams_and_what_belongs_to_them_are_one_or_two(self) -> TrainConfig:
+        check_shared(self.streams, self.shared_weights)
+        both(self.frozen_through)
+        return self
 
     @model_validator(mode="after")
     def _something_is_trained(self) -> TrainConfig:

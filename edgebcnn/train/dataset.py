@@ -17,18 +17,30 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from itertools import islice
 from pathlib import Path
+from typing import TypeVar
 
 from edgebcnn.bundle import Label
 from edgebcnn.errors import DataError, UnreadablePhotoError
 from edgebcnn.preprocessing import read_photo
 from edgebcnn.train.layouts import Listing, Photo, natural_order, read_layout, some
 
-__all__ = ["MIN_PHOTOS_PER_CLASS", "Photo", "ProductDataset", "load_dataset", "open_photos"]
+__all__ = [
+    "MIN_PHOTOS_PER_CLASS",
+    "Photo",
+    "ProductDataset",
+    "check_unreadable",
+    "hold_out",
+    "load_dataset",
+    "open_photos",
+    "read_photos",
+]
 
 # With fewer, training sees one or two views of a product, and so few photos cannot be held out either.
 MIN_PHOTOS_PER_CLASS = 5
 MAX_UNREADABLE_SHARE = 0.01
 HELD_OUT_SHARE = 0.15  # of each product, for val and again for test: enough to measure by, most left to learn from
+
+Value = TypeVar("Value")
 
 
 @dataclass(frozen=True)
@@ -91,7 +103,7 @@ def load_dataset(
     Raises:
         DataError: the folder, a list file or the photos cannot be used.
     """
-    listing = _hold_out(read_layout(path), seed)
+    listing = hold_out(read_layout(path), seed)
     _check_products(path, listing, min_photos)
     photos = [photo for of_split in listing.splits.values() for photo in of_split]
     digests, skipped = open_photos(path, photos, allow_unreadable=allow_unreadable, on_photo=on_photo)
@@ -133,26 +145,80 @@ def open_photos(
         DataError: too many photos cannot be read.
     """
     paths = [photo.path for photo in photos]
-    digests: dict[Path, bytes] = {}
-    skipped: list[UnreadablePhotoError] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV and hashlib let go of the GIL
-        try:
-            for path, outcome in zip(paths, pool.map(_open_photo, paths), strict=True):
-                if isinstance(outcome, UnreadablePhotoError):
-                    skipped.append(outcome)
-                else:
-                    digests[path] = outcome
-                on_photo(len(digests) + len(skipped), len(paths))
-        except BaseException:
-            pool.shutdown(wait=False, cancel_futures=True)  # or Ctrl-C would wait for the photos still in the queue
-            raise
+    digests, skipped = read_photos(paths, _digest, on_photo=on_photo)
     if not allow_unreadable:
-        _check_unreadable(origin, skipped, len(paths))
+        check_unreadable(origin, skipped, len(paths))
     return digests, skipped
 
 
-def _hold_out(listing: Listing, seed: int) -> Listing:
-    """Cuts val from train where the folder has none, and test as well where it has neither."""
+def read_photos(
+    paths: Sequence[Path],
+    read: Callable[[Path], Value],
+    *,
+    on_photo: Callable[[int, int], None] = _no_progress,
+) -> tuple[dict[Path, Value], list[UnreadablePhotoError]]:
+    """Reads photos on all cores.
+
+    Args:
+        paths: The photos.
+        read: What is wanted of a photo; raises `UnreadablePhotoError` or `OSError` where it cannot be read.
+        on_photo: Called in this thread after each photo, with the numbers of photos read and to read.
+
+    Returns:
+        What each photo gave, by its path, and an error for each that cannot be read.
+    """
+
+    def outcome_of(path: Path) -> Value | UnreadablePhotoError:
+        try:
+            return read(path)
+        except UnreadablePhotoError as error:
+            return error
+        except OSError as error:  # removed, or the network drive lost, between two reads
+            return UnreadablePhotoError(path, error.strerror or str(error))
+
+    values: dict[Path, Value] = {}
+    skipped: list[UnreadablePhotoError] = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:  # OpenCV and hashlib let go of the GIL
+        try:
+            for path, outcome in zip(paths, pool.map(outcome_of, paths), strict=True):
+                if isinstance(outcome, UnreadablePhotoError):
+                    skipped.append(outcome)
+                else:
+                    values[path] = outcome
+                on_photo(len(values) + len(skipped), len(paths))
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)  # or Ctrl-C would wait for the photos still in the queue
+            raise
+    return values, skipped
+
+
+def check_unreadable(origin: Path, skipped: Sequence[UnreadablePhotoError], total: int) -> None:
+    """Checks that at most 1 % of the photos cannot be read.
+
+    Args:
+        origin: Folder that an error names.
+        skipped: The errors of those that cannot.
+        total: How many photos there are.
+
+    Raises:
+        DataError: more than that cannot.
+    """
+    if len(skipped) <= MAX_UNREADABLE_SHARE * total:
+        return
+    first = some((str(error) for error in skipped), limit=3)
+    raise DataError(
+        f"{origin}: {len(skipped)} of {total} photos cannot be read, more than {100 * MAX_UNREADABLE_SHARE:.0f} % "
+        f"({first}): replace or remove them, or pass --allow-unreadable"
+    )
+
+
+def hold_out(listing: Listing, seed: int) -> Listing:
+    """Cuts val from train where the folder has none, and test as well where it has neither.
+
+    Args:
+        listing: What the folder says.
+        seed: Chooses the runs that are held out.
+    """
     if "val" in listing.splits:
         return listing
     missing = ["val"] if "test" in listing.splits else ["val", "test"]
@@ -202,24 +268,9 @@ def _check_products(origin: Path, listing: Listing, min_photos: int) -> None:
         )
 
 
-def _check_unreadable(origin: Path, skipped: Sequence[UnreadablePhotoError], total: int) -> None:
-    if len(skipped) <= MAX_UNREADABLE_SHARE * total:
-        return
-    first = some((str(error) for error in skipped), limit=3)
-    raise DataError(
-        f"{origin}: {len(skipped)} of {total} photos cannot be read, more than {100 * MAX_UNREADABLE_SHARE:.0f} % "
-        f"({first}): replace or remove them, or pass --allow-unreadable"
-    )
-
-
-def _open_photo(path: Path) -> bytes | UnreadablePhotoError:
-    try:
-        read_photo(path)
-        return hashlib.sha256(path.read_bytes()).digest()
-    except UnreadablePhotoError as error:
-        return error
-    except OSError as error:  # removed, or the network drive lost, between the two reads
-        return UnreadablePhotoError(path, error.strerror or str(error))
+def _digest(path: Path) -> bytes:
+    read_photo(path)
+    return hashlib.sha256(path.read_bytes()).digest()
 
 
 def _notes_on_gaps(listing: Listing) -> Iterator[str]:

@@ -263,11 +263,15 @@ class Stage:
             return _Progress(), self._weights()
         try:
             with np.load(checkpoint) as saved:
-                self._assign([saved[f"current_{i}"] for i in range(len(self._variables))])
-                for i, variable in enumerate(self._slots()):
-                    variable.assign(saved[f"slot_{i}"])
-                best = [saved[f"best_{i}"] for i in range(len(self._variables))]
-                return _Progress(**json.loads(str(saved["progress"]))), best
+                current, best = (
+                    [saved[f"{kind}_{i}"] for i in range(len(self._variables))] for kind in ("current", "best")
+                )
+                slots = [saved[f"slot_{i}"] for i in range(len(self._slots()))]
+                progress = _Progress(**json.loads(str(saved["progress"])))
+            for slot, value in zip(self._slots(), slots, strict=True):
+                slot.assign(value)
+            self._assign(current)
+            return progress, best
         except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
             raise RunError(
                 f"{checkpoint} cannot be read or does not fit: remove it, and --resume begins this stage anew"

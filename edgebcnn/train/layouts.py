@@ -3,12 +3,14 @@
 Three layouts, told apart by what is there:
 
     train.txt, val.txt, test.txt, classes.csv   list files, as the Grocery Store data set is published
+    train.txt, val.txt, test.txt, labels.csv    list files, as `edgebcnn data split` writes them
     train/, val/, test/                         one folder a product in each
     anything else                               one folder a product
 
-In the last two, `labels.csv` (columns `name`, `gtin`, `coarse`; the last two optional) in the top folder gives GTINs,
-coarse classes and the order of class ids; without it products are sorted by name. Folders inside a product's folder
-belong to that product, links are followed, hidden files are passed over. No photo is opened here.
+`labels.csv` (columns `name`, `gtin`, `coarse`; the last two optional) in the top folder gives GTINs, coarse classes and
+the order of class ids; folders without it have their products sorted by name. A line of a list file is
+`path, class id`, with classes.csv `path, class id, coarse class id`. Folders inside a product's folder belong to that
+product, links are followed, hidden files are passed over. No photo is opened here.
 """
 
 from __future__ import annotations
@@ -26,10 +28,13 @@ from edgebcnn.errors import DataError
 from edgebcnn.preprocessing import PHOTO_SUFFIXES
 
 SPLITS = ("train", "val", "test")
+LABELS_NAME = "labels.csv"
+LABELS_COLUMNS = ("name", "gtin", "coarse")
 
+_CLASSES_NAME = "classes.csv"
 _CLASSES_COLUMNS = ["Class Name (str)", "Class ID (int)", "Coarse Class Name (str)", "Coarse Class ID (int)"]
-_LABELS_COLUMNS = ["name", "gtin", "coarse"]
-_LIST_LINE = re.compile(r"\s*(?P<photo>\S.*?)\s*,\s*(?P<fine>\d{1,9})\s*,\s*(?P<coarse>\d{1,9})\s*")
+_LIST_LINE = re.compile(r"\s*(?P<photo>\S.*?)\s*,\s*(?P<fine>\d{1,9})\s*")
+_LIST_LINE_COARSE = re.compile(_LIST_LINE.pattern + r",\s*(?P<coarse>\d{1,9})\s*")
 
 
 @dataclass(frozen=True)
@@ -94,18 +99,18 @@ def _present_splits(root: Path, suffix: str) -> dict[str, Path]:
 
 
 def _from_list_files(root: Path, list_files: Mapping[str, Path]) -> Listing:
-    labels, coarse_ids = _read_classes(root / "classes.csv")
+    labels, coarse_ids, names_file = _list_labels(root)
     splits: dict[str, list[Photo]] = {}
     listed_at: dict[Path, str] = {}
     for split, file in list_files.items():
         splits[split] = []
-        for where, name, class_id, coarse_id in _list_lines(file):
+        for where, name, class_id, coarse_id in _list_lines(file, with_coarse=coarse_ids is not None):
             path = root / name
             if class_id >= len(labels):
                 raise DataError(
-                    f"{where}: class id {class_id} is not in classes.csv, which ends at {len(labels) - 1}: correct it"
+                    f"{where}: class id {class_id} is not in {names_file}, which ends at {len(labels) - 1}: correct it"
                 )
-            if coarse_id != coarse_ids[class_id]:
+            if coarse_ids is not None and coarse_id != coarse_ids[class_id]:
                 raise DataError(
                     f"{where}: coarse class id {coarse_id}, but classes.csv says {coarse_ids[class_id]}: correct it"
                 )
@@ -116,20 +121,29 @@ def _from_list_files(root: Path, list_files: Mapping[str, Path]) -> Listing:
             listed_at[path] = where
             splits[split].append(Photo(path, class_id))
     names = some(file.name for file in list_files.values())
-    return Listing(labels, splits, (f"layout: list files {names} with classes.csv",))
+    return Listing(labels, splits, (f"layout: list files {names} with {names_file}",))
 
 
-def _list_lines(file: Path) -> Iterator[tuple[str, str, int, int]]:
+def _list_labels(root: Path) -> tuple[tuple[Label, ...], list[int] | None, str]:
+    """Labels, coarse class ids if the lists give them too, and the file that they are from."""
+    ours = root / LABELS_NAME
+    if ours.exists() and not (root / _CLASSES_NAME).exists():
+        return tuple(label for _, label in _read_labels(ours)), None, LABELS_NAME
+    return *_read_classes(root / _CLASSES_NAME), _CLASSES_NAME
+
+
+def _list_lines(file: Path, *, with_coarse: bool) -> Iterator[tuple[str, str, int, int | None]]:
     """Place, path, class id and coarse class id of each line."""
-    for number, line in enumerate(_read_text(file).splitlines(), start=1):
+    pattern = _LIST_LINE_COARSE if with_coarse else _LIST_LINE
+    expected = "path, class id, coarse class id" if with_coarse else "path, class id"
+    for number, line in enumerate(read_text(file).splitlines(), start=1):
         if not line.strip():
             continue
-        match = _LIST_LINE.fullmatch(line)
+        match = pattern.fullmatch(line)
         if not match:
-            raise DataError(
-                f"{file}, line {number}: expected 'path, class id, coarse class id', found {line.strip()!r}: correct it"
-            )
-        yield f"{file}, line {number}", match["photo"], int(match["fine"]), int(match["coarse"])
+            raise DataError(f"{file}, line {number}: expected '{expected}', found {line.strip()!r}: correct it")
+        coarse_id = int(match["coarse"]) if with_coarse else None
+        yield f"{file}, line {number}", match["photo"], int(match["fine"]), coarse_id
 
 
 def _read_classes(file: Path) -> tuple[tuple[Label, ...], list[int]]:
@@ -157,7 +171,7 @@ def _from_class_folders(root: Path, split_folders: Mapping[str, Path]) -> Listin
         raise DataError(
             f"{root} holds no products: expected train.txt, a train folder, or one folder of photos a product"
         )
-    labels = _folder_labels(root / "labels.csv", names)
+    labels = _folder_labels(root / LABELS_NAME, names)
     class_ids = {label.name: class_id for class_id, label in enumerate(labels)}
     files = {
         split: [Photo(path, class_ids[name]) for name, folder in folders.items() for path in _walk(folder)]
@@ -197,17 +211,27 @@ def _product_folders(folder: Path) -> dict[str, Path]:
 def _folder_labels(file: Path, names: set[str]) -> tuple[Label, ...]:
     if not file.exists():
         return tuple(Label(name=name) for name in sorted(names))
-    labels: dict[str, Label] = {}
-    for where, (name, gtin, coarse) in _csv_rows(file, _LABELS_COLUMNS, at_least=1):
-        name = unicodedata.normalize("NFC", name)
-        if name in labels:
-            raise DataError(f"{where}: {name} was given before: a product has one line")
-        if name not in names:
-            raise DataError(f"{where}: there is no folder named {name!r}: add it or remove the line")
-        labels[name] = Label(name=name, gtin=gtin or None, coarse=coarse or None)
-    if missing := sorted(names - set(labels)):
+    labels: list[Label] = []
+    for where, label in _read_labels(file):
+        if label.name not in names:
+            raise DataError(f"{where}: there is no folder named {label.name!r}: add it or remove the line")
+        labels.append(label)
+    if missing := sorted(names.difference(label.name for label in labels)):
         raise DataError(f"{file} lacks {some(missing)}: add a line for each product's folder")
-    return tuple(labels.values())
+    return tuple(labels)
+
+
+def _read_labels(file: Path) -> Iterator[tuple[str, Label]]:
+    """Place and label of each line of `labels.csv`."""
+    given: set[str] = set()
+    for where, (name, gtin, coarse) in _csv_rows(file, LABELS_COLUMNS, at_least=1):
+        name = unicodedata.normalize("NFC", name)
+        if not name:
+            raise DataError(f"{where}: the product has no name: give it one or remove the line")
+        if name in given:
+            raise DataError(f"{where}: {name} was given before: a product has one line")
+        given.add(name)
+        yield where, Label(name=name, gtin=gtin or None, coarse=coarse or None)
 
 
 def _walk(folder: Path, above: frozenset[Path] = frozenset()) -> Iterator[Path]:
@@ -232,11 +256,11 @@ def _is_photo(path: Path) -> bool:
 
 def _csv_rows(file: Path, columns: Sequence[str], *, at_least: int) -> Iterator[tuple[str, list[str]]]:
     """Place and cells of each row; `at_least` of the columns must be there, the missing ones come as empty cells."""
-    reader = csv.reader(_read_text(file).splitlines(), strict=True)
+    reader = csv.reader(read_text(file).splitlines(), strict=True)
     try:
         header = [cell.strip() for cell in next(reader, [])]
         known = header[: len(columns)]
-        if len(header) < at_least or known != columns[: len(known)]:
+        if len(header) < at_least or known != list(columns[: len(known)]):
             raise DataError(f"{file}, line 1: the columns must be {', '.join(columns)}, in this order")
         for cells in filter(None, reader):
             where = f"{file}, line {reader.line_num}"
@@ -247,7 +271,13 @@ def _csv_rows(file: Path, columns: Sequence[str], *, at_least: int) -> Iterator[
         raise DataError(f"{file}, line {reader.line_num}: not CSV ({error})") from error
 
 
-def _read_text(file: Path) -> str:
+def read_text(file: Path) -> str:
+    """The text of a list or table.
+
+    Raises:
+        DataError: it is not UTF-8.
+        OSError: it cannot be read.
+    """
     try:
         return file.read_text(encoding="utf-8-sig")
     except UnicodeDecodeError as error:

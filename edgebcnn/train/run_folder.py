@@ -39,7 +39,7 @@ from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.train.config import TrainConfig
 from edgebcnn.train.dataset import Photo, ProductDataset
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 RECORD_NAME = "run.json"
 PHOTOS_NAME = "photos.csv"
 
@@ -51,6 +51,7 @@ class RunRecord(BaseModel):
 
     Attributes:
         compressed_from: The run whose full model this one compresses; None where it trained its own.
+        alignment: How the maps of two streams came to one grid; None where nothing had to be done.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -60,6 +61,7 @@ class RunRecord(BaseModel):
     config: TrainConfig
     labels: tuple[Label, ...]
     compressed_from: str | None = None
+    alignment: str | None = None
     done: tuple[str, ...] = ()
     state: State = "running"
 
@@ -103,11 +105,17 @@ def architecture(config: TrainConfig, classes: int, role: Role) -> Architecture:
     """Shape of the full or the compact model of a run."""
     if role == "full":
         return Architecture(
-            backbone=config.backbone, pooling="outer", tail="sqrt", classes=classes, dropout=config.dropout
+            streams=config.streams,
+            shared_weights=config.shared_weights,
+            pooling="outer",
+            tail="sqrt",
+            classes=classes,
+            dropout=config.dropout,
         )
     own = HEADS[config.pooling]
     return Architecture(
-        backbone=config.backbone,
+        streams=config.streams,
+        shared_weights=config.shared_weights,
         pooling=config.pooling,
         rank=config.rank or own.rank,
         tail=config.tail or own.tails[0],
@@ -136,9 +144,10 @@ def write_weights(run: Path, role: Role, bcnn: Bcnn, name: str = "weights") -> N
         file.attrs["backend"], file.attrs["keras_version"] = "tensorflow", keras.__version__
         file.attrs["layer_names"] = [layer.name.encode() for layer in bcnn.model.layers]
         for layer in bcnn.model.layers:
-            group = file.create_group(layer.name)
-            group.attrs["weight_names"] = [weight.name.encode() for weight in layer.weights]
-            for weight in layer.weights:
+            group = file.require_group(layer.name)  # a slash in a name is a group in a group
+            weights = [*layer.trainable_weights, *layer.non_trainable_weights]  # the order that Keras reads them in
+            group.attrs["weight_names"] = [weight.name.encode() for weight in weights]
+            for weight in weights:
                 group[weight.name] = weight.numpy()
     write_bytes(weights_path(run, role, name), content.getvalue())
 

@@ -23,11 +23,13 @@ from numpy.typing import NDArray
 
 from edgebcnn.atomic import write_json
 from edgebcnn.errors import Interrupted, RunError, TrainingError
-from edgebcnn.model.backbones import NONE, backbone
+from edgebcnn.model.backbones import NONE
 from edgebcnn.model.bcnn import Bcnn, Role, build
 from edgebcnn.model.compress import settle, start_from_full
 from edgebcnn.model.factorize import SWEEPS
 from edgebcnn.model.keras import keras, tf
+from edgebcnn.model.spelling import both
+from edgebcnn.model.streams import frozen_layers
 from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.progress import Advance, Reporter
 from edgebcnn.report.comparison import ModelComparison, compare
@@ -80,13 +82,17 @@ def train(config: TrainConfig, run: Path, *, reporter: Reporter, stop: Event) ->
         Interrupted: `stop` was set.
     """
     check_place(run)
-    _check_choices(config)
+    alignment = _check_choices(config)
     dataset = _load(config, reporter, stop)
-    for sentence in (*dataset.notes, *(f"skipped {error}" for error in dataset.skipped)):
+    for sentence in (
+        *([alignment] if alignment else ()),
+        *dataset.notes,
+        *(f"skipped {error}" for error in dataset.skipped),
+    ):
         reporter.say(sentence)
     with created(run) as folder:
         write_photos(folder, dataset)
-        write_record(folder, RunRecord(config=config, labels=dataset.labels))
+        write_record(folder, RunRecord(config=config, labels=dataset.labels, alignment=alignment))
     point_latest_at(run)
     return resume(run, reporter=reporter, stop=stop)
 
@@ -144,7 +150,7 @@ class _Training:
         self._dataset = read_photos(run, record)
         check_photos(run, self._dataset)
         self._history = History(run)
-        self._scratch = self._config.weights == NONE
+        self._scratch = NONE in both(self._config.weights)
         self._prefix_examples: tuple[Examples, Examples] | None = None
 
     def finish(self) -> TrainResult:
@@ -396,11 +402,15 @@ def _backbone(bcnn: Bcnn) -> Callable[..., Any]:
     return lambda image, training: bcnn.suffix(prefix(image, training=training), training=training)
 
 
-def _check_choices(config: TrainConfig) -> None:
-    """Fails here, and not after every photo was opened, where the folder, a layer or the weights cannot be used."""
+def _check_choices(config: TrainConfig) -> str | None:
+    """Fails here, and not after every photo was opened, where the folder, a layer or the weights cannot be used.
+
+    Returns:
+        How the maps of two streams come to one grid, if anything has to be done.
+    """
     read_layout(Path(config.data))
     build(architecture(config, 2, "full"), weights=config.weights, frozen_through=_frozen(config))
-    build(architecture(config, 2, "compact"))
+    return build(architecture(config, 2, "compact")).alignment
 
 
 def _load(config: TrainConfig, reporter: Reporter, stop: Event) -> ProductDataset:
@@ -424,9 +434,7 @@ def _square(side_px: int) -> Preprocessing:
 
 
 def _frozen(config: TrainConfig) -> str | None:
-    if config.frozen_through != "auto":
-        return None if config.frozen_through == NONE else config.frozen_through
-    return None if config.weights == NONE else backbone(config.backbone).frozen_through
+    return frozen_layers(config.streams, weights=config.weights, frozen_through=config.frozen_through)
 
 
 _NOT_OF_THE_BACKBONE = {
