@@ -193,3 +193,23 @@ def test_every_epoch_takes_every_photo_once_and_its_copies_in_turn() -> None:
         for row, photo in zip(rows, photos, strict=True):
             seen[photo].add(int(row) // 20)
     assert all(copies == {0, 1, 2} for copies in seen)
+
+
+def test_a_photo_without_a_label_is_learned_from_by_its_teacher_alone(tmp_path: Path) -> None:
+    train, validation = feature_maps(48), feature_maps(24, seed=1)
+    logits = 8.0 * np.eye(CLASSES, dtype=np.float32)[train.classes]
+    unlabelled = Examples(train.inputs, np.full(48, -1), logits)
+    fitting = Fitting(tmp_path, epochs=6)
+    fitting.fit(unlabelled, validation)
+    assert fitting.right(validation) > 0.9
+    assert fitting.reports[0].accuracy == 0.0  # of no photo with a label
+
+
+def test_where_validation_has_a_teacher_coming_closer_to_it_is_what_counts(tmp_path: Path) -> None:
+    train, validation = feature_maps(48), feature_maps(24, seed=1)
+    of_others = 4.0 * np.eye(CLASSES, dtype=np.float32)[(np.arange(48) + 1) % CLASSES]
+    fitting = Fitting(tmp_path, epochs=6)
+    taught = Examples(validation.inputs, validation.classes, of_others[:24])
+    fitting.fit(Examples(train.inputs, np.full(48, -1), of_others), taught)
+    assert fitting.reports[-1].val_loss < 0.5 * fitting.reports[0].val_loss
+    assert fitting.right(validation) < 0.2  # by its labels, the weights before the first epoch were better

@@ -69,7 +69,7 @@ def started(*arguments: object) -> subprocess.Popen[str]:
 def test_a_run_leaves_everything_that_its_folder_promises(finished: Path) -> None:
     record = read_record(finished)
     assert record.state == "finished"
-    assert record.done == ("full/finetune", "compact/head", "compact/finetune")
+    assert record.done == ("full/finetune", "compact/factorized", "compact/head", "compact/finetune")
     assert (finished / "curves.png").read_bytes().startswith(b"\x89PNG")
     assert len(list((finished / "tensorboard").rglob("events.*"))) == 3
     assert not (finished / "cache").exists()

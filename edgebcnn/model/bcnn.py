@@ -64,7 +64,8 @@ class Architecture(BaseModel):
         rank: Size of the pooling: length d of the descriptor, and of `lrbc` the channels m that all products share;
             None for `outer` and `gap`.
         tail: What follows the pooling: `sqrt` (signed square root, then L2 norm, as published), `tanh` (batch
-            normalisation, then tanh: every op of it is an integer op after quantization) or `none`.
+            normalisation, then tanh: every op of it is an integer op after quantization), `l2` (the norm alone, which
+            changes no answer of a linear classifier) or `none`.
         class_rank: Rank r of each product's quadratic form in `lrbc`, half of it positive and half negative.
         seed: Of the projections that `maclaurin` and `tensor_sketch` draw and keep.
         classes: Number of products.
@@ -205,6 +206,8 @@ def _head(architecture: Architecture, maps: Sequence[Any], *, fold: bool = False
     elif architecture.tail == "tanh":
         normalization = Bias if fold else keras.layers.BatchNormalization
         x = keras.layers.Activation("tanh", name="tail_tanh")(normalization(name="tail_BN")(x))
+    elif architecture.tail == "l2":
+        x = L2Normalize(DESCRIPTOR_LENGTH, name="tail_norm")(x)
     x = keras.layers.Dropout(architecture.dropout, name="dropout")(x)
     classifier = SignedSums if architecture.pooling == "lrbc" else keras.layers.Dense
     return classifier(architecture.classes, name="logits")(x)

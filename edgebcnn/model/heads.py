@@ -7,7 +7,7 @@ from typing import Literal
 
 CompactPooling = Literal["hadamard", "lrbc", "maclaurin", "tensor_sketch", "gap"]
 Pooling = Literal["outer", CompactPooling]
-Tail = Literal["tanh", "sqrt", "none"]
+Tail = Literal["tanh", "sqrt", "l2", "none"]
 
 
 @dataclass(frozen=True)
@@ -25,10 +25,10 @@ class Head:
 
 HEADS: dict[Pooling, Head] = {
     "outer": Head(tails=("sqrt",)),
-    "hadamard": Head(tails=("tanh", "sqrt"), rank=1024),
+    "hadamard": Head(tails=("tanh", "sqrt", "l2"), rank=1024),
     "lrbc": Head(tails=("none",), rank=100),
-    "maclaurin": Head(tails=("tanh", "sqrt"), rank=2048),
-    "tensor_sketch": Head(tails=("tanh", "sqrt"), rank=2048),
+    "maclaurin": Head(tails=("tanh", "sqrt", "l2"), rank=2048),
+    "tensor_sketch": Head(tails=("tanh", "sqrt", "l2"), rank=2048),
     "gap": Head(tails=("none",)),
 }
 

@@ -18,6 +18,7 @@ class Augmentation(BaseModel):
         min_area: Smallest share of the photo that a random crop keeps.
         max_aspect: Largest change of the crop's width-to-height ratio.
         rotation_deg: Largest rotation.
+        shear_deg: Largest slant of vertical lines.
         perspective: Largest shift of a corner, as a share of the side.
         brightness: Largest relative change of brightness, and of contrast.
         saturation: Largest relative change of saturation.
@@ -32,6 +33,7 @@ class Augmentation(BaseModel):
     min_area: float = Field(default=0.35, gt=0, le=1)
     max_aspect: float = Field(default=1.25, ge=1)
     rotation_deg: float = Field(default=10.0, ge=0, le=180)
+    shear_deg: float = Field(default=0.0, ge=0, le=60)
     perspective: float = Field(default=0.05, ge=0, le=0.3)
     brightness: float = Field(default=0.3, ge=0, lt=1)
     saturation: float = Field(default=0.3, ge=0, le=1)
@@ -87,6 +89,9 @@ class Augmentation(BaseModel):
         half = np.array([(-1, -1), (1, -1), (1, 1), (-1, 1)]) * (crop_w / 2, crop_h / 2)
         angle = np.deg2rad(rng.uniform(-1, 1) * self.rotation_deg)
         rotation = np.array([(np.cos(angle), np.sin(angle)), (-np.sin(angle), np.cos(angle))])
+        if self.shear_deg:
+            slant = np.tan(np.deg2rad(rng.uniform(-1, 1) * self.shear_deg))
+            half = half + np.stack([half[:, 1] * slant, np.zeros(4)], axis=1)
         shift = rng.uniform(-1, 1, (4, 2)) * self.perspective * (crop_w, crop_h)
         return np.asarray(centre + half @ rotation + shift, np.float32)
 

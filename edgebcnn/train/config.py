@@ -50,7 +50,7 @@ class TrainConfig(BaseModel):
             a little larger at test time evens that out (Touvron et al. 2019, arXiv 1906.06423).
         pooling: What replaces the outer product in the compact model.
         rank: Size of that pooling; None takes its own.
-        tail: What follows that pooling, `tanh` or `sqrt`; None takes its own.
+        tail: What follows that pooling: `tanh`, `sqrt` or `l2`; None takes its own.
         class_rank: Rank of each product's quadratic form in `lrbc` pooling.
         frozen_through: Last layer that is never trained, of both streams or `A,B`; `auto` takes a backbone's own,
             `none` trains all layers.

@@ -55,6 +55,7 @@ class ProductDataset:
         test: Photos to report on; empty where the data set has none.
         skipped: Photos that cannot be read, and why.
         notes: What a user must be told: the layout, how it was split, what was ignored or looks wrong.
+        unlabelled: Photos of no known product, class id -1, of which a compact model learns what the full one says.
     """
 
     origin: Path
@@ -64,6 +65,7 @@ class ProductDataset:
     test: tuple[Photo, ...]
     skipped: tuple[UnreadablePhotoError, ...]
     notes: tuple[str, ...]
+    unlabelled: tuple[Photo, ...] = ()
 
     @property
     def held_out(self) -> tuple[Photo, ...]:

@@ -31,7 +31,7 @@ class Examples:
 
     Attributes:
         inputs: `(copies·n, ...)`, copy by copy: float16 features or uint8 pictures.
-        classes: `(n,)` class ids.
+        classes: `(n,)` class ids; -1 of a photo without a label, which has a teacher.
         teacher: `(copies·n, k)` logits of the full model, or None.
     """
 
@@ -76,8 +76,8 @@ class Stage:
     The learning rate is the product of a linear warm-up, a cosine over all steps (Loshchilov and Hutter 2017,
     arXiv 1608.03983) or none, and a factor that is halved whenever the validation loss has not improved for `patience`
     epochs. The loss is `Objective`'s. With averaging, the model that is judged and kept is the exponential moving
-    average of the weights (Polyak and Juditsky 1992), w̄ ← δ·w̄ + (1 - δ)·w with δ = min(averaging, (1 + t) / (10 + t)) after t
-    steps, so that the first weights are forgotten early.
+    average of the weights (Polyak and Juditsky 1992), w̄ ← δ·w̄ + (1 - δ)·w with δ = min(averaging, (1 + t) / (10 + t))
+    after t steps, so that the first weights are forgotten early.
 
     Args:
         name: `role/stage`, for messages and history.
@@ -131,7 +131,9 @@ class Stage:
 
         Args:
             train: What to learn from.
-            validation: What decides on rates, the end, and the best weights; None keeps the last weights of all epochs.
+            validation: What decides on rates, the end, and the best weights: by the cross-entropy of its labels, or
+                where it has a teacher, by the divergence from that. With None, all epochs run and the last weights are
+                kept.
             checkpoint: File that a killed stage goes on from; written after every epoch.
             advance: Called with the number of photos learned from; what it raises ends the stage.
             on_epoch: Called after every epoch; after a resume also for the epochs before it.
@@ -181,7 +183,7 @@ class Stage:
             stage=self.stage_name,
             epoch=epoch + 1,
             loss=total_loss / len(train.classes),
-            accuracy=right / len(train.classes),
+            accuracy=right / max(1, int(np.sum(train.classes >= 0))),
             val_loss=val_loss,
             val_accuracy=val_accuracy,
             head_rate=float(self._optimizers[0].learning_rate.numpy()),
@@ -249,9 +251,13 @@ class Stage:
         self._assign(self._judged())
         logits = run_through(lambda batch: self._logits(batch).numpy(), validation.inputs, lambda rows: None)
         self._assign(current)
-        log_probabilities = logits - np.logaddexp.reduce(logits, axis=1, keepdims=True)
-        loss = -float(np.mean(log_probabilities[np.arange(len(logits)), validation.classes]))
-        return loss, float(np.mean(logits.argmax(axis=1) == validation.classes))
+        log_probabilities = _log_softmax(logits)
+        if validation.teacher is None:
+            loss = -np.mean(log_probabilities[np.arange(len(logits)), validation.classes])
+        else:
+            taught = _log_softmax(validation.teacher)
+            loss = np.mean(np.sum(np.exp(taught) * (taught - log_probabilities), axis=1))
+        return float(loss), float(np.mean(logits.argmax(axis=1) == validation.classes))
 
     def _weights(self) -> list[NDArray[Any]]:
         return [variable.numpy() for variable in self._variables]
@@ -293,6 +299,10 @@ class Stage:
             raise RunError(
                 f"{checkpoint} cannot be read or does not fit: remove it, and --resume begins this stage anew"
             ) from error
+
+
+def _log_softmax(logits: NDArray[Any]) -> NDArray[Any]:
+    return np.asarray(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
 
 
 def as_float(inputs: Any) -> Any:

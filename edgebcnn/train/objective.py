@@ -15,8 +15,9 @@ def draw_mask(config: TrainConfig, size_hw: tuple[int, int], rng: np.random.Gene
     """How much of each example a batch keeps for itself; the rest comes from its partner, the batch read backwards.
 
     Mixup blends evenly, with a share λ ~ Beta(α, α) (Zhang et al. 2018, arXiv 1710.09412); CutMix replaces a box of
-    area 1 - λ at a random place (Yun et al. 2019, arXiv 1905.04899). Either works on cached features as on pictures, since
-    the frozen layers keep places (Verma et al. 2019, arXiv 1806.05236). The larger part is always the example's own.
+    area 1 - λ at a random place (Yun et al. 2019, arXiv 1905.04899). Either works on cached features as on pictures,
+    since the frozen layers keep places (Verma et al. 2019, arXiv 1806.05236). The larger part is always the example's
+    own.
 
     Args:
         config: `mixup` and `cutmix` are the α of each; where both are above 0, either is as likely.
@@ -58,10 +59,11 @@ class Objective:
         self._weights = tf.constant(weights * counts.sum() / (weights * counts).sum(), tf.float32)
 
     def targets(self, classes: Any) -> Any:
-        """`(n, k)` smoothed labels, weighted by product."""
+        """`(n, k)` smoothed labels, weighted by product; zeros for a class of -1, of which only a teacher says more."""
         classes_count = len(self._weights)
         smoothed = tf.one_hot(classes, classes_count) * (1 - self._smoothing) + self._smoothing / classes_count
-        return smoothed * tf.gather(self._weights, classes)[:, tf.newaxis]
+        weights = tf.gather(self._weights, tf.maximum(classes, 0)) * tf.cast(classes >= 0, tf.float32)
+        return smoothed * weights[:, tf.newaxis]
 
     def taught(self, teacher: Any) -> Any:
         """`(n, k)` softened probabilities of a teacher's logits."""

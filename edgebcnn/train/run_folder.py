@@ -3,7 +3,8 @@
     runs/<name>/
       run.json              configuration, products, what is done, how it ended
       photos.csv            every photo, its split and product
-      full/, compact/       weights.h5 of each model, and the checkpoint of the stage in progress
+      full/, compact/       weights.h5 of each model, and the checkpoint of the stage in progress; where compress made
+                            the run, factorized.h5 is the compact model before it was distilled
       history.csv           one line an epoch; tensorboard/ holds the same
       curves.png            losses and accuracies, drawn
       metrics.json          accuracy and agreement on held-out photos
@@ -49,6 +50,7 @@ class RunRecord(BaseModel):
     """`run.json`.
 
     Attributes:
+        compressed_from: The run whose full model this one compresses; None where it trained its own.
         alignment: How the maps of two streams came to one grid; None where nothing had to be done.
     """
 
@@ -58,6 +60,7 @@ class RunRecord(BaseModel):
     edgebcnn_version: str = __version__
     config: TrainConfig
     labels: tuple[Label, ...]
+    compressed_from: str | None = None
     alignment: str | None = None
     done: tuple[str, ...] = ()
     state: State = "running"
@@ -123,12 +126,12 @@ def architecture(config: TrainConfig, classes: int, role: Role) -> Architecture:
     )
 
 
-def weights_path(run: Path, role: Role) -> Path:
+def weights_path(run: Path, role: Role, name: str = "weights") -> Path:
     """Where a run keeps the weights of a model."""
-    return run / role / "weights.h5"
+    return run / role / f"{name}.h5"
 
 
-def write_weights(run: Path, role: Role, bcnn: Bcnn) -> None:
+def write_weights(run: Path, role: Role, bcnn: Bcnn, name: str = "weights") -> None:
     """Writes a model's weights in the HDF5 layout of Keras.
 
     The file is made in memory: HDF5 ends the process by a segmentation fault where a disk fills up under it.
@@ -146,16 +149,16 @@ def write_weights(run: Path, role: Role, bcnn: Bcnn) -> None:
             group.attrs["weight_names"] = [weight.name.encode() for weight in weights]
             for weight in weights:
                 group[weight.name] = weight.numpy()
-    write_bytes(weights_path(run, role), content.getvalue())
+    write_bytes(weights_path(run, role, name), content.getvalue())
 
 
-def read_weights(run: Path, role: Role, bcnn: Bcnn) -> None:
+def read_weights(run: Path, role: Role, bcnn: Bcnn, name: str = "weights") -> None:
     """Gives a model the weights that the run keeps for it.
 
     Raises:
         RunError: they are missing or do not fit.
     """
-    file = weights_path(run, role)
+    file = weights_path(run, role, name)
     try:
         bcnn.model.load_weights(str(file))
     except (ValueError, OSError, KeyError) as error:
@@ -249,7 +252,7 @@ def read_photos(path: Path, record: RunRecord) -> ProductDataset:
     return ProductDataset(Path(record.config.data), record.labels, skipped=(), notes=(), **splits)
 
 
-_SPLITS = ("train", "val", "test")
+_SPLITS = ("train", "val", "test", "unlabelled")
 
 
 def check_photos(path: Path, dataset: ProductDataset) -> None:

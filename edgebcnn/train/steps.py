@@ -1,6 +1,8 @@
 """What `edgebcnn train` does, step by step, and how it goes on after it was stopped.
 
-    features ── full/head ── full/finetune ── maps ── compact/head ── compact/finetune ── metrics
+    features ── full/head ── full/finetune ── maps ── compact/factorized ── compact/head ── compact/finetune ── metrics
+
+`edgebcnn compress` takes the same path, from the full model of another run on.
 
 Every step leaves its result on disk and is then recorded as done in `run.json`; a run that is resumed skips what is
 done and goes on inside the step that was cut off: a cache at its last chunk, a stage at its last epoch.
@@ -10,7 +12,7 @@ from __future__ import annotations
 
 import math
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,20 +26,21 @@ from edgebcnn.atomic import write_json
 from edgebcnn.errors import DataError, Interrupted, RunError, TrainingError
 from edgebcnn.model.backbones import NONE
 from edgebcnn.model.bcnn import Bcnn, Role, build
+from edgebcnn.model.compress import settle, start_from_full
+from edgebcnn.model.factorize import SWEEPS
 from edgebcnn.model.keras import keras, tf
 from edgebcnn.model.spelling import both
-from edgebcnn.model.streams import frozen_layers
-from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.progress import Advance, Reporter
 from edgebcnn.report.comparison import ModelComparison, compare
 from edgebcnn.report.render import comparison_json
 from edgebcnn.train.claim import check_place, created, locked, point_latest_at
 from edgebcnn.train.config import StageConfig, TrainConfig
-from edgebcnn.train.dataset import Photo, ProductDataset, load_dataset
-from edgebcnn.train.features import AugmentedPhotos, Pictures, PreparedPhotos, cached, run_through
-from edgebcnn.train.fit import Examples, Stage, as_float
+from edgebcnn.train.dataset import ProductDataset, load_dataset
+from edgebcnn.train.features import Pictures, PreparedPhotos, run_through
+from edgebcnn.train.fit import Examples, Stage
 from edgebcnn.train.history import History
 from edgebcnn.train.layouts import read_layout
+from edgebcnn.train.material import Material, TrainAndVal, backbone_of, class_ids, frozen, inference, square
 from edgebcnn.train.run_folder import (
     RunRecord,
     TrainedRun,
@@ -52,6 +55,8 @@ from edgebcnn.train.run_folder import (
     write_record,
     write_weights,
 )
+
+METRICS_NAME = "metrics.json"
 
 
 @dataclass(frozen=True)
@@ -94,8 +99,17 @@ def train(config: TrainConfig, run: Path, *, reporter: Reporter, stop: Event) ->
     return resume(run, reporter=reporter, stop=stop)
 
 
-def resume(run: Path, *, reporter: Reporter, stop: Event) -> TrainResult:
+def resume(
+    run: Path, *, reporter: Reporter, stop: Event, cache: Path | None = None, again: str | None = None
+) -> TrainResult:
     """Goes on with a run that was stopped, by whatever cause, and ends it.
+
+    Args:
+        run: Its folder.
+        reporter: Who is told.
+        stop: Set to end after the batch in flight.
+        cache: Folder for the outputs of frozen layers, kept at the end; by default one in the run, which is not.
+        again: How to go on if it is stopped; by default the command that resumes it.
 
     Raises:
         RunError: no run there, of another version, finished already, or in use.
@@ -110,7 +124,7 @@ def resume(run: Path, *, reporter: Reporter, stop: Event) -> TrainResult:
         if record.state == "finished":
             raise RunError(f"{run} is finished: export it, or train another")
         try:
-            return _Training(run, record, reporter, stop).finish()
+            return _Training(run, record, reporter, stop, cache=cache, again=again).finish()
         except (MemoryError, tf.errors.ResourceExhaustedError) as error:
             raise TrainingError(
                 f"there is too little memory to go on with {run}: train again with a lower --batch-size, --rank or "
@@ -119,14 +133,27 @@ def resume(run: Path, *, reporter: Reporter, stop: Event) -> TrainResult:
 
 
 class _Training:
-    def __init__(self, run: Path, record: RunRecord, reporter: Reporter, stop: Event) -> None:
+    def __init__(
+        self,
+        run: Path,
+        record: RunRecord,
+        reporter: Reporter,
+        stop: Event,
+        *,
+        cache: Path | None,
+        again: str | None,
+    ) -> None:
         self._run, self._record, self._config = run, record, record.config
         self._reporter, self._stop = reporter, stop
+        self._cache = cache or run / "cache"
+        self._again = again or f"go on with {resume_command(run)}"
+        self._compresses = record.compressed_from is not None
+        self._head_only = self._compresses and not record.config.compact_finetune.epochs
         self._dataset = read_photos(run, record)
         check_photos(run, self._dataset)
+        self._material = Material(self._config, self._dataset, self._cache, self._bar, head_only=self._head_only)
         self._history = History(run)
         self._scratch = NONE in both(self._config.weights)
-        self._prefix_examples: tuple[Examples, Examples | None] | None = None
 
     def finish(self) -> TrainResult:
         keras.utils.set_random_seed(self._config.seed)
@@ -134,34 +161,34 @@ class _Training:
         try:
             full = self._full()
             compact = self._compact(full)
-            comparison = self._measure({"full": full, "compact": compact})
+            comparison = self._measure(full, compact)
         except Interrupted:
             self._history.draw()
             self._mark(state="interrupted")
             raise Interrupted(self._reached()) from None
         self._history.draw()
-        shutil.rmtree(self._run / "cache", ignore_errors=True)
+        if self._cache.parent == self._run:
+            shutil.rmtree(self._cache, ignore_errors=True)
         self._mark(state="finished")
         return TrainResult(open_run(self._run), comparison)
 
     def _reached(self) -> str:
-        go_on = f"go on with {resume_command(self._run)}"
         if not self._history.epochs:
-            return f"stopped before the first epoch; {go_on}"
+            return f"stopped before the first epoch; {self._again}"
         last = self._history.epochs[-1]
-        accuracy = last.accuracy if math.isnan(last.val_accuracy) else last.val_accuracy
-        photos = "train" if math.isnan(last.val_accuracy) else "validation"
-        reached = f"{last.role}/{last.stage}, epoch {last.epoch} ({photos} {100 * accuracy:.1f} %)"
-        return f"stopped after {reached}; the best weights are in {self._run}; {go_on}"
+        unjudged = math.isnan(last.val_accuracy)
+        accuracy = f"train {100 * last.accuracy:.1f} %" if unjudged else f"validation {100 * last.val_accuracy:.1f} %"
+        reached = f"{last.role}/{last.stage}, epoch {last.epoch} ({accuracy})"
+        return f"stopped after {reached}; the best weights are in {self._run}; {self._again}"
 
     def _full(self) -> Bcnn:
         config = self._config
-        full = self._build("full", config.weights)
         if "full/finetune" in self._record.done:
-            return self._load("full", full)
+            return self._load("full", self._build("full", NONE))
+        full = self._build("full", config.weights)
         if not self._scratch:  # a head on a random backbone would have to be unlearned
-            self._fit("full", "head", config.full_head, full, lambda: self._maps("initial", full))
-        self._fit("full", "finetune", config.full_finetune, full, lambda: self._features(full))
+            self._fit("full", "head", config.full_head, full, lambda: self._material.maps("initial", full))
+        self._fit("full", "finetune", config.full_finetune, full, lambda: self._material.features(full))
         return full
 
     def _compact(self, full: Bcnn) -> Bcnn:
@@ -169,65 +196,50 @@ class _Training:
         compact = self._build("compact", NONE)
         if "compact/finetune" in self._record.done:
             return self._load("compact", compact)
-        for part in ("prefix", "suffix"):
-            if getattr(full, part) is not None:
-                getattr(compact, part).set_weights(getattr(full, part).get_weights())
-        maps, val_maps = self._maps("finetuned", full)
-        teacher = self._taught(full, maps)
-        self._fit("compact", "head", config.compact_head, compact, lambda: (replace(maps, teacher=teacher), val_maps))
-        self._fit("compact", "finetune", config.compact_finetune, compact, lambda: self._taught_features(full, teacher))
+        maps, val_maps = self._material.maps("finetuned", full)
+        maps = replace(maps, teacher=self._taught(full, maps))
+        if (
+            self._compresses and val_maps is not None
+        ):  # it is to say what the full model says; to be right is what the full model was chosen by
+            val_maps = replace(val_maps, teacher=self._taught(full, val_maps))
+        self._start(full, compact, maps)
+        self._fit("compact", "head", config.compact_head, compact, lambda: (maps, val_maps))
+        self._fit(
+            "compact", "finetune", config.compact_finetune, compact, lambda: self._taught_features(full, maps, val_maps)
+        )
         return compact
+
+    def _taught_features(self, full: Bcnn, maps: Examples, val_maps: Examples | None) -> TrainAndVal:
+        train, val = self._material.features(full)
+        train = replace(train, teacher=maps.teacher)
+        return train, None if val is None or val_maps is None else replace(val, teacher=val_maps.teacher)
+
+    def _start(self, full: Bcnn, compact: Bcnn, maps: Examples) -> None:
+        step = "compact/factorized"
+        if {step, "compact/head"} & set(self._record.done):
+            self._load("compact", compact)
+            return
+        assert maps.teacher is not None, "the full model has been asked"
+        sweeps = SWEEPS if self._config.pooling == "hadamard" else 0
+        with self._bar("factorizing the full model's classifier", sweeps) as advance:
+            start_from_full(full, compact, advance=advance)
+        settle(compact, maps.inputs, maps.teacher)
+        for name in ("weights", *(["factorized"] if self._compresses else [])):
+            write_weights(self._run, "compact", compact, name)
+        self._mark(done=step)
 
     def _taught(self, full: Bcnn, maps: Examples) -> NDArray[np.float32]:
         """What the full model says of every augmented copy, `(copies·n, classes)` logits."""
         with self._bar("full model, as the teacher", len(maps.inputs)) as advance:
-            return run_through(_inference(full.head), maps.inputs, advance)
-
-    def _taught_features(self, full: Bcnn, teacher: NDArray[np.float32]) -> tuple[Examples, Examples | None]:
-        features, val_features = self._features(full)
-        return replace(features, teacher=teacher), val_features
+            return run_through(inference(full.head), maps.inputs, advance)
 
     def _build(self, role: Role, weights: str) -> Bcnn:
         classes = len(self._dataset.labels)
-        return build(architecture(self._config, classes, role), weights=weights, frozen_through=_frozen(self._config))
+        return build(architecture(self._config, classes, role), weights=weights, frozen_through=frozen(self._config))
 
     def _load(self, role: Role, bcnn: Bcnn) -> Bcnn:
         read_weights(self._run, role, bcnn)
         return bcnn
-
-    def _features(self, bcnn: Bcnn) -> tuple[Examples, Examples | None]:
-        """Train and validation examples at the end of the frozen prefix (at the pictures, where nothing is frozen)."""
-        if self._prefix_examples is not None:
-            return self._prefix_examples
-        config = self._config
-        views = AugmentedPhotos(
-            self._dataset.train, _square(config.train_px), config.augmentation, config.copies, config.seed
-        )
-        prepared = PreparedPhotos(self._dataset.val, _square(config.input_px)) if self._dataset.val else None
-        made_from = {"weights": config.weights, "frozen_through": _frozen(config), "stage": "prefix"}
-        self._prefix_examples = self._cached_pair("features", views, prepared, bcnn.prefix, made_from)
-        return self._prefix_examples
-
-    def _maps(self, name: str, bcnn: Bcnn) -> tuple[Examples, Examples | None]:
-        """Train and validation examples at the end of the backbone, frozen for now."""
-        train, val = self._features(bcnn)
-        return self._cached_pair(
-            f"maps-{name}", train.inputs, None if val is None else val.inputs, bcnn.suffix, {"stage": name}
-        )
-
-    def _cached_pair(
-        self, name: str, train: Pictures, val: Pictures | None, network: Any | None, made_from: dict[str, Any]
-    ) -> tuple[Examples, Examples | None]:
-        compute = None if network is None else _inference(network)
-
-        def examples(split: str, source: Pictures) -> Examples:
-            key = {**made_from, "split": split, "config": self._config.model_dump(mode="json", exclude=_STAGES)}
-            file = self._run / "cache" / f"{name}-{split}.bin"
-            with self._bar(f"{name}, {split}", len(source)) as advance:
-                rows = cached(file, source, compute, made_from=key, advance=advance)
-            return Examples(rows, _class_ids(getattr(self._dataset, split)))
-
-        return examples("train", train), None if val is None else examples("val", val)
 
     def _fit(
         self,
@@ -235,11 +247,15 @@ class _Training:
         stage: str,
         choices: StageConfig,
         bcnn: Bcnn,
-        examples: Callable[[], tuple[Examples, Examples | None]],
+        examples: Callable[[], TrainAndVal],
     ) -> None:
         step = f"{role}/{stage}"
         if step in self._record.done:
             self._load(role, bcnn)
+            return
+        if not choices.epochs:  # and no reason to compute what it would have read
+            write_weights(self._run, role, bcnn)
+            self._mark(done=step)
             return
         train, val = examples()
         checkpoint = self._run / role / f"{stage}.checkpoint.npz"
@@ -249,7 +265,7 @@ class _Training:
             head=bcnn.head,
             config=self._config,
             stage=choices,
-            counts=np.bincount(_class_ids(self._dataset.train), minlength=len(self._dataset.labels)),
+            counts=np.bincount(class_ids(self._dataset.train), minlength=len(self._dataset.labels)),
             batch_statistics=self._scratch,
         )
         self._history.begin(role, stage)
@@ -261,18 +277,30 @@ class _Training:
         self._mark(done=step)
         checkpoint.unlink(missing_ok=True)
 
-    def _measure(self, models: dict[Role, Bcnn]) -> ModelComparison:
+    def _measure(self, full: Bcnn, compact: Bcnn) -> ModelComparison:
         photos = self._dataset.held_out
-        pictures = PreparedPhotos(photos, _square(self._config.input_px))
-        probabilities: dict[str, NDArray[np.float32]] = {}
-        for role, bcnn in models.items():
-            with self._bar(f"{role} model on {self._dataset.held_out_name} photos", len(photos)) as advance:
-                probabilities[role] = predict(bcnn, pictures, advance)
-        comparison = compare(_class_ids(photos), probabilities, self._dataset.labels)
+        models = {"full": full, "compact": compact}
+        if self._compresses:
+            factorized = self._build("compact", NONE)
+            read_weights(self._run, "compact", factorized, "factorized")
+            models = {"full": full, "factorized": factorized, "compact": compact}
+        probabilities = self._asked(models, PreparedPhotos(photos, square(self._config.input_px)))
+        comparison = compare(class_ids(photos), probabilities, self._dataset.labels)
         document = {"photos": self._dataset.held_out_name, **comparison_json(comparison)}
-        document["parameters"] = {role: _parameters(bcnn) for role, bcnn in models.items()}
-        write_json(self._run / "metrics.json", document)
+        document["parameters"] = {name: _parameters(bcnn) for name, bcnn in models.items()}
+        write_json(self._run / METRICS_NAME, document)
         return comparison
+
+    def _asked(self, models: dict[str, Bcnn], pictures: PreparedPhotos) -> dict[str, NDArray[np.float32]]:
+        held_out = f"{self._dataset.held_out_name} photos"
+        if self._head_only:
+            with self._bar(f"all models on {held_out}", len(pictures)) as advance:
+                return _predict_by_heads(models, pictures, advance)
+        probabilities = {}
+        for name, bcnn in models.items():
+            with self._bar(f"{name} model on {held_out}", len(pictures)) as advance:
+                probabilities[name] = predict(bcnn, pictures, advance)
+        return probabilities
 
     def _mark(self, **changes: Any) -> None:
         if "done" in changes:
@@ -316,7 +344,20 @@ def predict(bcnn: Bcnn, pictures: Pictures, advance: Advance) -> NDArray[np.floa
     Returns:
         `(n, classes)` float32.
     """
-    return _softmax(run_through(_inference(bcnn.model), pictures, advance))
+    return _softmax(run_through(inference(bcnn.model), pictures, advance))
+
+
+def _predict_by_heads(models: dict[str, Bcnn], pictures: Pictures, advance: Advance) -> dict[str, NDArray[np.float32]]:
+    """Probabilities of several models that have the same backbone, which runs once."""
+    pooled_from = inference(backbone_of(next(iter(models.values()))))
+    heads = [inference(bcnn.head) for bcnn in models.values()]
+
+    def ask(batch: NDArray[Any]) -> NDArray[np.float32]:
+        maps = pooled_from(batch)
+        return np.stack([_softmax(head(maps)) for head in heads], axis=1)
+
+    answers = run_through(ask, pictures, advance)
+    return {name: answers[:, column] for column, name in enumerate(models)}
 
 
 def _check_choices(config: TrainConfig) -> str | None:
@@ -326,7 +367,7 @@ def _check_choices(config: TrainConfig) -> str | None:
         How the maps of two streams come to one grid, if anything has to be done.
     """
     read_layout(Path(config.data))
-    build(architecture(config, 2, "full"), weights=config.weights, frozen_through=_frozen(config))
+    build(architecture(config, 2, "full"), weights=config.weights, frozen_through=frozen(config))
     return build(architecture(config, 2, "compact")).alignment
 
 
@@ -350,30 +391,11 @@ def _fit_on(config: TrainConfig, dataset: ProductDataset) -> ProductDataset:
     if config.fit_on == "train":
         return dataset
     if not dataset.test:
-        raise DataError(f"{dataset.origin} has no test photos to judge a --fit-on train+val by: fit on train")
+        raise DataError(
+            f"{config.data} has no test photos, and a model fitted on train and val needs some to be judged by: add "
+            "them, or leave out --fit-on"
+        )
     return replace(dataset, train=dataset.train + dataset.val, val=())
-
-
-def _class_ids(photos: Sequence[Photo]) -> NDArray[np.int64]:
-    return np.array([photo.class_id for photo in photos], np.int64)
-
-
-def _square(side_px: int) -> Preprocessing:
-    return Preprocessing(height_px=side_px, width_px=side_px)
-
-
-def _frozen(config: TrainConfig) -> str | None:
-    return frozen_layers(config.streams, weights=config.weights, frozen_through=config.frozen_through)
-
-
-_STAGES = {"full_head", "full_finetune", "compact_head", "compact_finetune"}
-
-
-def _inference(network: Any) -> Any:
-    compute = tf.function(
-        lambda inputs: network(as_float(inputs), training=False), autograph=False, reduce_retracing=True
-    )
-    return lambda inputs: compute(tf.constant(inputs)).numpy()
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:

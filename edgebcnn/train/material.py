@@ -1,0 +1,129 @@
+"""What do the stages of a run read: augmented photos, through the layers that are frozen for now, and cached.
+
+photos ── augmented copies ── frozen prefix ── `features` ── rest of the backbone, frozen for now ── `maps`
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgebcnn.model.bcnn import Bcnn
+from edgebcnn.model.keras import tf
+from edgebcnn.model.streams import frozen_layers
+from edgebcnn.preprocessing import Preprocessing
+from edgebcnn.progress import Advance
+from edgebcnn.train.config import TrainConfig
+from edgebcnn.train.dataset import Photo, ProductDataset
+from edgebcnn.train.features import AugmentedPhotos, Pictures, PreparedPhotos, cached
+from edgebcnn.train.fit import Examples, as_float
+
+Bar: TypeAlias = Callable[[str, int], AbstractContextManager[Advance]]
+"""Description and number of pieces to a progress bar."""
+
+TrainAndVal: TypeAlias = tuple[Examples, Examples | None]
+"""What a stage learns from and is judged on; None where val is learned from too."""
+
+
+class Material:
+    """The examples of one run, computed when they are first asked for.
+
+    Args:
+        config: The run's choices.
+        dataset: Its photos.
+        folder: Where caches lie; one that was cut off by a kill goes on where it stopped.
+        bar: Opens a progress bar.
+        head_only: Whether nothing but feature maps is asked for, so that no outputs of the prefix need be kept.
+    """
+
+    def __init__(
+        self, config: TrainConfig, dataset: ProductDataset, folder: Path, bar: Bar, *, head_only: bool
+    ) -> None:
+        self._config, self._dataset, self._folder, self._bar = config, dataset, folder, bar
+        self._head_only = head_only
+        self._features: TrainAndVal | None = None
+
+    def features(self, bcnn: Bcnn) -> TrainAndVal:
+        """Examples at the end of the frozen prefix (at the pictures, where nothing is frozen)."""
+        if self._features is None:
+            made_from = {"weights": self._config.weights, "frozen_through": frozen(self._config), "stage": "prefix"}
+            self._features = self._cached("features", *self._pictures(), bcnn.prefix, made_from)
+        return self._features
+
+    def maps(self, name: str, bcnn: Bcnn) -> TrainAndVal:
+        """Examples at the end of the backbone, which is as `name` says."""
+        if self._head_only:
+            return self._cached(f"maps-{name}", *self._pictures(), backbone_of(bcnn), {"stage": name})
+        train, val = self.features(bcnn)
+        val_inputs = None if val is None else val.inputs
+        return self._cached(f"maps-{name}", train.inputs, val_inputs, bcnn.suffix, {"stage": name})
+
+    def _pictures(self) -> tuple[AugmentedPhotos, PreparedPhotos | None]:
+        config = self._config
+        views = AugmentedPhotos(
+            self._learned_from, square(config.train_px), config.augmentation, config.copies, config.seed
+        )
+        return views, PreparedPhotos(self._dataset.val, square(config.input_px)) if self._dataset.val else None
+
+    @property
+    def _learned_from(self) -> tuple[Photo, ...]:
+        return (*self._dataset.train, *self._dataset.unlabelled)
+
+    def _cached(
+        self, name: str, train: Pictures, val: Pictures | None, network: Any | None, made_from: dict[str, Any]
+    ) -> TrainAndVal:
+        compute = None if network is None else inference(network)
+        config = self._config.model_dump(mode="json", exclude=_NOT_OF_THE_BACKBONE)
+
+        def examples(split: str, source: Pictures, photos: Sequence[Photo]) -> Examples:
+            file = self._folder / f"{name}-{split}.bin"
+            with self._bar(f"{name}, {split}", len(source)) as advance:
+                rows = cached(
+                    file, source, compute, made_from={**made_from, "split": split, "config": config}, advance=advance
+                )
+            return Examples(rows, class_ids(photos))
+
+        of_train = examples("train", train, self._learned_from)
+        return of_train, None if val is None else examples("val", val, self._dataset.val)
+
+
+def inference(network: Any) -> Callable[[NDArray[Any]], NDArray[Any]]:
+    """A network, or a function of one tensor and `training`, as a compiled function of arrays."""
+    compute = tf.function(
+        lambda inputs: network(as_float(inputs), training=False), autograph=False, reduce_retracing=True
+    )
+    return lambda inputs: compute(tf.constant(inputs)).numpy()
+
+
+def backbone_of(bcnn: Bcnn) -> Callable[..., Any]:
+    """Image to feature map."""
+    if bcnn.prefix is None:
+        return lambda image, training: bcnn.suffix(image, training=training)
+    prefix = bcnn.prefix
+    return lambda image, training: bcnn.suffix(prefix(image, training=training), training=training)
+
+
+def class_ids(photos: Sequence[Photo]) -> NDArray[np.int64]:
+    """`(n,)` classes of photos."""
+    return np.array([photo.class_id for photo in photos], np.int64)
+
+
+def square(side_px: int) -> Preprocessing:
+    """What a picture of that side goes through."""
+    return Preprocessing(height_px=side_px, width_px=side_px)
+
+
+def frozen(config: TrainConfig) -> str | None:
+    """The layers that a run freezes, as `build` takes them."""
+    return frozen_layers(config.streams, weights=config.weights, frozen_through=config.frozen_through)
+
+
+_NOT_OF_THE_BACKBONE = {
+    *("full_head", "full_finetune", "compact_head", "compact_finetune"),
+    *("pooling", "rank", "tail", "class_rank", "distil_share", "temperature"),
+}
