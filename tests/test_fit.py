@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from edgebcnn.errors import RunError, TrainingError
 from edgebcnn.model.bcnn import Architecture, Bcnn, build
 from edgebcnn.model.keras import keras
-from edgebcnn.train.config import StageConfig, TrainConfig
+from edgebcnn.train.config import Optimizer, StageConfig, TrainConfig
 from edgebcnn.train.fit import EpochReport, Examples, Stage, epoch_order
 
 CONFIG = TrainConfig(data="unused", streams="small", weights="none", dropout=0.0, batch_size=8)
@@ -36,25 +37,38 @@ def feature_maps(count: int, *, copies: int = 1, seed: int = 0) -> Examples:
 class Fitting:
     """A head stage on feature maps, and what it reports."""
 
-    def __init__(self, folder: Path, *, epochs: int, head_rate: float = 0.01, patience: int = 3) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        epochs: int,
+        head_rate: float = 0.01,
+        patience: int = 3,
+        optimizer: Optimizer = "adamw",
+        **choices: Any,
+    ) -> None:
         self.bcnn = network()
         self.reports: list[EpochReport] = []
         self.photos = 0
         self.checkpoint = folder / "head.checkpoint.npz"
-        choices = StageConfig(epochs=epochs, head_rate=head_rate, patience=patience)
+        stage = StageConfig(epochs=epochs, head_rate=head_rate, patience=patience, optimizer=optimizer)
         self._stage = Stage(
             "compact/head",
             backbone=None,
             head=self.bcnn.head,
-            config=CONFIG,
-            stage=choices,
+            config=CONFIG.model_copy(update=choices),
+            stage=stage,
             counts=np.full(CLASSES, 16),
             batch_statistics=False,
         )
 
-    def fit(self, train: Examples, validation: Examples, advance: Any = None) -> None:
+    def fit(self, train: Examples, validation: Examples | None, *, advance: Any = None, on_epoch: Any = None) -> None:
         self._stage.fit(
-            train, validation, checkpoint=self.checkpoint, advance=advance or self._count, on_epoch=self.reports.append
+            train,
+            validation,
+            checkpoint=self.checkpoint,
+            advance=advance or self._count,
+            on_epoch=on_epoch or self.reports.append,
         )
 
     def _count(self, photos: int) -> None:
@@ -87,7 +101,7 @@ def test_a_stage_that_is_cut_off_goes_on_from_its_last_epoch(tmp_path: Path) -> 
 
     first = Fitting(tmp_path, epochs=6)
     with pytest.raises(Killed):
-        first.fit(feature_maps(48), feature_maps(24, seed=1), advance)
+        first.fit(feature_maps(48), feature_maps(24, seed=1), advance=advance)
     assert len(first.reports) == 3
     again = Fitting(tmp_path, epochs=6)
     again.fit(feature_maps(48), feature_maps(24, seed=1))
@@ -95,21 +109,90 @@ def test_a_stage_that_is_cut_off_goes_on_from_its_last_epoch(tmp_path: Path) -> 
     assert [report.epoch for report in again.reports] == [1, 2, 3, 4, 5, 6]
 
 
-def test_a_resumed_stage_reaches_the_weights_of_one_that_was_never_cut_off(tmp_path: Path) -> None:
+RECIPES: dict[str, dict[str, Any]] = {
+    "plain": {},
+    "averaged": {"averaging": 0.9},
+    "mixed": {"mixup": 0.4, "cutmix": 1.0},
+    "sgd": {"optimizer": "sgd", "head_rate": 0.3},
+    "adam": {"optimizer": "adam"},
+    "plateau": {"schedule": "plateau"},
+    "balanced": {"balance": 1.0},
+    "xla": {"xla": True},
+}
+
+
+@pytest.mark.parametrize("recipe", RECIPES)
+def test_every_recipe_learns_what_can_be_learned(tmp_path: Path, recipe: str) -> None:
+    fitting = Fitting(tmp_path, epochs=6, **RECIPES[recipe])
+    fitting.fit(feature_maps(48), feature_maps(24, seed=1))
+    assert fitting.right(feature_maps(30, seed=2)) >= 0.95  # chance is a third
+
+
+def test_the_article_that_started_it_all_fits_a_head_by_sgd_at_a_rate_of_one(tmp_path: Path) -> None:
+    fitting = Fitting(tmp_path, epochs=6, optimizer="sgd", head_rate=1.0, momentum=0.0, schedule="plateau", warmup=0.0)
+    fitting.fit(feature_maps(48), feature_maps(24, seed=1))
+    assert fitting.right(feature_maps(30, seed=2)) >= 0.95
+
+
+def test_what_is_kept_is_the_moving_average_of_the_weights(tmp_path: Path) -> None:
+    one_batch, epochs = feature_maps(8), 4  # one step an epoch: the weights after each are seen
+    plain = Fitting(tmp_path, epochs=epochs)
+    average = plain.bcnn.head.get_weights()
+    steps = iter(range(epochs))
+
+    def step(report: EpochReport) -> None:
+        decay = min(0.5, (1 + (done := next(steps))) / (10 + done))
+        for i, weight in enumerate(plain.bcnn.head.get_weights()):
+            average[i] = decay * average[i] + (1 - decay) * weight
+
+    plain.fit(one_batch, None, on_epoch=step)
+    plain.checkpoint.unlink()
+    averaged = Fitting(tmp_path, epochs=epochs, averaging=0.5)
+    averaged.fit(one_batch, None)
+    for expected, found in zip(average, averaged.bcnn.head.get_weights(), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_without_validation_all_epochs_run_and_the_last_weights_are_kept(tmp_path: Path) -> None:
+    fitting = Fitting(tmp_path, epochs=5, patience=1)
+    seen: list[Any] = []
+    fitting.reports = type(
+        "Watching", (list,), {"append": lambda _, __: seen.append(fitting.bcnn.head.get_weights())}
+    )()
+    fitting.fit(feature_maps(48), None)
+    assert len(seen) == 5
+    for last, kept in zip(seen[-1], fitting.bcnn.head.get_weights(), strict=True):
+        np.testing.assert_array_equal(kept, last)
+
+
+def test_a_plateau_schedule_keeps_its_rate_until_validation_stalls(tmp_path: Path) -> None:
+    plateau = Fitting(tmp_path, epochs=8, patience=2, head_rate=0.05, schedule="plateau")
+    noise = replace(feature_maps(24, seed=1), classes=np.random.default_rng(0).integers(CLASSES, size=24))
+    plateau.fit(feature_maps(48), noise)
+    rates = [report.head_rate for report in plateau.reports]
+    assert rates[0] == pytest.approx(0.05)
+    halvings = np.log2(0.05 / np.array(rates))
+    np.testing.assert_allclose(halvings, np.round(halvings), atol=1e-4)
+    assert rates[-1] < rates[0]
+
+
+@pytest.mark.parametrize("recipe", ["plain", "averaged", "mixed", "sgd"])
+def test_a_resumed_stage_reaches_the_weights_of_one_that_was_never_cut_off(tmp_path: Path, recipe: str) -> None:
     for name in ("whole", "cut"):
         (tmp_path / name).mkdir()
-    whole, train, validation = Fitting(tmp_path / "whole", epochs=4), feature_maps(48), feature_maps(24, seed=1)
+    choices = RECIPES[recipe]
+    whole = Fitting(tmp_path / "whole", epochs=4, **choices)
+    train, validation = feature_maps(48), feature_maps(24, seed=1)
     whole.fit(train, validation)
 
     def cut(report: EpochReport) -> None:
         if report.epoch == 2:
             raise KeyboardInterrupt
 
-    first = Fitting(tmp_path / "cut", epochs=4)
-    first.reports = type("Cutting", (list,), {"append": lambda _, report: cut(report)})()
+    first = Fitting(tmp_path / "cut", epochs=4, **choices)
     with pytest.raises(KeyboardInterrupt):
-        first.fit(train, validation)
-    again = Fitting(tmp_path / "cut", epochs=4)
+        first.fit(train, validation, on_epoch=cut)
+    again = Fitting(tmp_path / "cut", epochs=4, **choices)
     again.fit(train, validation)
     for expected, found in zip(whole.bcnn.head.get_weights(), again.bcnn.head.get_weights(), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-5)
