@@ -94,6 +94,15 @@ def test_several_ranks_become_a_folder_of_runs_with_a_table_and_a_plot(shop: Pat
     assert open_run(folder / "16").load("compact").architecture.rank == 16
 
 
+def test_average_pooling_has_no_rank_and_nothing_to_factorize_but_learns_what_the_full_model_says(shop: Path) -> None:
+    result = typed(shop, "compress", "runs/a", "--pooling", "gap", "--epochs", 20, "--head-rate", 0.03, "--json")
+    assert result.exit_code == 0, result.stderr
+    said = json.loads(result.stdout)["ranks"][0]
+    assert (said["rank"], said["run"]) == (None, str(shop / "runs/a-gap"))
+    assert said["distilled"]["head_parameters"] == 128 * 3 + 3
+    assert said["distilled"]["agreement"]["successes"] >= 30  # of 36; chance is 12
+
+
 def test_head_and_backbone_are_fine_tuned_together_if_asked(shop: Path) -> None:
     result = typed(shop, "compress", "runs/a", "--rank", 8, "--name", "tuned", *FAST, "--finetune-epochs", 1)
     assert result.exit_code == 0, result.stderr
@@ -119,6 +128,7 @@ def test_unlabelled_photos_are_learned_from_and_those_it_is_judged_on_are_left_o
         (["--rank", "16000"], 11, "a rank of 16000 is too large: its hadamard head would have 4,144,003 parameters"),
         (["--rank", "300", "--pooling", "lrbc"], 11, "lrbc pooling of the 128 channels of small takes at most 128"),
         (["--rank", "100", "--pooling", "tensor_sketch"], 11, "a rank that is a power of two"),
+        (["--pooling", "gap", "--rank", "8"], 11, "gap pooling has no rank: leave it out"),
         (["--pooling", "lrbc", "--tail", "l2"], 11, "lrbc pooling takes no l2 tail: leave it out"),
         (["--rank", "8,x"], 2, "'8,x' is not a rank, or several as in 64,128,256"),
         (["--rank", "0"], 2, "'0' is not a rank"),

@@ -20,9 +20,11 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edgebcnn.cli import main
+from edgebcnn.cli.train import _config, command
 from edgebcnn.errors import Interrupted, RunError
 from edgebcnn.progress import Silent
 from edgebcnn.train.claim import locked
+from edgebcnn.train.config import TrainConfig
 from edgebcnn.train.run_folder import open_run, read_record, write_record
 from edgebcnn.train.steps import resume
 from tests.blocks import QUICK, draw_blocks
@@ -164,6 +166,45 @@ def test_training_nothing_is_refused(flags: tuple[str, ...], tmp_path: Path) -> 
     result = edgebcnn("train", "--data", tmp_path, "--epochs", "0", *flags)
     assert result.exit_code == 2
     assert "--epochs 0 leaves nothing to train: give 1 or more" in result.stderr
+
+
+def test_a_last_fit_learns_from_val_too_and_is_judged_by_test_alone(data: Path, tmp_path: Path) -> None:
+    arguments = ("train", "--data", data, "--runs", tmp_path, "--name", "last", *QUICK, "--fit-on", "train+val")
+    result = edgebcnn(*arguments, "--averaging", "0.9", "--json")
+    assert result.exit_code == 0, result.stderr
+    run = open_run(tmp_path / "last")
+    assert (len(run.dataset.train), len(run.dataset.val), len(run.dataset.test)) == (96, 0, 36)
+    with (run.path / "history.csv").open(newline="") as lines:
+        rows = list(csv.DictReader(lines))
+    assert len(rows) == 4 + 2 + 4, "every epoch runs"
+    assert {row["val_loss"] for row in rows} == {"nan"}
+    assert json.loads(result.stdout)["models"][1]["accuracy"]["successes"] >= 30  # of 36; chance is 12
+    assert edgebcnn("export", run.path, "--int8").exit_code == 0
+
+
+def test_a_last_fit_that_nothing_could_judge_is_refused(tmp_path: Path) -> None:
+    data = draw_blocks(tmp_path / "data", per_product={"train": 8, "val": 4})
+    result = edgebcnn("train", "--data", data, "--runs", tmp_path / "runs", *QUICK, "--fit-on", "train+val")
+    assert result.exit_code == 3
+    assert "has no test photos" in result.stderr
+    assert "leave out --fit-on" in result.stderr
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_run_in_mixed_precision_learns_and_is_kept_and_measured_in_float32(data: Path, tmp_path: Path) -> None:
+    arguments = ("train", "--data", data, "--runs", tmp_path, "--name", "mixed", *QUICK, "--mixed-precision")
+    result = edgebcnn(*arguments, "--json")
+    assert result.exit_code == 0, result.stderr
+    accuracy = json.loads(result.stdout)["models"][1]["accuracy"]
+    assert accuracy["successes"] >= 30  # of 36; chance is 12
+    compact = open_run(tmp_path / "mixed").load("compact")
+    assert {layer.compute_dtype for layer in compact.model.layers} == {"float32"}
+    judged = json.loads(edgebcnn("evaluate", tmp_path / "mixed", "--json").stdout)
+    assert judged["top1"] == accuracy
+
+
+def test_every_default_of_the_command_is_that_of_the_library() -> None:
+    assert _config(command.make_context("train", []).params) == TrainConfig(data="data")
 
 
 def test_an_unwritable_folder_of_runs_is_refused_before_the_photos_are_looked_at(tmp_path: Path) -> None:

@@ -22,7 +22,8 @@ square for each of its terms.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -122,21 +123,26 @@ class Bcnn:
     alignment: str | None = None
 
 
-def build(architecture: Architecture, *, weights: str = NONE, frozen_through: str | None = None) -> Bcnn:
+def build(
+    architecture: Architecture, *, weights: str = NONE, frozen_through: str | None = None, mixed_precision: bool = False
+) -> Bcnn:
     """Builds a model for pictures of any size whose sides are multiples of `streams.SIDE_MULTIPLE`.
 
     Args:
         architecture: Its shape.
         weights: Starting weights of each stream, or of both: `imagenet`, `none` or a file.
         frozen_through: Last layer of the frozen prefix of each stream, or of both; None where nothing is frozen.
+        mixed_precision: Whether the streams compute in bfloat16, which has float32's range. Their weights and the head
+            stay float32: what is pooled are sums of products, and a square root magnifies their rounding.
 
     Raises:
         TrainingError: unknown stream or layer, streams that cannot be aligned, a rank that is too large for them, or
             weights that cannot be had or do not fit.
     """
     image = keras.Input((None, None, 3), name="image")
-    streams = build_streams(architecture.streams, image, shared=architecture.shares_weights, weights=weights)
-    maps, alignment = align(image, streams)
+    with _streams_compute_in("mixed_bfloat16" if mixed_precision else "float32"):
+        streams = build_streams(architecture.streams, image, shared=architecture.shares_weights, weights=weights)
+        maps, alignment = align(image, streams)
     _check_rank(architecture, [each.shape[-1] for each in maps])
     logits = _head(architecture, maps)
     prefix, suffix = cut(image, streams, maps, frozen_through)
@@ -148,6 +154,16 @@ def build(architecture: Architecture, *, weights: str = NONE, frozen_through: st
         head=_head_of_packed(maps, logits),
         alignment=alignment,
     )
+
+
+@contextmanager
+def _streams_compute_in(policy: str) -> Iterator[None]:
+    before = keras.mixed_precision.global_policy()
+    keras.mixed_precision.set_global_policy(policy)
+    try:
+        yield
+    finally:
+        keras.mixed_precision.set_global_policy(before)
 
 
 def folded(bcnn: Bcnn, *, height_px: int, width_px: int) -> Any:

@@ -75,10 +75,12 @@ def settle(compact: Bcnn, maps: NDArray[Any], logits: NDArray[np.floating]) -> N
     """Fits what the factorization leaves open: the ranges of a `tanh` tail, and the size of all logits.
 
     Args:
-        compact: A model that was started from a full one, changed.
+        compact: A model that was started from a full one, changed; of `gap` there is nothing to settle.
         maps: `(n, h, w, M)` feature maps of a few hundred photos, which need no labels.
         logits: `(n, K)` the full model's logits of them.
     """
+    if compact.architecture.pooling == "gap":
+        return
     # Spread over all photos, which lie product by product.
     chosen = np.unique(np.linspace(0, len(maps) - 1, SETTLING_PHOTOS, dtype=np.intp))
     maps, logits = np.asarray(maps[chosen], np.float32), logits[chosen]

@@ -25,7 +25,7 @@ class Head:
 
 HEADS: dict[Pooling, Head] = {
     "outer": Head(tails=("sqrt",)),
-    "hadamard": Head(tails=("tanh", "sqrt", "l2"), rank=1024),
+    "hadamard": Head(tails=("tanh", "sqrt", "l2"), rank=512),
     "lrbc": Head(tails=("none",), rank=100),
     "maclaurin": Head(tails=("tanh", "sqrt", "l2"), rank=2048),
     "tensor_sketch": Head(tails=("tanh", "sqrt", "l2"), rank=2048),

@@ -43,13 +43,13 @@ class RankResult:
 
     Attributes:
         run: Its run.
-        rank: Its rank.
-        factorized: After factorization alone.
+        rank: Its rank; None of `gap`, which has none.
+        factorized: After factorization alone; of `gap`, a classifier that was never trained.
         distilled: After distillation; the same where there was none.
     """
 
     run: Path
-    rank: int
+    rank: int | None
     factorized: Judged
     distilled: Judged
 
@@ -101,8 +101,11 @@ def ranks_table(result: CompressResult) -> Table:
     for column in ("", "accuracy, %", "agreement, %"):
         table.add_column(column, no_wrap=True)
     for each in result.ranks:
-        _add(table, str(each.rank), "factorized", each.factorized)
-        _add(table, "", "distilled", each.distilled)
+        if each.rank is None:  # a new classifier, which nothing was said to yet
+            _add(table, "none", "distilled", each.distilled)
+        else:
+            _add(table, str(each.rank), "factorized", each.factorized)
+            _add(table, "", "distilled", each.distilled)
         table.add_section()
     _add(table, "full", "", result.full)
     return table

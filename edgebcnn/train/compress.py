@@ -150,9 +150,8 @@ def compress(
     """
     run = _origin(source)
     check_photos(run.path, run.dataset)
-    own = HEADS[choices.pooling].rank
-    assert own is not None, "every pooling that can be chosen has one"
-    sizes = tuple(dict.fromkeys(ranks or [own]))
+    asked: Sequence[int | None] = ranks or [HEADS[choices.pooling].rank]
+    sizes = tuple(dict.fromkeys(asked))
     path = (path or _place_beside(run, choices.pooling, sizes)).absolute()
     targets = [path] if len(sizes) == 1 else [path / str(size) for size in sizes]
     configs = [choices.config(run.config, size) for size in sizes]
@@ -182,8 +181,8 @@ def _origin(source: Path) -> TrainedRun:
     return open_run(Path(origin)) if origin is not None and Path(origin).is_dir() else run
 
 
-def _place_beside(run: TrainedRun, pooling: str, sizes: Sequence[int]) -> Path:
-    parts = [run.name, pooling, *([str(sizes[0])] if len(sizes) == 1 else [])]
+def _place_beside(run: TrainedRun, pooling: str, sizes: Sequence[int | None]) -> Path:
+    parts = [run.name, pooling, *(str(size) for size in sizes if len(sizes) == 1 and size is not None)]
     return run.path.parent / "-".join(parts)
 
 
@@ -257,7 +256,7 @@ def _finish(target: Path, *, cache: Path, reporter: Reporter, stop: Event) -> No
     resume(target, reporter=reporter, stop=stop, cache=cache, again="type the same edgebcnn compress again to go on")
 
 
-def _compared(path: Path, run: TrainedRun, targets: dict[int, Path], reporter: Reporter) -> CompressResult:
+def _compared(path: Path, run: TrainedRun, targets: dict[int | None, Path], reporter: Reporter) -> CompressResult:
     """Reads what each run measured, and measures the latency of every head now, so that all were met alike."""
     full = run.load("full")
     image = np.zeros((1, run.config.input_px, run.config.input_px, 3), np.float32)

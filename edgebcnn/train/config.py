@@ -75,6 +75,7 @@ class TrainConfig(BaseModel):
         distil_share: Share of the compact model's loss that comes from the full model's probabilities.
         temperature: Softens both models' probabilities in that part of the loss.
         xla: Whether training steps are compiled by XLA.
+        mixed_precision: Whether the streams compute in bfloat16 while training; what is kept and measured is float32.
         seed: Of everything random.
         allow_unreadable: Go on with any share of unreadable photos.
         augmentation: How photos are varied.
@@ -114,6 +115,7 @@ class TrainConfig(BaseModel):
     distil_share: float = Field(default=0.5, ge=0, le=1)
     temperature: float = Field(default=2.0, gt=0)
     xla: bool = False
+    mixed_precision: bool = False
     seed: int = Field(default=0, ge=0, lt=2**32)
     allow_unreadable: bool = False
     augmentation: Augmentation = Augmentation()

@@ -33,7 +33,7 @@ def ranks_figure(result: CompressResult) -> Any:
             full, color="0.6", linewidth=1, label=f"accuracy, full ({form.format(getattr(result.full, cost))})"
         )
         panel.set(xlabel=label, xscale="log")
-        ranks = sorted(result.ranks, key=lambda each: each.rank)
+        ranks = sorted(result.ranks, key=lambda each: each.distilled.parameters)
         costs = [getattr(each.distilled, cost) for each in ranks]
         panel.set_xticks(costs, [f"{form.format(at)}\nrank {each.rank}" for at, each in zip(costs, ranks, strict=True)])
         panel.minorticks_off()
@@ -44,7 +44,7 @@ def ranks_figure(result: CompressResult) -> Any:
 
 
 def _draw(panel: Any, result: CompressResult, cost: str, quantity: str, stage: str, **look: Any) -> None:
-    ranks = sorted(result.ranks, key=lambda each: each.rank)
+    ranks = sorted(result.ranks, key=lambda each: each.distilled.parameters)
     models = [getattr(each, stage) for each in ranks]
     shares = [getattr(model, quantity) for model in models]
     values = [100 * share.value for share in shares]

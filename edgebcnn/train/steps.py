@@ -159,9 +159,8 @@ class _Training:
         keras.utils.set_random_seed(self._config.seed)
         self._mark(state="running")
         try:
-            full = self._full()
-            compact = self._compact(full)
-            comparison = self._measure(full, compact)
+            self._compact(self._full())
+            comparison = self._measure()
         except Interrupted:
             self._history.draw()
             self._mark(state="interrupted")
@@ -191,11 +190,10 @@ class _Training:
         self._fit("full", "finetune", config.full_finetune, full, lambda: self._material.features(full))
         return full
 
-    def _compact(self, full: Bcnn) -> Bcnn:
-        config = self._config
-        compact = self._build("compact", NONE)
+    def _compact(self, full: Bcnn) -> None:
         if "compact/finetune" in self._record.done:
-            return self._load("compact", compact)
+            return
+        config, compact = self._config, self._build("compact", NONE)
         maps, val_maps = self._material.maps("finetuned", full)
         maps = replace(maps, teacher=self._taught(full, maps))
         if (
@@ -207,7 +205,6 @@ class _Training:
         self._fit(
             "compact", "finetune", config.compact_finetune, compact, lambda: self._taught_features(full, maps, val_maps)
         )
-        return compact
 
     def _taught_features(self, full: Bcnn, maps: Examples, val_maps: Examples | None) -> TrainAndVal:
         train, val = self._material.features(full)
@@ -235,7 +232,18 @@ class _Training:
 
     def _build(self, role: Role, weights: str) -> Bcnn:
         classes = len(self._dataset.labels)
-        return build(architecture(self._config, classes, role), weights=weights, frozen_through=frozen(self._config))
+        return build(
+            architecture(self._config, classes, role),
+            weights=weights,
+            frozen_through=frozen(self._config),
+            mixed_precision=self._config.mixed_precision,
+        )
+
+    def _kept(self, role: Role, name: str) -> Bcnn:
+        """A model as whoever opens the run will have it: from disk, in float32."""
+        bcnn = build(architecture(self._config, len(self._dataset.labels), role))
+        read_weights(self._run, role, bcnn, name)
+        return bcnn
 
     def _load(self, role: Role, bcnn: Bcnn) -> Bcnn:
         read_weights(self._run, role, bcnn)
@@ -277,13 +285,12 @@ class _Training:
         self._mark(done=step)
         checkpoint.unlink(missing_ok=True)
 
-    def _measure(self, full: Bcnn, compact: Bcnn) -> ModelComparison:
+    def _measure(self) -> ModelComparison:
         photos = self._dataset.held_out
-        models = {"full": full, "compact": compact}
+        kept: list[tuple[str, Role, str]] = [("full", "full", "weights"), ("compact", "compact", "weights")]
         if self._compresses:
-            factorized = self._build("compact", NONE)
-            read_weights(self._run, "compact", factorized, "factorized")
-            models = {"full": full, "factorized": factorized, "compact": compact}
+            kept.insert(1, ("factorized", "compact", "factorized"))
+        models = {name: self._kept(role, file) for name, role, file in kept}
         probabilities = self._asked(models, PreparedPhotos(photos, square(self._config.input_px)))
         comparison = compare(class_ids(photos), probabilities, self._dataset.labels)
         document = {"photos": self._dataset.held_out_name, **comparison_json(comparison)}
