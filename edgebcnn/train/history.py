@@ -30,7 +30,7 @@ class History:
 
     def __init__(self, run: Path) -> None:
         self._run = run
-        self.epochs: list[EpochReport] = _read(run / "history.csv")
+        self.epochs: list[EpochReport] = read_history(run)
         self._writer: Any = None
 
     def begin(self, role: str, stage: str) -> None:
@@ -93,7 +93,9 @@ def _figure(epochs: list[EpochReport]) -> Any:
         steps = range(1, len(of_role) + 1)
         for panel, quantity, unit, factor in zip(row, ("loss", "accuracy"), ("nats", "%"), (1, 100), strict=True):
             panel.plot(steps, [factor * getattr(e, quantity) for e in of_role], color="0.6", label="train")
-            panel.plot(steps, [factor * getattr(e, f"val_{quantity}") for e in of_role], color="C0", label="validation")
+            if not any(math.isnan(e.val_loss) for e in of_role):
+                judged = [factor * getattr(e, f"val_{quantity}") for e in of_role]
+                panel.plot(steps, judged, color="C0", label="validation")
             for step in range(1, len(of_role)):
                 if of_role[step].stage != of_role[step - 1].stage:
                     panel.axvline(step + 0.5, color="0.8", linestyle="--")
@@ -111,7 +113,13 @@ def _csv(epochs: Iterable[EpochReport]) -> bytes:
     return text.getvalue().encode()
 
 
-def _read(file: Path) -> list[EpochReport]:
+def read_history(run: Path) -> list[EpochReport]:
+    """The epochs of a run so far; none where it has not begun.
+
+    Raises:
+        RunError: the file was changed by hand.
+    """
+    file = run / "history.csv"
     if not file.is_file():
         return []
     kinds = {"role": str, "stage": str, "epoch": int}
