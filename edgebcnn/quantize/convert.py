@@ -65,7 +65,7 @@ def convert(
         converter.representative_dataset = lambda: _representative(photos, preprocessing, advance)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
         converter.inference_input_type = converter.inference_output_type = tf.uint8
-    return _converted(converter, precision)
+    return converted(converter, precision)
 
 
 def check_pixel_input(tensor: Tensor, preprocessing: Preprocessing) -> None:
@@ -116,7 +116,12 @@ def _representative(
         advance(1)
 
 
-def _converted(converter: tf.lite.TFLiteConverter, precision: Precision) -> bytes:
+def converted(converter: tf.lite.TFLiteConverter, precision: Precision) -> bytes:
+    """What a converter, set to that precision, makes; without a word on the terminal.
+
+    Raises:
+        QuantizationError: TFLite has no op for a part of the model, or cannot calibrate it.
+    """
     try:
         with muted_native_stderr():
             content: bytes = converter.convert()

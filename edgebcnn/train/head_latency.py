@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebcnn.device.runtime import load_runtime
+from edgebcnn.device.runtime import Runtime, load_runtime
 from edgebcnn.model.keras import tf
 from edgebcnn.native import muted_native_stderr
 
@@ -28,18 +29,33 @@ def head_latency_ms(head: Any, maps: NDArray[np.float32]) -> float:
     Raises:
         DeviceError: no TFLite runtime is installed.
     """
-    compute = tf.function(lambda maps: head(maps, training=False), autograph=False)
-    concrete = compute.get_concrete_function(tf.TensorSpec(maps.shape, tf.float32))
     with muted_native_stderr():
-        content = tf.lite.TFLiteConverter.from_concrete_functions([concrete], head).convert()
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "head.tflite"
+        content = converter_of(head, maps.shape).convert()
+    runtime = on_one_thread(content)
+    return 1000 * median(seconds_of_call(runtime, maps) for _ in range(CALLS))
+
+
+def converter_of(network: Any, shape: Sequence[int]) -> Any:
+    """A TFLite converter, of float32 until it is told otherwise, of one input of that shape."""
+    compute = tf.function(lambda inputs: network(inputs, training=False), autograph=False)
+    concrete = compute.get_concrete_function(tf.TensorSpec(shape, tf.float32))
+    return tf.lite.TFLiteConverter.from_concrete_functions([concrete], network)
+
+
+def on_one_thread(content: bytes) -> Runtime:
+    """The content of a `.tflite` file, loaded.
+
+    Raises:
+        DeviceError: no TFLite runtime is installed.
+    """
+    with tempfile.TemporaryDirectory() as folder, muted_native_stderr():
+        file = Path(folder) / "model.tflite"
         file.write_bytes(content)
-        runtime = load_runtime(file, threads=1)
-        return 1000 * median(_seconds(lambda: runtime.invoke(maps)) for _ in range(CALLS))
+        return load_runtime(file, threads=1)
 
 
-def _seconds(call: Any) -> float:
+def seconds_of_call(runtime: Runtime, batch: NDArray[Any]) -> float:
+    """Time of one call, with its input copied in and its output copied out."""
     started_s = time.monotonic()
-    call()
+    runtime.invoke(batch)
     return time.monotonic() - started_s

@@ -1,0 +1,104 @@
+"""The benchmark programs run to their end in their smallest setting, and every figure of theirs is one."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from click import Command
+from click.testing import CliRunner
+
+from benchmarks import head_cost, training_speed
+from edgebcnn.model.bcnn import Architecture
+from edgebcnn.model.heads import HEADS
+from tests.blocks import draw_blocks
+
+SMALL_TRAINING = (
+    *("--streams", "small", "--frozen-through", "small_2_relu", "--train-px", "32"),
+    *("--batch-size", "4", "--steps", "1", "--repeats", "2", "--copies", "2"),
+)
+SMALL_HEADS = ("--streams", "small", "--input-px", "64", "--classes", "5", "--rank", "16", "--rounds", "3")
+
+
+def said(program: Command, *arguments: object) -> dict[str, Any]:
+    """The JSON that a program prints."""
+    result = CliRunner().invoke(program, [*map(str, arguments), "--json"])
+    assert result.exit_code == 0, result.output
+    document: dict[str, Any] = json.loads(result.stdout)
+    return document
+
+
+def numbers(document: Any) -> Iterator[float]:
+    """Every number in a JSON document."""
+    if isinstance(document, dict | list):
+        for value in document.values() if isinstance(document, dict) else document:
+            yield from numbers(value)
+    elif isinstance(document, int | float) and not isinstance(document, bool):
+        yield document
+
+
+def test_training_from_the_cache_is_measured_against_keras_in_both_stages(tmp_path: Path) -> None:
+    document = said(training_speed.main, "--data", draw_blocks(tmp_path, per_product={"train": 2}), *SMALL_TRAINING)
+    assert [row["stage"] for row in document["stages"]] == ["head", "finetune"]
+    for row in document["stages"]:
+        assert set(row["photos_per_s"]) == {"cached", "plain"}
+        assert row["ratio"]["lowest"] <= row["ratio"]["median"] <= row["ratio"]["highest"]
+        assert all(0 < value < 1e6 for value in numbers(row))
+    assert all(0 < value < 1e6 for value in numbers(document["cache_photos_per_s"]))
+    assert 0 < document["both_stages_with_cache"] < 1e3
+
+
+def test_the_cache_is_charged_to_whom_it_serves() -> None:
+    rates = {"features": 10.0, "maps": 5.0, "head, cached": 100.0, "head, plain": 4.0}
+    rates |= {"finetune, cached": 8.0, "finetune, plain": 2.0}
+    document = training_speed.summary(
+        {name: training_speed.Rates(np.full(3, rate)) for name, rate in rates.items()},
+        copies=2,
+        epochs={"head": 10, "finetune": 4},
+    )
+    head, finetune = document["stages"]
+    assert head["with_cache"] == {
+        "epochs": 10,
+        "ratio": pytest.approx(10 / 4 / (2 * 0.3 + 0.1), abs=1e-3),
+        "paid_after_epochs": pytest.approx(2 * 0.3 / (1 / 4 - 1 / 100), abs=0.1),
+    }
+    assert finetune["with_cache"]["ratio"] == pytest.approx(4 / 2 / (2 * 0.1 + 4 / 8), abs=1e-3)
+    assert document["both_stages_with_cache"] == pytest.approx((2.5 + 2) / (2 * 0.3 + 0.1 + 0.5), abs=1e-3)
+
+
+def test_a_backbone_that_freezes_nothing_is_refused_in_one_sentence(tmp_path: Path) -> None:
+    data = draw_blocks(tmp_path, per_product={"train": 2})
+    result = CliRunner().invoke(training_speed.main, ["--data", str(data), "--streams", "small"])
+    assert result.exit_code == 1
+    assert result.stderr.endswith("Error: small freezes no layers of its own: say --frozen-through LAYER\n")
+
+
+def test_every_head_is_measured_beside_its_backbone(tmp_path: Path) -> None:
+    plot = tmp_path / "heads.png"
+    document = said(head_cost.main, *SMALL_HEADS, "--plot", plot)
+    names = [row["name"] for row in document["parts"]]
+    assert names[0] == "backbone"
+    assert {name.split()[0] for name in names[1:]} == set(HEADS)
+    for row in document["parts"]:
+        assert set(row["latency_ms"]) == set(row["share_of_backbone"]) == {"float32", "int8"}
+        assert all(0 < value < 1e9 for value in numbers(row)), row
+    assert [row["name"] for row in document["parts"] if not row["integer_only"]] == ["tensor_sketch 2048"]
+    assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_multiply_adds_are_those_of_a_hand_count() -> None:
+    def cost(pooling: Any, rank: int | None = None) -> int:
+        of_head = Architecture(
+            streams="small", pooling=pooling, rank=rank, tail=HEADS[pooling].tails[0], classes=3, class_rank=2
+        )
+        return head_cost.multiply_adds(of_head, locations=4, channels=[8])
+
+    assert cost("gap") == 8 * 3
+    assert cost("outer") == 4 * 8 * 8 + 64 * 3
+    assert cost("hadamard", 16) == cost("maclaurin", 16) == 2 * (4 * 8 * 16) + 4 * 16 + 16 * 3
+    assert cost("lrbc", 5) == 4 * 8 * 5 + 4 * 5 * 6 + 4 * 6 + 6 * 3
+    assert cost("tensor_sketch", 16) == 2 * (4 * 8 * 16) + 2 * 4 * 64 + 2 * 4 * 16 + 2 * 64 + 16 * 3
