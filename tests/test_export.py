@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -155,6 +156,14 @@ def test_the_bundle_holds_what_a_device_needs(run: TrainedRun, exported: ExportR
     files = {str(file.relative_to(bundle.path)) for file in bundle.path.rglob("*") if file.is_file()}
     models = {"model.int8.tflite", "model.fp16.tflite"}
     assert files == {"bundle.json", "labels.json", GOLDEN_NAME, REPORT_NAME, *models}
+
+
+@pytest.mark.parametrize("precision", TWO)
+def test_each_model_file_carries_the_labels_in_the_order_of_its_outputs(
+    exported: ExportResult, precision: Precision
+) -> None:
+    with zipfile.ZipFile(exported.bundle.model_path(precision)) as archive:
+        assert archive.read("labels.txt").decode().splitlines() == list(COLOURS_BGR)
 
 
 def test_int8_is_integer_throughout(exported: ExportResult) -> None:

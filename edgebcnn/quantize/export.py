@@ -33,6 +33,7 @@ from edgebcnn.progress import Reporter
 from edgebcnn.quantize.audit import Audit, audit
 from edgebcnn.quantize.calibrate import CalibrationSet, Recipe, choose, deal, lot
 from edgebcnn.quantize.convert import check_pixel_input, convert
+from edgebcnn.quantize.metadata import with_metadata
 from edgebcnn.report.comparison import ModelComparison, compare
 from edgebcnn.report.render import comparison_json
 from edgebcnn.train.claim import check_writable
@@ -185,7 +186,8 @@ def _converted(
     photos = calibration.photos if calibration is not None and precision == "int8" else ()
     pixels = PreparedPhotos(photos, preprocessing)[:] if photos else None
     with reporter.progress(f"converting to {precision}", len(photos)) as advance:
-        return convert(model, precision, preprocessing=preprocessing, calibration_u8=pixels, advance=advance)
+        content = convert(model, precision, preprocessing=preprocessing, calibration_u8=pixels, advance=advance)
+    return with_metadata(content, name=run.name, labels=run.dataset.labels, preprocessing=preprocessing)
 
 
 def _check_int8(found: Audit, run: TrainedRun, *, allow_float: bool) -> None:
