@@ -30,7 +30,9 @@ DEFAULT_RUN = Path("runs/latest")
     "--output", type=click.Path(path_type=Path), metavar="DIR", show_default="RUN/bundle", help="Where the bundle goes."
 )
 @click.option(
-    "--int8-io", is_flag=True, help="Let the int8 model take and give int8 in place of uint8, which MediaPipe refuses."
+    "--int8-io",
+    is_flag=True,
+    help="Give the int8 model int8 input and output, which MediaPipe refuses, in place of uint8.",
 )
 @click.option("--allow-float", is_flag=True, help="Accept an int8 model that keeps ops in float.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
