@@ -31,6 +31,7 @@ DEVICE = [
 ]
 
 TRAIN = [
+    "flatbuffers>=25",
     "Jinja2>=3.1",
     "matplotlib>=3.8",
     "scikit-learn>=1.4",

@@ -52,6 +52,16 @@ def test_int8_takes_pixels_and_gives_256ths_though_no_photo_shows_black_or_white
     check_pixel_input(found.input, PREPROCESSING)
 
 
+def test_int8_input_and_output_are_the_same_less_128() -> None:
+    content = convert(tanh_model(), "int8", preprocessing=PREPROCESSING, calibration_u8=photos(16), io="int8")
+    found = audit(content)
+    assert found.integer_only
+    assert (found.input.dtype, found.output) == ("int8", Tensor(dtype="int8", scale=1 / 256, zero_point=-128))
+    check_pixel_input(found.input, PREPROCESSING)
+    outputs = _run(content, (TRIALS.astype(np.int16) - 128).astype(np.int8))
+    np.testing.assert_array_equal(outputs.astype(np.int16) + 128, _run(tanh_tflite("int8"), TRIALS))
+
+
 def test_int8_follows_the_float_model(truth: NDArray[np.float32]) -> None:
     assert truth.max(axis=1).mean() > 0.7, "undecided trials would agree with anything"
     outputs = _run(tanh_tflite("int8"), TRIALS)
@@ -142,7 +152,7 @@ def test_a_mean_outside_the_pixels_cannot_take_pixels() -> None:
 
 
 def test_float_input_takes_no_pixels() -> None:
-    with pytest.raises(QuantizationError, match="takes float32 and not uint8 pixels"):
+    with pytest.raises(QuantizationError, match="takes float32 and not pixels"):
         check_pixel_input(Tensor(dtype="float32"), PREPROCESSING)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shlex
+import zipfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -155,6 +156,14 @@ def test_the_bundle_holds_what_a_device_needs(run: TrainedRun, exported: ExportR
     files = {str(file.relative_to(bundle.path)) for file in bundle.path.rglob("*") if file.is_file()}
     models = {"model.int8.tflite", "model.fp16.tflite"}
     assert files == {"bundle.json", "labels.json", GOLDEN_NAME, REPORT_NAME, *models}
+
+
+@pytest.mark.parametrize("precision", TWO)
+def test_each_model_file_carries_the_labels_in_the_order_of_its_outputs(
+    exported: ExportResult, precision: Precision
+) -> None:
+    with zipfile.ZipFile(exported.bundle.model_path(precision)) as archive:
+        assert archive.read("labels.txt").decode().splitlines() == list(COLOURS_BGR)
 
 
 def test_int8_is_integer_throughout(exported: ExportResult) -> None:
@@ -341,12 +350,34 @@ def test_the_command_needs_no_path_where_train_has_run(run: TrainedRun, monkeypa
 
 def test_the_command_makes_what_it_is_asked_for(run: TrainedRun, tmp_path: Path) -> None:
     output = tmp_path / "bundle"
-    asked = ["export", str(run.path), "--float32", "--int8", "--recipe", "quick", "--output", str(output), "--json"]
+    asked = [
+        "export",
+        str(run.path),
+        "--float32",
+        "--int8",
+        "--int8-io",
+        "--recipe",
+        "quick",
+        "--output",
+        str(output),
+        "--json",
+    ]
     result = CliRunner().invoke(main, asked)
     assert result.exit_code == 0, result.output
     document = json.loads(result.stdout)
     assert (document["bundle"], list(document["models"])) == (str(output), ["int8", "float32"])
-    assert document["digest"] == open_bundle(output).digest
+    bundle = open_bundle(output)
+    assert document["digest"] == bundle.digest
+    assert [bundle.manifest.models[precision].input.dtype for precision in ("int8", "float32")] == ["int8", "float32"]
+
+
+def test_int8_input_and_output_change_no_answer(run: TrainedRun, exported: ExportResult, tmp_path: Path) -> None:
+    options: dict[str, Any] = {"precisions": ["int8"], "recipe": RECIPE, "allow_float": False, "reporter": Diary()}
+    bundle = export(run, tmp_path / "bundle", io="int8", **options).bundle
+    entry = bundle.manifest.models["int8"]
+    assert (entry.input.dtype, entry.output.dtype) == ("int8", "int8")
+    with np.load(bundle.path / GOLDEN_NAME) as golden, np.load(exported.bundle.path / GOLDEN_NAME) as expected:
+        np.testing.assert_array_equal(golden["edge_int8"], expected["edge_int8"])
 
 
 def test_the_next_command_can_be_typed_whatever_the_bundle_is_called(run: TrainedRun, tmp_path: Path) -> None:
@@ -377,6 +408,7 @@ def test_an_output_that_cannot_be_written_is_refused_before_the_long_work(run: T
     ("arguments", "exit_code", "sentence"),
     [
         (["nowhere"], 4, "Error: nowhere is not a run"),
+        (["{run}", "--fp16", "--int8-io"], 2, "Error: --int8-io is for the int8 model: add --int8"),
         (["{run}", "--recipe", "quik"], 3, "Error: no calibration recipe is called 'quik': use quick"),
     ],
 )

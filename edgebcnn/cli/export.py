@@ -29,6 +29,11 @@ DEFAULT_RUN = Path("runs/latest")
 @click.option(
     "--output", type=click.Path(path_type=Path), metavar="DIR", show_default="RUN/bundle", help="Where the bundle goes."
 )
+@click.option(
+    "--int8-io",
+    is_flag=True,
+    help="Give the int8 model int8 input and output, which MediaPipe refuses, in place of uint8.",
+)
 @click.option("--allow-float", is_flag=True, help="Accept an int8 model that keeps ops in float.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
 def command(
@@ -39,6 +44,7 @@ def command(
     float32: bool,
     recipe: str,
     output: Path | None,
+    int8_io: bool,
     allow_float: bool,
     as_json: bool,
 ) -> None:
@@ -49,20 +55,24 @@ def command(
     """
     from edgebcnn.cli.console import TerminalReporter
 
+    chosen: dict[Precision, bool] = {"int8": int8, "fp16": fp16, "float32": float32}
+    precisions = [precision for precision, wanted in chosen.items() if wanted] or ["int8"]
+    if int8_io and "int8" not in precisions:
+        raise click.UsageError("--int8-io is for the int8 model: add --int8")
     reporter = TerminalReporter()
     with reporter.progress("starting TensorFlow", 0):
         from edgebcnn.quantize.calibrate import load_recipe
         from edgebcnn.quantize.export import export
         from edgebcnn.train.run_folder import open_run
 
-    chosen: dict[Precision, bool] = {"int8": int8, "fp16": fp16, "float32": float32}
     run = open_run(run_path)
     result = export(
         run,
         output or run.path / "bundle",
-        precisions=[precision for precision, wanted in chosen.items() if wanted] or ["int8"],
+        precisions=precisions,
         recipe=load_recipe(recipe),
         allow_float=allow_float,
+        io="int8" if int8_io else "uint8",
         reporter=reporter,
     )
     _print(result, as_json=as_json)

@@ -6,6 +6,8 @@
 | `fp16`    | float16                      | float32     | float32                       |
 | `float32` | float32                      | float32     | float32                       |
 
+int8 files can have int8 input and output as well: the same less 128, for accelerators that take nothing else.
+
 Every file has one signature, `image` to `probabilities`, for one photo. The same model and pixels give the same bytes.
 """
 
@@ -13,16 +15,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgebcnn.bundle import Precision, Tensor
+from edgebcnn.device.classifier import INT8_OFFSET
 from edgebcnn.errors import EdgebcnnError, QuantizationError
 from edgebcnn.model.keras import keras, tf
 from edgebcnn.native import muted_native_stderr
 from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.progress import Advance
+
+QuantizedIo = Literal["uint8", "int8"]
 
 MAX_LEVELS_OFF = 0.51
 """Of 256 grey levels: the zero point is a whole number and a mean of 127.5 is not, so that all pixels look half a level
@@ -37,6 +43,7 @@ def convert(
     *,
     preprocessing: Preprocessing,
     calibration_u8: NDArray[np.uint8] | None = None,
+    io: QuantizedIo = "uint8",
     advance: Advance = lambda photos: None,
 ) -> bytes:
     """Converts a model of logits to a model of probabilities in one `.tflite` file.
@@ -46,6 +53,7 @@ def convert(
         precision: Numbers to compute in.
         preprocessing: The model's.
         calibration_u8: `(n, h, w, 3)` uint8 RGB photos to take the ranges of `int8` from.
+        io: What `int8` takes and gives.
         advance: Called with 1 after each calibration photo that was run.
 
     Raises:
@@ -64,22 +72,21 @@ def convert(
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.representative_dataset = lambda: _representative(photos, preprocessing, advance)
         converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = converter.inference_output_type = tf.uint8
+        converter.inference_input_type = converter.inference_output_type = tf.as_dtype(io)
     return converted(converter, precision)
 
 
 def check_pixel_input(tensor: Tensor, preprocessing: Preprocessing) -> None:
-    """Checks that a quantized input takes pixels as they are: black is 0, and one grey level is one step.
+    """Checks that a quantized input takes pixels: black is its lowest number, and one grey level is one step.
 
     Raises:
         QuantizationError: it does not.
     """
-    if tensor.dtype != "uint8" or tensor.scale is None or tensor.zero_point is None:
-        raise QuantizationError(
-            f"the converted model takes {tensor.dtype} and not uint8 pixels: please report this bug"
-        )
+    if tensor.dtype == "float32" or tensor.scale is None or tensor.zero_point is None:
+        raise QuantizationError(f"the converted model takes {tensor.dtype} and not pixels: please report this bug")
+    black = -INT8_OFFSET if tensor.dtype == "int8" else 0
     for pixel in (0, 255):
-        seen = (pixel - tensor.zero_point) * tensor.scale * preprocessing.std + preprocessing.mean
+        seen = (black + pixel - tensor.zero_point) * tensor.scale * preprocessing.std + preprocessing.mean
         if abs(seen - pixel) > MAX_LEVELS_OFF:
             raise QuantizationError(
                 f"pixel {pixel} would reach the int8 model as {seen:.1f}, because integers need a zero among their "

@@ -32,7 +32,8 @@ from edgebcnn.model.keras import keras, tf
 from edgebcnn.progress import Reporter
 from edgebcnn.quantize.audit import Audit, audit
 from edgebcnn.quantize.calibrate import CalibrationSet, Recipe, choose, deal, lot
-from edgebcnn.quantize.convert import check_pixel_input, convert
+from edgebcnn.quantize.convert import QuantizedIo, check_pixel_input, convert
+from edgebcnn.quantize.metadata import with_metadata
 from edgebcnn.report.comparison import ModelComparison, compare
 from edgebcnn.report.render import comparison_json
 from edgebcnn.train.claim import check_writable
@@ -100,6 +101,7 @@ def export(
     recipe: Recipe,
     allow_float: bool,
     reporter: Reporter,
+    io: QuantizedIo = "uint8",
 ) -> ExportResult:
     """Turns a run's compact model into a bundle, and measures what that cost.
 
@@ -110,6 +112,7 @@ def export(
         recipe: How calibration photos for int8 are chosen.
         allow_float: Accept an int8 file that keeps ops in float.
         reporter: Who is told.
+        io: What the int8 file takes and gives.
 
     Raises:
         QuantizationError: an op cannot be converted, or stays in float and `allow_float` is false.
@@ -125,7 +128,7 @@ def export(
         _check_pooling(run)
     full, compact = run.load("full"), run.load("compact")
     calibration = _calibration(run, recipe, reporter) if "int8" in precisions else None
-    contents = {precision: _converted(run, compact, precision, calibration, reporter) for precision in precisions}
+    contents = {precision: _converted(run, compact, precision, calibration, io, reporter) for precision in precisions}
     audits = {precision: audit(content) for precision, content in contents.items()}
     if "int8" in audits:
         _check_int8(audits["int8"], run, allow_float=allow_float)
@@ -178,14 +181,20 @@ def _calibration(run: TrainedRun, recipe: Recipe, reporter: Reporter) -> Calibra
 
 
 def _converted(
-    run: TrainedRun, compact: Bcnn, precision: Precision, calibration: CalibrationSet | None, reporter: Reporter
+    run: TrainedRun,
+    compact: Bcnn,
+    precision: Precision,
+    calibration: CalibrationSet | None,
+    io: QuantizedIo,
+    reporter: Reporter,
 ) -> bytes:
     preprocessing = run.preprocessing
     model = folded(compact, height_px=preprocessing.height_px, width_px=preprocessing.width_px)
     photos = calibration.photos if calibration is not None and precision == "int8" else ()
     pixels = PreparedPhotos(photos, preprocessing)[:] if photos else None
     with reporter.progress(f"converting to {precision}", len(photos)) as advance:
-        return convert(model, precision, preprocessing=preprocessing, calibration_u8=pixels, advance=advance)
+        content = convert(model, precision, preprocessing=preprocessing, calibration_u8=pixels, io=io, advance=advance)
+    return with_metadata(content, name=run.name, labels=run.dataset.labels, preprocessing=preprocessing)
 
 
 def _check_int8(found: Audit, run: TrainedRun, *, allow_float: bool) -> None:
