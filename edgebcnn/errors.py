@@ -5,13 +5,14 @@
     │   └── UnreadablePhotoError     one photo that is broken or truncated
     ├── RunError                 4   a run folder that is missing, unfinished or of another version
     ├── BundleError              5   a bundle that is missing, changed or of another version
-    ├── QuantizationError        6   an export that would not be what it says (a float op, lost accuracy)
+    ├── QuantizationError        6   an export that would not be what it says (a float op)
     ├── CameraError              7   a source that cannot be opened or read
     ├── DeviceError              8   a runtime, delegate or device profile that cannot do the job
     ├── StorageError             9   a disk that is full or a path that cannot be written
     ├── MissingExtraError       10   a feature whose packages are not installed
     ├── TrainingError           11   training that cannot go on (a NaN loss, weights that do not fit)
     ├── FindingsError           12   photos that a strict inspection finds seriously wrong
+    ├── GateError               13   an export that lost too much accuracy to be shipped
     └── Interrupted            130   Ctrl-C or SIGTERM ended the command; what was reached is kept
 
 Exit code 2 is click's, for a wrong command line. Every message is one sentence that says what is wrong, where, and what
@@ -99,6 +100,16 @@ class FindingsError(EdgebcnnError):
     """Photos that a strict inspection finds seriously wrong."""
 
     exit_code = 12
+
+
+class GateError(EdgebcnnError):
+    """An export that lost too much accuracy to be shipped; `report` holds all its figures."""
+
+    exit_code = 13
+
+    def __init__(self, message: str, *, report: Path) -> None:
+        super().__init__(message)
+        self.report = report
 
 
 class Interrupted(EdgebcnnError):

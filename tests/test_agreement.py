@@ -13,10 +13,12 @@ from rich.console import Console
 
 from edgebcnn.bundle import Label
 from edgebcnn.report.agreement import (
+    AccuracyDrop,
     Proportion,
     accuracy,
     agreement,
     mcnemar_exact,
+    paired_interval,
     top_k_accuracy,
     wilson_interval,
 )
@@ -243,3 +245,51 @@ def test_the_json_holds_every_figure_of_the_comparison(comparison: ModelComparis
     assert document["models"][2] == {"name": "edge", "accuracy": Proportion(3, 6).as_json()}
     assert document["pairs"][0]["mcnemar"] == {"only_first": 0, "only_second": 3, "p_value": 0.25}
     assert document["products"][0] == {"name": "Oat milk", "n": 4, "right": {"full": 4, "compact": 3, "edge": 2}}
+
+
+def test_the_paired_interval_is_the_published_one() -> None:
+    # Cavo et al. 2012, as the R package of Fagerland, Lydersen and Laake's book gives it (contingencytables).
+    assert paired_interval(6, 16, 161) == pytest.approx((-0.1240, -0.0054), abs=5e-5)
+
+
+@pytest.mark.parametrize("n", [1, 36, 5000])
+def test_where_nothing_was_lost_or_gained_the_paired_interval_is_as_wide_as_n_makes_it(n: int) -> None:
+    z2 = 1.959963985**2
+    assert paired_interval(0, 0, n) == pytest.approx((-z2 / (n + z2), z2 / (n + z2)), rel=1e-6)
+
+
+@pytest.mark.parametrize(("lost", "gained", "n"), [(4, 0, 36), (3, 0, 36), (22, 10, 1265), (20, 10, 1265), (9, 9, 18)])
+def test_the_paired_interval_leaves_out_zero_where_mcnemar_is_significant(lost: int, gained: int, n: int) -> None:
+    low, high = paired_interval(lost, gained, n)
+    assert (low > 0) == ((lost - gained) / math.sqrt(lost + gained) > 1.959964)
+    assert paired_interval(gained, lost, n) == pytest.approx((-high, -low))
+    narrow, wide = (paired_interval(lost, gained, n, confidence=confidence) for confidence in (0.9, 0.99))
+    assert wide[0] < low < narrow[0] <= (lost - gained) / n <= narrow[1] < high < wide[1]
+
+
+def test_a_model_that_lost_or_gained_all_has_an_interval_up_to_the_end() -> None:
+    assert paired_interval(36, 0, 36)[1] == 1
+    assert paired_interval(0, 36, 36)[0] == -1
+
+
+@pytest.mark.parametrize(("n", "lost", "gained"), [(36, 0.1, 0.05), (300, 0.03, 0.02), (1265, 0.02, 0.02)])
+def test_the_paired_interval_covers_the_truth_about_95_times_in_100(
+    n: int, lost: float, gained: float, rng: np.random.Generator
+) -> None:
+    drawn = rng.multinomial(n, [lost, gained, 1 - lost - gained], size=1000)[:, :2].tolist()
+    intervals = [paired_interval(b, c, n) for b, c in drawn]
+    assert 0.93 <= np.mean([low <= lost - gained <= high for low, high in intervals]) <= 0.98
+
+
+def test_a_drop_says_its_interval_and_n() -> None:
+    drop = AccuracyDrop(lost=30, gained=10, n=1000)
+    assert str(drop) == "2.0 points (95 % CI 0.8 to 3.4, n=1000)"
+    low, high = paired_interval(30, 10, 1000)
+    counts = {"lost": 30, "gained": 10, "n": 1000}
+    assert drop.as_json() == {"value": 0.02, "low": low, "high": high, "confidence": 0.95, **counts}
+
+
+@pytest.mark.parametrize(("lost", "gained", "n"), [(-1, 0, 9), (0, -1, 9), (5, 5, 9), (0, 0, 0)])
+def test_counts_that_are_no_drop_are_refused(lost: int, gained: int, n: int) -> None:
+    with pytest.raises(ValueError, match="counts must be 0 or more, and their sum at most n"):
+        AccuracyDrop(lost, gained, n)

@@ -22,29 +22,20 @@ from edgebcnn.bundle import GOLDEN_NAME, Label, Precision, open_bundle
 from edgebcnn.cli import main
 from edgebcnn.device.classifier import Classifier
 from edgebcnn.errors import BundleError, DataError, QuantizationError, RunError, StorageError
-from edgebcnn.model.bcnn import Bcnn, Role, build, folded
+from edgebcnn.model.bcnn import Bcnn, folded
 from edgebcnn.model.keras import keras, tf
 from edgebcnn.progress import Advance, Silent
 from edgebcnn.quantize import export as export_module
 from edgebcnn.quantize.calibrate import Recipe
 from edgebcnn.quantize.export import GOLDEN_PHOTOS, REPORT_NAME, ExportResult, export, golden_positions
-from edgebcnn.train.claim import created, point_latest_at
-from edgebcnn.train.config import TrainConfig
 from edgebcnn.train.dataset import Photo, ProductDataset
 from edgebcnn.train.features import PreparedPhotos
-from edgebcnn.train.run_folder import (
-    RunRecord,
-    TrainedRun,
-    open_run,
-    write_photos,
-    write_record,
-    write_weights,
-)
+from edgebcnn.train.run_folder import TrainedRun
+from tests.solved import ROLES, solved_run
 
 COLOURS_BGR = {"red": (40, 40, 200), "green": (40, 200, 40), "blue": (200, 40, 40)}
 PHOTOS = {"train": 8, "val": 2, "test": 4}
 RECIPE = Recipe(name="tiny", description="", photos=9, seed=0)
-ROLES: tuple[Role, ...] = ("full", "compact")
 TWO: tuple[Precision, ...] = ("int8", "fp16")
 
 
@@ -86,42 +77,13 @@ def _dataset(folder: Path) -> ProductDataset:
     return ProductDataset(folder, labels, splits["train"], splits["val"], splits["test"], skipped=(), notes=())
 
 
-def _solve(bcnn: Bcnn, images: NDArray[np.float32], classes: NDArray[np.int64]) -> None:
-    """Trains in one step: random features tell colours apart, and the classifier on them is least squares."""
-
-    def outputs(layer: str) -> NDArray[np.float32]:
-        return np.asarray(keras.Model(bcnn.model.input, bcnn.model.get_layer(layer).output)(images))
-
-    if bcnn.architecture.tail == "tanh":
-        pooled = outputs("hadamard_product")
-        size = pooled.shape[1]
-        moments = [pooled.mean(axis=0), pooled.var(axis=0)]
-        bcnn.model.get_layer("tail_BN").set_weights([np.ones(size), np.zeros(size), *moments])
-    inputs = np.column_stack([outputs("dropout"), np.ones(len(images))])
-    solution, *_ = np.linalg.lstsq(inputs, 8 * np.eye(len(COLOURS_BGR))[classes], rcond=None)
-    bcnn.model.get_layer("logits").set_weights([solution[:-1], solution[-1]])
-
-
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
     """A finished run on three colours. One test photo is labelled wrongly, so that no accuracy is an agreement."""
     folder = tmp_path_factory.mktemp("shop")
     dataset = _dataset(folder / "photos")
     dataset = replace(dataset, test=(Photo(dataset.test[0].path, 1), *dataset.test[1:]))
-    config = TrainConfig(data=str(dataset.origin), streams="small", weights="none", input_px=32, rank=16)
-    path = folder / "runs" / "colours"
-    with created(path) as part:
-        write_photos(part, dataset)
-        write_record(part, RunRecord(config=config, labels=dataset.labels, state="finished"))
-    point_latest_at(path)
-    draft = TrainedRun(path, config, dataset, "finished")
-    images = draft.preprocessing.normalize(PreparedPhotos(dataset.train, draft.preprocessing)[:])
-    keras.utils.set_random_seed(0)
-    for role in ROLES:
-        bcnn = build(draft.architecture(role))
-        _solve(bcnn, images, np.array([photo.class_id for photo in dataset.train]))
-        write_weights(path, role, bcnn)
-    return open_run(path)
+    return solved_run(folder / "runs" / "colours", dataset, rank=16)
 
 
 def _export(run: TrainedRun, output: Path, *, reporter: Diary | None = None, allow_float: bool = False) -> ExportResult:

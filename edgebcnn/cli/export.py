@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from shlex import quote
 from typing import TYPE_CHECKING
@@ -13,6 +14,18 @@ if TYPE_CHECKING:
     from edgebcnn.quantize.export import ExportResult
 
 DEFAULT_RUN = Path("runs/latest")
+
+
+def points(_context: click.Context, parameter: click.Parameter, limit: float | None) -> float | None:
+    """Checks a limit of the gate."""
+    if limit is None or 0 <= limit <= 100:
+        return limit
+    raise click.BadParameter(f"{limit:g} is no number of percentage points: give 0 to 100", param=parameter)
+
+
+def _limit(flag: str, what: str, default: str) -> Callable[[click.decorators.FC], click.decorators.FC]:
+    shown = f"the recipe's, else {default}"
+    return click.option(flag, type=float, callback=points, metavar="POINTS", show_default=shown, help=what)
 
 
 @click.command()
@@ -35,6 +48,10 @@ DEFAULT_RUN = Path("runs/latest")
     help="Give the int8 model int8 input and output, which MediaPipe refuses, in place of uint8.",
 )
 @click.option("--allow-float", is_flag=True, help="Accept an int8 model that keeps ops in float.")
+@_limit("--max-drop", "Refuse to export where top-1 drops by more, against the compact model in float.", "0.5")
+@_limit("--max-product-drop", "Refuse where one product's accuracy drops by more.", "10")
+@_limit("--max-new-confusion", "Refuse where more of one product's photos are newly taken for one other.", "5")
+@click.option("--accept-drop", is_flag=True, help="Export what these limits refuse; the bundle's report says so.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
 def command(
     *,
@@ -46,12 +63,15 @@ def command(
     output: Path | None,
     int8_io: bool,
     allow_float: bool,
+    accept_drop: bool,
     as_json: bool,
+    **limits: float | None,
 ) -> None:
     """Turn a trained run into a bundle for the device.
 
     RUN is a folder that train made, by default the newest. The bundle holds one model for each precision, judged on the
-    run's held-out photos beside the full and the compact model.
+    run's held-out photos beside the full and the compact model. A model that lost too much accuracy is refused: its
+    report goes to DIR.refused, and what DIR held stays.
     """
     from edgebcnn.cli.console import TerminalReporter
 
@@ -61,20 +81,28 @@ def command(
         raise click.UsageError("--int8-io is for the int8 model: add --int8")
     reporter = TerminalReporter()
     with reporter.progress("starting TensorFlow", 0):
+        from edgebcnn.errors import GateError
         from edgebcnn.quantize.calibrate import load_recipe
         from edgebcnn.quantize.export import export
         from edgebcnn.train.run_folder import open_run
 
     run = open_run(run_path)
-    result = export(
-        run,
-        output or run.path / "bundle",
-        precisions=precisions,
-        recipe=load_recipe(recipe),
-        allow_float=allow_float,
-        io="int8" if int8_io else "uint8",
-        reporter=reporter,
-    )
+    found = load_recipe(recipe)
+    try:
+        result = export(
+            run,
+            output or run.path / "bundle",
+            precisions=precisions,
+            recipe=found.model_copy(update={"gates": found.gates.overridden(**limits)}),
+            allow_float=allow_float,
+            accept_drop=accept_drop,
+            io="int8" if int8_io else "uint8",
+            reporter=reporter,
+        )
+    except GateError as refused:
+        if as_json:
+            click.echo(refused.report.read_bytes(), nl=False)
+        raise
     _print(result, as_json=as_json)
 
 
@@ -89,6 +117,9 @@ def _print(result: ExportResult, *, as_json: bool) -> None:
     for precision, model in result.models.items():
         stdout.print(f"{precision}: {model.audit.summary()}, {model.size_bytes / 1e6:.2f} MB")
         stdout.print(comparison_table(model.comparison))
+        stdout.print(f"gate: {model.verdict}")
+    if result.report["gate"]["accepted"]:
+        stdout.print("the refusal was accepted, as the bundle's report says")
     stdout.print(f"judged on the {result.held_out} photos")
     stdout.print(f"bundle: {result.bundle.path}")
     stdout.print(f"next:   {_next_command(result.bundle.path)}")

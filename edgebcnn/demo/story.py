@@ -100,6 +100,7 @@ def tell(folder: Path, *, seed: int, reporter: Reporter, stop: Event) -> DemoRes
         precisions=("int8",),
         recipe=load_recipe("balanced"),
         allow_float=False,
+        accept_drop=True,  # the story goes on: its reader sees the verdict
         reporter=reporter,
     )
     on_video = _run(exported, video, reporter)

@@ -24,6 +24,7 @@ from edgebcnn.bundle import Calibration
 from edgebcnn.errors import DataError, UnreadablePhotoError
 from edgebcnn.preprocessing import Preprocessing, read_photo
 from edgebcnn.progress import Advance
+from edgebcnn.quantize.gate import Gates
 
 if TYPE_CHECKING:
     from edgebcnn.train.dataset import Photo, ProductDataset
@@ -47,6 +48,7 @@ class Recipe(BaseModel):
         photos: How many training photos to choose.
         seed: Chooses among photos that are equally good.
         range_method: `minmax` takes the lowest and highest value seen.
+        gates: What the model may lose.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -56,6 +58,7 @@ class Recipe(BaseModel):
     photos: int = Field(ge=1)
     seed: int = Field(ge=0)
     range_method: Literal["minmax"] = "minmax"
+    gates: Gates = Gates()
 
 
 @dataclass(frozen=True)

@@ -1,9 +1,9 @@
 """How does a trained run become a bundle?
 
-    calibrate ── convert ── audit ── evaluate ── bundle
+    calibrate ── convert ── audit ── evaluate ── gate ── bundle
 
 The edge model is judged by the code that runs on the device, from a draft of the bundle. The bundle itself is written
-last and at once, so that an export that fails or is stopped leaves what was there before.
+last and at once, so that an export that fails, is refused or is stopped leaves what was there before.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from edgebcnn.progress import Reporter
 from edgebcnn.quantize.audit import Audit, audit
 from edgebcnn.quantize.calibrate import CalibrationSet, Recipe, choose, deal, lot
 from edgebcnn.quantize.convert import QuantizedIo, check_pixel_input, convert
+from edgebcnn.quantize.gate import Gates, Verdict, check_refused_folder, forget_refusal, gate_json, judge, refuse
 from edgebcnn.quantize.metadata import with_metadata
 from edgebcnn.report.comparison import ModelComparison, compare
 from edgebcnn.report.render import comparison_json
@@ -58,11 +59,13 @@ class EdgeModel:
         size_bytes: Size of the file.
         audit: What it computes in.
         comparison: Full, compact and edge model (this file) on the held-out photos.
+        verdict: What the gate says of what it lost.
     """
 
     size_bytes: int
     audit: Audit
     comparison: ModelComparison
+    verdict: Verdict
 
     def as_json(self) -> dict[str, Any]:
         """Everything, ops by name."""
@@ -71,6 +74,7 @@ class EdgeModel:
             "ops": [op.name for op in self.audit.ops],
             "float_ops": [op.name for op in self.audit.float_ops],
             **comparison_json(self.comparison),
+            "gate": self.verdict.as_json(),
         }
 
 
@@ -82,15 +86,17 @@ class ExportResult:
         bundle: The bundle as it lies on the disk.
         held_out: Which split the photos are from, `test` or `val`.
         models: Its model files.
+        report: What the bundle's report says.
     """
 
     bundle: Bundle
     held_out: str
     models: Mapping[Precision, EdgeModel]
+    report: Mapping[str, Any]
 
     def as_json(self) -> dict[str, Any]:
         """What the bundle's report says, and which bundle that is."""
-        return {"bundle": str(self.bundle.path), "digest": self.bundle.digest, **_report(self.held_out, self.models)}
+        return {"bundle": str(self.bundle.path), "digest": self.bundle.digest, **self.report}
 
 
 def export(
@@ -100,6 +106,7 @@ def export(
     precisions: Sequence[Precision],
     recipe: Recipe,
     allow_float: bool,
+    accept_drop: bool = False,
     reporter: Reporter,
     io: QuantizedIo = "uint8",
 ) -> ExportResult:
@@ -109,19 +116,22 @@ def export(
         run: A run with a full and a compact model.
         output: Folder of the bundle; a bundle that is there is replaced.
         precisions: Model files to make.
-        recipe: How calibration photos for int8 are chosen.
+        recipe: How calibration photos for int8 are chosen, and what a model file may lose.
         allow_float: Accept an int8 file that keeps ops in float.
+        accept_drop: Write the bundle even if the gate refuses; its report says that it did.
         reporter: Who is told.
         io: What the int8 file takes and gives.
 
     Raises:
         QuantizationError: an op cannot be converted, or stays in float and `allow_float` is false.
+        GateError: a model file lost too much accuracy; its report lies beside `output`.
         RunError: the run lacks a model.
         DataError: the run has no held-out photo, or a photo is gone or cannot be read any more.
-        BundleError: `output` holds something that is not a bundle.
+        BundleError: `output` holds something that is not a bundle, or the report's place something else.
         StorageError: the disk is full, or `output` cannot be written.
     """
     check_destination(output)
+    check_refused_folder(output)
     check_writable(output.parent)
     _check_run(run, reporter)
     if "int8" in precisions and not allow_float:
@@ -138,13 +148,24 @@ def export(
     with _draft(output, manifest, run, files) as draft:
         edges = _edges(run, draft, reporter)
     models = {
-        precision: EdgeModel(len(contents[precision]), audits[precision], _compared(run, references, edge))
+        precision: EdgeModel(
+            size_bytes=len(contents[precision]),
+            audit=audits[precision],
+            comparison=_compared(run, references, edge),
+            verdict=_judged(run, references["compact"], edge, recipe.gates),
+        )
         for precision, edge in edges.items()
     }
+    held_out = run.dataset.held_out_name
+    verdicts = {precision: model.verdict for precision, model in models.items()}
+    report = _report(held_out, models, gate_json(verdicts.values(), recipe.gates, accepted=accept_drop))
+    files[REPORT_NAME] = json_bytes(report)
+    if not accept_drop:
+        refuse(verdicts, output, files=files, photos=held_out)
     files[GOLDEN_NAME] = _golden(run, references, edges)
-    files[REPORT_NAME] = json_bytes(_report(run.dataset.held_out_name, models))
     bundle = write_bundle(output, manifest, run.dataset.labels, files)
-    return ExportResult(bundle, run.dataset.held_out_name, models)
+    forget_refusal(output)
+    return ExportResult(bundle, held_out, models, report)
 
 
 def golden_positions(photos: Sequence[Photo]) -> list[int]:
@@ -263,8 +284,15 @@ def _edges(run: TrainedRun, draft: Bundle, reporter: Reporter) -> dict[Precision
 def _compared(
     run: TrainedRun, references: Mapping[str, NDArray[np.float32]], edge: NDArray[np.float32]
 ) -> ModelComparison:
-    truth = np.array([photo.class_id for photo in run.dataset.held_out], np.int64)
-    return compare(truth, {**references, "edge": edge}, run.dataset.labels)
+    return compare(_truth(run), {**references, "edge": edge}, run.dataset.labels)
+
+
+def _judged(run: TrainedRun, compact: NDArray[np.float32], edge: NDArray[np.float32], gates: Gates) -> Verdict:
+    return judge(_truth(run), compact.argmax(axis=1), edge.argmax(axis=1), labels=run.dataset.labels, gates=gates)
+
+
+def _truth(run: TrainedRun) -> NDArray[np.int64]:
+    return np.array([photo.class_id for photo in run.dataset.held_out], np.int64)
 
 
 def _golden(
@@ -292,5 +320,9 @@ def _golden(
     return archive.getvalue()
 
 
-def _report(held_out: str, models: Mapping[Precision, EdgeModel]) -> dict[str, Any]:
-    return {"held_out": held_out, "models": {precision: model.as_json() for precision, model in models.items()}}
+def _report(held_out: str, models: Mapping[Precision, EdgeModel], gate: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        "held_out": held_out,
+        "gate": gate,
+        "models": {precision: model.as_json() for precision, model in models.items()},
+    }

@@ -2,7 +2,7 @@
 
 Accuracy needs labels. Agreement compares the top-1 of two models on the same photos and needs none. Neither is ever
 given under the other's name, both carry their number of photos and a Wilson interval, and a difference in accuracy
-between two models on the same photos carries McNemar's exact test.
+between two models on the same photos carries McNemar's exact test, a drop its paired interval.
 
 Numpy and the standard library only: this runs on the device.
 """
@@ -17,6 +17,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
+
+_HALVINGS = 53  # as many as a double has bits
 
 
 def wilson_interval(successes: int, n: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -110,6 +112,89 @@ class McNemar:
     def as_json(self) -> dict[str, float | int]:
         """The two counts and the p-value."""
         return {"only_first": self.only_first, "only_second": self.only_second, "p_value": self.p_value}
+
+
+def paired_interval(lost: int, gained: int, n: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Score interval of a difference of two proportions on the same photos (Tango 1998, Stat. Med. 17:891-908).
+
+    The difference is (lost - gained)/n. With z the normal quantile at (1 + confidence)/2, Δ lies in the interval when
+    |lost - gained - nΔ| ≤ z √(n(2q + Δ(1 - Δ))), where q = (√(B² - 4AC) - B)/2A is the likeliest share of gained
+    photos if Δ is true: A = 2n, B = (2n - lost + gained)Δ - lost - gained, C = -gained·Δ(1 - Δ). At Δ = 0 this is
+    McNemar's asymptotic test: the interval lies above 0 exactly where (lost - gained)/√(lost + gained) > z.
+
+    Args:
+        lost: Photos that only the first model got right.
+        gained: Photos that only the second model got right.
+        n: All photos.
+        confidence: Of the interval, 0-1.
+
+    Returns:
+        Lower and upper end, in -1 to 1; as wide as few photos make it even where nothing was lost or gained.
+
+    Raises:
+        ValueError: n is below 1, a count is negative, more photos are lost and gained than there are, or confidence
+            lies outside 0-1.
+    """
+    if lost < 0 or gained < 0 or n < max(1, lost + gained):
+        raise ValueError(f"{lost} lost and {gained} gained of {n}: counts must be 0 or more, and their sum at most n")
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
+    z = NormalDist().inv_cdf((1 + confidence) / 2)
+    return _tango_low(lost, gained, n, z), -_tango_low(gained, lost, n, z)
+
+
+@dataclass(frozen=True)
+class AccuracyDrop:
+    """How much less often one model is right than another on the same photos, with the 95 % paired interval.
+
+    Attributes:
+        lost: Photos that only the other one got right.
+        gained: Photos that only this one got right.
+        n: All photos.
+
+    Raises:
+        ValueError: the counts do not fit together.
+    """
+
+    lost: int
+    gained: int
+    n: int
+
+    def __post_init__(self) -> None:
+        """Refuses counts that do not fit together."""
+        paired_interval(self.lost, self.gained, self.n)
+
+    @property
+    def value(self) -> float:
+        """(lost - gained) / n; below 0 where accuracy rose."""
+        return (self.lost - self.gained) / self.n
+
+    @property
+    def low(self) -> float:
+        """Lower end of the interval."""
+        return paired_interval(self.lost, self.gained, self.n)[0]
+
+    @property
+    def high(self) -> float:
+        """Upper end of the interval."""
+        return paired_interval(self.lost, self.gained, self.n)[1]
+
+    def __str__(self) -> str:
+        """`0.9 points (95 % CI 0.1 to 1.8, n=1265)`."""
+        interval = f"{100 * self.low:.1f} to {100 * self.high:.1f}"
+        return f"{100 * self.value:.1f} points ({100 * CONFIDENCE:.0f} % CI {interval}, n={self.n})"
+
+    def as_json(self) -> dict[str, float | int]:
+        """Value, interval and the counts that they come from."""
+        return {
+            "value": self.value,
+            "low": self.low,
+            "high": self.high,
+            "confidence": CONFIDENCE,
+            "lost": self.lost,
+            "gained": self.gained,
+            "n": self.n,
+        }
 
 
 def accuracy(predicted: NDArray[np.integer], truth: NDArray[np.integer]) -> Proportion:
@@ -225,3 +310,16 @@ def _sum_of_binomials(n: int, k: int) -> int:
         term = term * (n - i) // (i + 1)
         total += term
     return total
+
+
+def _tango_low(lost: int, gained: int, n: int, z: float) -> float:
+    """The lowest difference that is not rejected. The score falls as the difference grows: halve until it is found."""
+    low, high = -1.0, (lost - gained) / n
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        b = (2 * n - lost + gained) * middle - lost - gained
+        c = -gained * middle * (1 - middle)
+        q = (math.sqrt(b * b - 8 * n * c) - b) / (4 * n)
+        deviation = z * math.sqrt(max(0.0, n * (2 * q + middle * (1 - middle))))
+        low, high = (middle, high) if lost - gained - n * middle > deviation else (low, middle)
+    return high
