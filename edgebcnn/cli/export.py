@@ -24,7 +24,14 @@ DEFAULT_RUN = Path("runs/latest")
     "--recipe",
     default="balanced",
     metavar="NAME|FILE",
-    help="How calibration photos are chosen for int8: a recipe of ours (balanced, quick) or your own TOML file.",
+    help="How calibration photos and ranges are chosen for int8: balanced, quick, or your own TOML file.",
+)
+@click.option(
+    "--calibration-photos",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    show_default="training photos of the run",
+    help="Photos to calibrate int8 on, such as frames that the device captured; labels are not needed.",
 )
 @click.option(
     "--output", type=click.Path(path_type=Path), metavar="DIR", show_default="RUN/bundle", help="Where the bundle goes."
@@ -38,6 +45,7 @@ def command(
     fp16: bool,
     float32: bool,
     recipe: str,
+    calibration_photos: Path | None,
     output: Path | None,
     allow_float: bool,
     as_json: bool,
@@ -63,6 +71,7 @@ def command(
         precisions=[precision for precision, wanted in chosen.items() if wanted] or ["int8"],
         recipe=load_recipe(recipe),
         allow_float=allow_float,
+        captured=calibration_photos,
         reporter=reporter,
     )
     _print(result, as_json=as_json)
@@ -80,6 +89,8 @@ def _print(result: ExportResult, *, as_json: bool) -> None:
         stdout.print(f"{precision}: {model.audit.summary()}, {model.size_bytes / 1e6:.2f} MB")
         stdout.print(comparison_table(model.comparison))
     stdout.print(f"judged on the {result.held_out} photos")
+    if result.calibration is not None and result.calibration.stability is not None:
+        stdout.print(str(result.calibration.stability))
     stdout.print(f"bundle: {result.bundle.path}")
     stdout.print(f"next:   {_next_command(result.bundle.path)}")
 

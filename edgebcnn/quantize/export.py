@@ -31,8 +31,10 @@ from edgebcnn.model.bcnn import Bcnn, folded
 from edgebcnn.model.keras import keras, tf
 from edgebcnn.progress import Reporter
 from edgebcnn.quantize.audit import Audit, audit
-from edgebcnn.quantize.calibrate import CalibrationSet, Recipe, choose, deal, lot
+from edgebcnn.quantize.calibrate import Recipe, deal, lot
+from edgebcnn.quantize.calibrated import CalibratedModel, calibrated, chosen_photos
 from edgebcnn.quantize.convert import check_pixel_input, convert
+from edgebcnn.report.calibration import CalibrationReport
 from edgebcnn.report.comparison import ModelComparison, compare
 from edgebcnn.report.render import comparison_json
 from edgebcnn.train.claim import check_writable
@@ -81,15 +83,21 @@ class ExportResult:
         bundle: The bundle as it lies on the disk.
         held_out: Which split the photos are from, `test` or `val`.
         models: Its model files.
+        calibration: What the int8 model learned its ranges from; None without one.
     """
 
     bundle: Bundle
     held_out: str
     models: Mapping[Precision, EdgeModel]
+    calibration: CalibrationReport | None
 
     def as_json(self) -> dict[str, Any]:
         """What the bundle's report says, and which bundle that is."""
-        return {"bundle": str(self.bundle.path), "digest": self.bundle.digest, **_report(self.held_out, self.models)}
+        return {
+            "bundle": str(self.bundle.path),
+            "digest": self.bundle.digest,
+            **_report(self.held_out, self.models, self.calibration),
+        }
 
 
 def export(
@@ -99,6 +107,7 @@ def export(
     precisions: Sequence[Precision],
     recipe: Recipe,
     allow_float: bool,
+    captured: Path | None = None,
     reporter: Reporter,
 ) -> ExportResult:
     """Turns a run's compact model into a bundle, and measures what that cost.
@@ -107,8 +116,9 @@ def export(
         run: A run with a full and a compact model.
         output: Folder of the bundle; a bundle that is there is replaced.
         precisions: Model files to make.
-        recipe: How calibration photos for int8 are chosen.
+        recipe: How calibration photos and ranges for int8 are chosen.
         allow_float: Accept an int8 file that keeps ops in float.
+        captured: Folder of photos to calibrate on in place of training photos.
         reporter: Who is told.
 
     Raises:
@@ -124,12 +134,17 @@ def export(
     if "int8" in precisions and not allow_float:
         _check_pooling(run)
     full, compact = run.load("full"), run.load("compact")
-    calibration = _calibration(run, recipe, reporter) if "int8" in precisions else None
-    contents = {precision: _converted(run, compact, precision, calibration, reporter) for precision in precisions}
+    int8 = _calibrated(run, compact, recipe, captured, reporter) if "int8" in precisions else None
+    contents = {
+        precision: int8.content
+        if int8 is not None and precision == "int8"
+        else _converted(run, compact, precision, reporter)
+        for precision in precisions
+    }
     audits = {precision: audit(content) for precision, content in contents.items()}
     if "int8" in audits:
         _check_int8(audits["int8"], run, allow_float=allow_float)
-    manifest = _manifest(run, audits, calibration)
+    manifest = _manifest(run, audits, int8)
     files = {manifest.models[precision].file: content for precision, content in contents.items()}
     references = _references(run, {"full": full, "compact": compact}, reporter)
     with _draft(output, manifest, run, files) as draft:
@@ -139,9 +154,10 @@ def export(
         for precision, edge in edges.items()
     }
     files[GOLDEN_NAME] = _golden(run, references, edges)
-    files[REPORT_NAME] = json_bytes(_report(run.dataset.held_out_name, models))
+    calibration = None if int8 is None else int8.report(run.dataset.labels)
+    files[REPORT_NAME] = json_bytes(_report(run.dataset.held_out_name, models, calibration))
     bundle = write_bundle(output, manifest, run.dataset.labels, files)
-    return ExportResult(bundle, run.dataset.held_out_name, models)
+    return ExportResult(bundle, run.dataset.held_out_name, models, calibration)
 
 
 def golden_positions(photos: Sequence[Photo]) -> list[int]:
@@ -169,23 +185,20 @@ def _check_pooling(run: TrainedRun) -> None:
         )
 
 
-def _calibration(run: TrainedRun, recipe: Recipe, reporter: Reporter) -> CalibrationSet:
-    with reporter.progress("choosing calibration photos", len(run.dataset.train)) as advance:
-        chosen = choose(run.dataset, recipe, preprocessing=run.preprocessing, advance=advance)
-    for note in chosen.notes:
-        reporter.say(note)
-    return chosen
+def _folded(run: TrainedRun, compact: Bcnn) -> Any:
+    return folded(compact, height_px=run.preprocessing.height_px, width_px=run.preprocessing.width_px)
 
 
-def _converted(
-    run: TrainedRun, compact: Bcnn, precision: Precision, calibration: CalibrationSet | None, reporter: Reporter
-) -> bytes:
-    preprocessing = run.preprocessing
-    model = folded(compact, height_px=preprocessing.height_px, width_px=preprocessing.width_px)
-    photos = calibration.photos if calibration is not None and precision == "int8" else ()
-    pixels = PreparedPhotos(photos, preprocessing)[:] if photos else None
-    with reporter.progress(f"converting to {precision}", len(photos)) as advance:
-        return convert(model, precision, preprocessing=preprocessing, calibration_u8=pixels, advance=advance)
+def _calibrated(
+    run: TrainedRun, compact: Bcnn, recipe: Recipe, captured: Path | None, reporter: Reporter
+) -> CalibratedModel:
+    chosen = chosen_photos(run, recipe, captured=captured, reporter=reporter)
+    return calibrated(_folded(run, compact), chosen, preprocessing=run.preprocessing, reporter=reporter)
+
+
+def _converted(run: TrainedRun, compact: Bcnn, precision: Precision, reporter: Reporter) -> bytes:
+    with reporter.progress(f"converting to {precision}", 0):
+        return convert(_folded(run, compact), precision, preprocessing=run.preprocessing)
 
 
 def _check_int8(found: Audit, run: TrainedRun, *, allow_float: bool) -> None:
@@ -197,7 +210,7 @@ def _check_int8(found: Audit, run: TrainedRun, *, allow_float: bool) -> None:
         )
 
 
-def _manifest(run: TrainedRun, audits: Mapping[Precision, Audit], calibration: CalibrationSet | None) -> Manifest:
+def _manifest(run: TrainedRun, audits: Mapping[Precision, Audit], int8: CalibratedModel | None) -> Manifest:
     return Manifest(
         schema_version=SCHEMA_VERSION,
         name=run.name,
@@ -205,7 +218,7 @@ def _manifest(run: TrainedRun, audits: Mapping[Precision, Audit], calibration: C
         architecture=run.architecture("compact").model_dump(mode="json"),
         preprocessing=run.preprocessing,
         models={precision: found.model_file(f"model.{precision}.tflite") for precision, found in audits.items()},
-        calibration=None if calibration is None else calibration.record(),
+        calibration=None if int8 is None else int8.chosen.record(),
         tools={
             "ai-edge-litert": version("ai-edge-litert"),
             "numpy": np.__version__,
@@ -283,5 +296,11 @@ def _golden(
     return archive.getvalue()
 
 
-def _report(held_out: str, models: Mapping[Precision, EdgeModel]) -> dict[str, Any]:
-    return {"held_out": held_out, "models": {precision: model.as_json() for precision, model in models.items()}}
+def _report(
+    held_out: str, models: Mapping[Precision, EdgeModel], calibration: CalibrationReport | None
+) -> dict[str, Any]:
+    return {
+        "held_out": held_out,
+        "models": {precision: model.as_json() for precision, model in models.items()},
+        "calibration": None if calibration is None else calibration.as_json(),
+    }

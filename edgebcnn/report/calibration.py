@@ -1,0 +1,152 @@
+"""Which photos calibrated an int8 model, what did its ranges become, and would other photos have given the same?"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.table import Table
+
+from edgebcnn.report.agreement import Proportion
+
+BRIGHTNESS_BANDS = ("dark", "middling", "bright")
+"""Terciles of the brightness of a product's photos."""
+
+MIN_STABLE = 0.97
+"""Agreement that calibration on other photos of the same products reaches; see docs/benchmarks.md."""
+
+
+@dataclass(frozen=True)
+class TensorRange:
+    """An int8 tensor and what its range makes of the values that were seen.
+
+    Attributes:
+        name: The layer, and its op as well where the layer has several.
+        method: How the range was chosen.
+        lowest: Lowest value seen.
+        p0_1: The value below which 0.1 % of them lie.
+        p99_9: The value below which 99.9 % of them lie.
+        highest: Highest value seen.
+        low: Lower end of the range, as it is in the file.
+        high: Upper end.
+        clipped: Share of the values that lie outside.
+        sqnr_db: Signal-to-quantization-noise ratio; infinite where nothing is lost.
+    """
+
+    name: str
+    method: str
+    lowest: float
+    p0_1: float
+    p99_9: float
+    highest: float
+    low: float
+    high: float
+    clipped: float
+    sqnr_db: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything; JSON has no infinity, so that is null."""
+        return {**asdict(self), "sqnr_db": self.sqnr_db if math.isfinite(self.sqnr_db) else None}
+
+
+@dataclass(frozen=True)
+class Stability:
+    """How often two int8 models agree that were calibrated on different photos.
+
+    Attributes:
+        agreement: On training photos that neither was calibrated on.
+        photos: How many photos the second was calibrated on.
+    """
+
+    agreement: Proportion
+    photos: int
+
+    @property
+    def is_stable(self) -> bool:
+        """Whether the agreement may be as high as good photos make it."""
+        return self.agreement.high >= MIN_STABLE
+
+    def __str__(self) -> str:
+        """The agreement, and what it means."""
+        said = f"calibrated on {self.photos} other photos, the int8 model gives the same answer on {self.agreement}"
+        return said if self.is_stable else f"{said}: the calibration photos do not show what the camera will see"
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """What an int8 model learned its ranges from, and what they became.
+
+    Attributes:
+        recipe: Name of the recipe.
+        source: Where the photos are from, `train` or `captured`.
+        photos: Product and brightness of each photo.
+        notes: What a user should know about the choice.
+        tensors: The ranges, in the order of computation.
+        stability: None where too few training photos were left to tell.
+    """
+
+    recipe: str
+    source: str
+    photos: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+    tensors: tuple[TensorRange, ...]
+    stability: Stability | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, photos as counts."""
+        counts = Counter(self.photos)
+        stability = self.stability
+        return {
+            "recipe": self.recipe,
+            "source": self.source,
+            "photos": [
+                {"product": product, "brightness": brightness, "photos": counts[product, brightness]}
+                for product, brightness in sorted(counts)
+            ],
+            "notes": list(self.notes),
+            "tensors": [tensor.as_json() for tensor in self.tensors],
+            "stability": None
+            if stability is None
+            else {"agreement": stability.agreement.as_json(), "photos": stability.photos},
+        }
+
+
+def calibration_tables(report: CalibrationReport) -> list[Table]:
+    """The photos by product and brightness, then the range of each tensor.
+
+    Args:
+        report: What to show.
+    """
+    return [_photos_table(report), _ranges_table(report)]
+
+
+def _photos_table(report: CalibrationReport) -> Table:
+    counts = Counter(report.photos)
+    table = Table(title=f"{len(report.photos)} calibration photos ({report.source}), recipe {report.recipe}")
+    table.add_column("product", overflow="fold")
+    for column in BRIGHTNESS_BANDS:
+        table.add_column(column, justify="right")
+    for product in sorted({product for product, _ in report.photos}):
+        table.add_row(product, *(str(counts[product, band]) for band in BRIGHTNESS_BANDS))
+    return table
+
+
+def _ranges_table(report: CalibrationReport) -> Table:
+    table = Table(title="What each int8 tensor can hold, of what was seen")
+    table.add_column("layer", overflow="fold")
+    table.add_column("method")
+    for column in ("lowest", "0.1 %", "99.9 %", "highest", "range", "clipped, %", "SQNR, dB"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for tensor in report.tensors:
+        seen = (tensor.lowest, tensor.p0_1, tensor.p99_9, tensor.highest)
+        table.add_row(
+            tensor.name,
+            tensor.method,
+            *(f"{value:.3g}" for value in seen),
+            f"{tensor.low:.3g} to {tensor.high:.3g}",
+            f"{100 * tensor.clipped:.3f}",
+            f"{tensor.sqnr_db:.1f}",
+        )
+    return table
