@@ -40,6 +40,7 @@ class Activation:
         feeds: Layers that it goes into.
         is_input: Whether it is the image.
         seen: The values that it took.
+        means: `(channels,)` float64, the mean of each of its channels.
     """
 
     index: int
@@ -49,6 +50,7 @@ class Activation:
     feeds: frozenset[str]
     is_input: bool
     seen: Histogram
+    means: NDArray[np.float64]
 
     @property
     def names(self) -> tuple[str, str]:
@@ -80,8 +82,9 @@ def observe(
         interpreter.set_tensor(image, preprocessing.normalize(photo_u8[np.newaxis]))
         interpreter.invoke()
         for activation in activations:
-            values = interpreter.get_tensor(activation.index)
+            values = np.atleast_2d(interpreter.get_tensor(activation.index))
             activation.seen.add(values, _sample(values))
+            activation.means[:] += _rows(values).mean(axis=0, dtype=np.float64) / len(photos_u8)
         advance(1)
     return activations
 
@@ -98,7 +101,16 @@ def annotated(float_tflite: bytes, ranges: Mapping[int, Range]) -> bytes:
         quantization = schema.QuantizationParametersT()
         quantization.min, quantization.max = [chosen.low], [chosen.high]
         model.subgraphs[0].tensors[index].quantization = quantization
-    builder = flatbuffers.Builder(len(float_tflite))
+    return packed(model)
+
+
+def packed(model: Any) -> bytes:
+    """Content of a `.tflite` file.
+
+    Args:
+        model: The schema's `ModelT`.
+    """
+    builder = flatbuffers.Builder(0)
     builder.Finish(model.Pack(builder), _FILE_IDENTIFIER)
     return bytes(builder.Output())
 
@@ -131,6 +143,7 @@ def _activations(model: Any) -> Iterator[Activation]:
             feeds=_feeds(graph, index, layers),
             is_input=index in graph.inputs,
             seen=Histogram(),
+            means=np.zeros([1, *graph.tensors[index].shape][-1]),
         )
 
 
@@ -145,11 +158,15 @@ def _feeds(graph: Any, index: int, layers: Mapping[int, str]) -> frozenset[str]:
     return frozenset(layers[output] for operator in consumers for output in operator.outputs if output in layers)
 
 
+def _rows(values: NDArray[np.float32]) -> NDArray[np.float32]:
+    """`(locations, channels)` of `(1, ..., channels)`."""
+    return values.reshape(-1, values.shape[-1])
+
+
 def _sample(values: NDArray[np.float32]) -> NDArray[np.float32]:
     """All channels at every n-th location of `(1, ..., channels)`."""
-    rows = values.reshape(-1, values.shape[-1]) if values.ndim > 1 else values.reshape(-1, 1)
     stride = math.ceil(values.size / MAX_COUNTED)
     # A stride that shares a factor with the width would see some columns alone.
-    while math.gcd(stride, values.shape[-2] if values.ndim > 2 else 1) > 1:
+    while math.gcd(stride, values.shape[-2]) > 1:
         stride += 1
-    return rows[::stride]
+    return _rows(values)[::stride]

@@ -24,7 +24,7 @@ from edgebcnn.bundle import Calibration, CalibrationSource
 from edgebcnn.errors import DataError, UnreadablePhotoError
 from edgebcnn.preprocessing import PHOTO_SUFFIXES, Preprocessing, read_photo
 from edgebcnn.progress import Advance
-from edgebcnn.quantize.ranges import RangeRules
+from edgebcnn.quantize.ranges import Int8Rules
 from edgebcnn.report.calibration import BRIGHTNESS_BANDS
 from edgebcnn.train.dataset import Photo, ProductDataset
 
@@ -37,7 +37,7 @@ LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114])
 """Share of red, green and blue in perceived brightness (ITU-R BT.601)."""
 
 
-class Recipe(RangeRules):
+class Recipe(Int8Rules):
     """How calibration photos are chosen, and the ranges from what they show.
 
     Attributes:

@@ -22,13 +22,13 @@ from edgebcnn.native import muted_native_stderr
 from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.progress import Advance
 from edgebcnn.quantize.int8 import quantize, refusal
-from edgebcnn.quantize.ranges import RangeRules
+from edgebcnn.quantize.ranges import Int8Rules
 
 MAX_LEVELS_OFF = 0.51
 """Of 256 grey levels: the zero point is a whole number and a mean of 127.5 is not, so that all pixels look half a level
 brighter or darker to an int8 model. No photo is that exact."""
 
-MIN_MAX = RangeRules()
+DEFAULT_RULES = Int8Rules()
 
 
 def convert(
@@ -37,7 +37,7 @@ def convert(
     *,
     preprocessing: Preprocessing,
     calibration_u8: NDArray[np.uint8] | None = None,
-    rules: RangeRules = MIN_MAX,
+    rules: Int8Rules = DEFAULT_RULES,
     advance: Advance = lambda photos: None,
 ) -> bytes:
     """Converts a model of logits to a model of probabilities in one `.tflite` file.
@@ -47,7 +47,7 @@ def convert(
         precision: Numbers to compute in.
         preprocessing: The model's.
         calibration_u8: `(n, h, w, 3)` uint8 RGB photos to take the ranges of `int8` from.
-        rules: How those ranges are chosen.
+        rules: How those ranges are chosen and biases corrected.
         advance: Called with 1 after each calibration photo that was run.
 
     Raises:

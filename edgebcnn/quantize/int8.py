@@ -1,8 +1,8 @@
 """How does a float model file become an int8 one, with the ranges that we chose?
 
-    observe on photos ── choose a range for each tensor ── annotate the file ── TensorFlow's quantizer
+    observe on photos ── choose a range for each tensor ── TensorFlow's quantizer ── correct the biases ── once more
 
-TensorFlow's own converter knows the first and the last of these steps, with min-max ranges between them.
+TensorFlow's own converter does the same with min-max ranges and the biases as they are.
 """
 
 from __future__ import annotations
@@ -22,7 +22,8 @@ from edgebcnn.native import muted_native_stderr
 from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.progress import Advance
 from edgebcnn.quantize.activations import Activation, annotated, observe, ranges_in_file
-from edgebcnn.quantize.ranges import Range, RangeRules, choose_range, share_clipped, sqnr_db
+from edgebcnn.quantize.bias import bias_corrected
+from edgebcnn.quantize.ranges import Int8Rules, Range, choose_range, share_clipped, sqnr_db
 from edgebcnn.report.calibration import TensorRange
 
 _NAMED_OPS = re.compile(r"(?:TF Select|Custom) ops: ([\w, ]+)|Node number \d+ \((\w+)\)")
@@ -45,7 +46,7 @@ def quantize(
     float_tflite: bytes,
     calibration_u8: NDArray[np.uint8],
     *,
-    rules: RangeRules,
+    rules: Int8Rules,
     preprocessing: Preprocessing,
     square_roots: Collection[str] = (),
     advance: Advance = lambda photos: None,
@@ -55,7 +56,8 @@ def quantize(
     Args:
         float_tflite: Content of the file.
         calibration_u8: `(n, h, w, 3)` uint8 RGB photos, n ≥ 1.
-        rules: How ranges are chosen. The image's is that of all pixels, and some ops fix theirs (tanh, softmax).
+        rules: How ranges are chosen and whether biases are corrected. The image's range is that of all pixels, and
+            some ops fix theirs (tanh, softmax).
         preprocessing: The model's.
         square_roots: Names of the layers that take a signed square root.
         advance: Called with 1 after each photo.
@@ -74,6 +76,9 @@ def quantize(
         for activation in activations
     }
     content = _quantized(annotated(float_tflite, ranges))
+    if rules.bias_correction:
+        means = {activation.index: activation.means for activation in activations}
+        content = _quantized(annotated(bias_corrected(float_tflite, content, means), ranges))
     return Int8Model(content, _tensors(content, activations, rules))
 
 
@@ -92,7 +97,7 @@ def _pixels(preprocessing: Preprocessing) -> Range:
     return Range(low, high)
 
 
-def _chosen(activation: Activation, rules: RangeRules, square_roots: Collection[str]) -> Range:
+def _chosen(activation: Activation, rules: Int8Rules, square_roots: Collection[str]) -> Range:
     before_sqrt = SQRT_EPSILON if activation.feeds.intersection(square_roots) else None
     return choose_range(activation.seen, rules.of(activation.names), before_sqrt=before_sqrt)
 
@@ -110,7 +115,7 @@ def _quantized(annotated_tflite: bytes) -> bytes:
     return content
 
 
-def _tensors(content: bytes, activations: Sequence[Activation], rules: RangeRules) -> tuple[TensorRange, ...]:
+def _tensors(content: bytes, activations: Sequence[Activation], rules: Int8Rules) -> tuple[TensorRange, ...]:
     in_file = ranges_in_file(content)
     return tuple(
         TensorRange(

@@ -32,11 +32,11 @@ Values: TypeAlias = NDArray[np.float64]
 BINS = 8192
 """Of a histogram on either side of zero: a dozen or more for each step of a range as wide as the values."""
 
-_SHRINK = np.geomspace(1, 0.02, 48)
-"""Shares of the lowest and highest value that `mse` tries for both ends at once."""
+_SHRINK = tuple(np.geomspace(1, 0.02, 32).tolist())
+"""Shares of the lowest and highest value that `mse` tries, for both ends at once and then for each."""
 
-_REFINE = np.linspace(0.8, 1.2, 21)
-"""Factors of each end that it tries after that, one end at a time."""
+_REFINE = tuple(np.linspace(0.88, 1.12, 13).tolist())
+"""Factors of the best ends so far that it tries after that."""
 
 
 class RangeChoice(BaseModel):
@@ -78,14 +78,16 @@ class LayerRanges(RangeChoice):
         return any(fnmatchcase(name, self.layer) for name in names)
 
 
-class RangeRules(RangeChoice):
-    """How the ranges of all layers are chosen.
+class Int8Rules(RangeChoice):
+    """How a model becomes int8.
 
     Attributes:
-        layers: Exceptions; the first that fits a layer counts.
+        layers: Exceptions from the range method; the first that fits a layer counts.
+        bias_correction: Whether biases make up for what rounding the weights adds.
     """
 
     layers: Annotated[tuple[LayerRanges, ...], Field(strict=False)] = ()
+    bias_correction: bool = True
 
     def of(self, names: Iterable[str]) -> RangeChoice:
         """The choice for a layer that has these names."""
@@ -219,9 +221,17 @@ def _least_error(seen: Histogram, widest: Range, domain: Callable[[Values], Valu
     def best(candidates: Iterable[Range]) -> Range:
         return min(candidates, key=lambda candidate: _error(values, shares, candidate, domain))
 
-    found = best(Range(widest.low * share, widest.high * share) for share in _SHRINK.tolist())
-    found = best(Range(max(widest.low, found.low * factor), found.high) for factor in _REFINE.tolist())
-    return best(Range(found.low, min(widest.high, found.high * factor)) for factor in _REFINE.tolist())
+    found = best(Range(widest.low * share, widest.high * share) for share in _SHRINK)
+    if not widest.low or not widest.high:
+        return best(Range(_within(widest, found.low * f), _within(widest, found.high * f)) for f in _REFINE)
+    found = best(Range(widest.low * share, found.high) for share in _SHRINK)
+    found = best(Range(found.low, widest.high * share) for share in _SHRINK)
+    found = best(Range(_within(widest, found.low * factor), found.high) for factor in _REFINE)
+    return best(Range(found.low, _within(widest, found.high * factor)) for factor in _REFINE)
+
+
+def _within(widest: Range, end: float) -> float:
+    return min(max(end, widest.low), widest.high)
 
 
 def _error(values: Values, shares: Values, chosen: Range, domain: Callable[[Values], Values]) -> float:

@@ -36,8 +36,8 @@ def ranges_figure(report: CalibrationReport) -> Any:
             places, ends, "_", color="C3", markersize=7, markeredgewidth=2, label="range" if end == "low" else ""
         )
     values.set(ylabel="share of the largest magnitude", ylim=(-1.1, 1.1))
-    values.set_title(f"{len(report.photos)} photos ({report.source}), recipe {report.recipe}")
-    values.legend(frameon=False, ncols=3, loc="upper left")
+    figure.suptitle(f"{len(report.photos)} photos ({report.source}), recipe {report.recipe}")
+    values.legend(frameon=False, ncols=3, loc="lower left", bbox_to_anchor=(0, 1))
     noise.plot(places, [t.sqnr_db if math.isfinite(t.sqnr_db) else math.nan for t in tensors], ".-", color="0.3")
     noise.set(ylabel="SQNR (dB)")
     noise.set_xticks(places, [tensor.name for tensor in tensors], rotation=90, fontsize=6)

@@ -7,6 +7,7 @@ from collections import Counter
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from edgebcnn.report.agreement import Proportion
@@ -134,19 +135,18 @@ def _photos_table(report: CalibrationReport) -> Table:
 
 
 def _ranges_table(report: CalibrationReport) -> Table:
-    table = Table(title="What each int8 tensor can hold, of what was seen")
+    methods = {tensor.method for tensor in report.tensors}
+    table = Table(
+        title="Values seen, and the range that each int8 tensor can hold", box=SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
     table.add_column("layer", overflow="fold")
-    table.add_column("method")
-    for column in ("lowest", "0.1 %", "99.9 %", "highest", "range", "clipped, %", "SQNR, dB"):
+    for column in ("lowest", "0.1 %", "99.9 %", "highest", "from", "to", "clipped", "SQNR"):
         table.add_column(column, justify="right", no_wrap=True)
+    if len(methods) > 1:
+        table.add_column("method", no_wrap=True)
     for tensor in report.tensors:
-        seen = (tensor.lowest, tensor.p0_1, tensor.p99_9, tensor.highest)
-        table.add_row(
-            tensor.name,
-            tensor.method,
-            *(f"{value:.3g}" for value in seen),
-            f"{tensor.low:.3g} to {tensor.high:.3g}",
-            f"{100 * tensor.clipped:.3f}",
-            f"{tensor.sqnr_db:.1f}",
-        )
+        values = (tensor.lowest, tensor.p0_1, tensor.p99_9, tensor.highest, tensor.low, tensor.high)
+        cells = [tensor.name, *(f"{value:.3g}" for value in values)]
+        cells += [f"{100 * tensor.clipped:.2f} %", f"{tensor.sqnr_db:.1f} dB"]
+        table.add_row(*cells, *([tensor.method] if len(methods) > 1 else []))
     return table
