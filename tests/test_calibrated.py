@@ -72,7 +72,7 @@ def test_a_bad_calibration_is_caught(dataset: ProductDataset, tmp_path: Path, pi
     stability = _calibrated(_captured(tmp_path / "frames", pixels, dataset)).stability
     assert stability is not None
     assert not stability.is_stable
-    assert str(stability).endswith(": the calibration photos do not show what the camera will see")
+    assert str(stability).endswith(": the calibration photos do not show what the model was trained on")
 
 
 def test_frames_that_a_device_captured_calibrate_without_labels(dataset: ProductDataset, tmp_path: Path) -> None:
@@ -120,9 +120,10 @@ def test_other_photos_are_shared_out_between_calibration_and_comparison(
     assert (len(second), len(probes)) == parts
 
 
-def test_only_an_interval_that_lies_below_is_unstable() -> None:
-    assert Stability(Proportion(46, 48), 16).is_stable, "46 of 48 may well be 97 %"
-    assert not Stability(Proportion(241, 256), 16).is_stable
+def test_an_interval_that_lies_below_or_a_distance_is_unstable() -> None:
+    assert Stability(Proportion(46, 48), 0.01, 16).is_stable, "46 of 48 may well be 97 %"
+    assert not Stability(Proportion(241, 256), 0.01, 16).is_stable
+    assert not Stability(Proportion(48, 48), 0.11, 16).is_stable
 
 
 def test_the_tables_and_the_json_say_what_was_seen(good: CalibratedModel) -> None:
