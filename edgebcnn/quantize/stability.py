@@ -1,8 +1,8 @@
 """Would other photos have given the same int8 model?
 
 A second model is calibrated on training photos that the first did not use, as many and chosen alike, and both answer on
-training photos that neither used. Few photos, extreme ones, or photos of another world (noise, one product, another
-camera) give ranges that other photos do not, and the answers differ.
+training photos that neither used. Noise, black frames or other extreme pictures give ranges that real photos do not,
+and the answers differ; a few real photos, even of one product, may well do (docs/benchmarks.md).
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ MAX_PHOTOS = 128
 """Of the second calibration: more would take longer and change little."""
 
 MAX_PROBES = 256
-"""Photos that both models answer on: enough to tell 99 % agreement from 96 %."""
+"""Photos that both models answer on."""
 
 MIN_PROBES = 16
 """With fewer, the interval says nothing."""
