@@ -31,6 +31,7 @@ LABELS_NAME = "labels.json"
 GOLDEN_NAME = "golden.npz"
 
 Precision = Literal["int8", "fp16", "float32"]
+CalibrationSource = Literal["train", "captured"]
 
 
 class _Strict(BaseModel):
@@ -78,11 +79,13 @@ class Calibration(_Strict):
     Attributes:
         recipe: Name of the calibration recipe.
         seed: Seed of the choice.
-        photo_sha256: SHA-256 of each chosen training photo.
+        source: Where the photos are from: `train`, or `captured` on the device.
+        photo_sha256: SHA-256 of each chosen photo.
     """
 
     recipe: str
     seed: int
+    source: CalibrationSource = "train"
     photo_sha256: tuple[str, ...]
 
 

@@ -72,5 +72,6 @@ def _first_problem(reason: ValidationError, model: type[BaseModel]) -> str:
     first = min(reason.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
     field = ".".join(str(part) for part in first["loc"])
     if first["type"] == "extra_forbidden":
-        return f"field {field}: there is no such field; the fields are {', '.join(model.model_fields)}"
+        known = "correct it" if len(first["loc"]) > 1 else f"the fields are {', '.join(model.model_fields)}"
+        return f"field {field}: there is no such field; {known}"
     return f"field {field}: {first['msg']}; correct it and try again"

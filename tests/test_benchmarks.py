@@ -12,7 +12,7 @@ import pytest
 from click import Command
 from click.testing import CliRunner
 
-from benchmarks import head_cost, training_speed
+from benchmarks import head_cost, int8_remedies, training_speed
 from edgebcnn.model.bcnn import Architecture
 from edgebcnn.model.heads import HEADS
 from tests.blocks import draw_blocks
@@ -102,3 +102,14 @@ def test_multiply_adds_are_those_of_a_hand_count() -> None:
     assert cost("hadamard", 16) == cost("maclaurin", 16) == 2 * (4 * 8 * 16) + 4 * 16 + 16 * 3
     assert cost("lrbc", 5) == 4 * 8 * 5 + 4 * 5 * 6 + 4 * 6 + 6 * 3
     assert cost("tensor_sketch", 16) == 2 * (4 * 8 * 16) + 2 * 4 * 64 + 2 * 4 * 16 + 2 * 64 + 16 * 3
+
+
+def test_every_remedy_of_int8_is_measured_on_the_photos_of_a_run(shop: Path) -> None:
+    document: Any = said(int8_remedies.main, shop / "runs" / "latest")
+    rows: dict[str, Any] = {row["name"]: row for row in document}
+    assert len(rows) == 1 + 2 * len(int8_remedies.WAYS)
+    assert (
+        rows["float32"]["agreement"]["successes"] == rows["float32"]["agreement"]["n"] == rows["mse"]["accuracy"]["n"]
+    )
+    assert rows["float32"]["distance"] == 0
+    assert all(0 < row["distance"] < 0.2 for name, row in rows.items() if name != "float32")

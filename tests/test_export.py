@@ -24,6 +24,7 @@ from edgebcnn.device.classifier import Classifier
 from edgebcnn.errors import BundleError, DataError, QuantizationError, RunError, StorageError
 from edgebcnn.model.bcnn import Bcnn, folded
 from edgebcnn.model.keras import keras, tf
+from edgebcnn.preprocessing import read_photo
 from edgebcnn.progress import Advance, Silent
 from edgebcnn.quantize import export as export_module
 from edgebcnn.quantize.calibrate import Recipe
@@ -192,6 +193,8 @@ def test_the_report_in_the_bundle_is_the_result(exported: ExportResult) -> None:
     report = json.loads((exported.bundle.path / REPORT_NAME).read_bytes())
     assert {**report, "bundle": str(exported.bundle.path), "digest": exported.bundle.digest} == exported.as_json()
     assert report["held_out"] == "test"
+    assert (report["calibration"]["recipe"], report["calibration"]["stability"]) == ("tiny", None)
+    assert len(report["calibration"]["tensors"]) > 10
     int8 = report["models"]["int8"]
     assert int8["size_bytes"] == (exported.bundle.path / "model.int8.tflite").stat().st_size
     assert (len(int8["ops"]) > 10, int8["float_ops"]) == (True, [])
@@ -378,3 +381,73 @@ def test_a_wrong_argument_is_one_sentence(run: TrainedRun, arguments: list[str],
     result = CliRunner().invoke(main, ["export", *(argument.format(run=run.path) for argument in arguments)])
     assert (result.exit_code, result.stdout) == (exit_code, "")
     assert sentence in result.stderr
+
+
+def _frames(folder: Path, run: TrainedRun) -> Path:
+    """What a device captured: the training photos, a little darker."""
+    folder.mkdir()
+    for photo in run.dataset.train[:12]:
+        cv2.imwrite(str(folder / photo.path.name), read_photo(photo.path) // 4 * 3)
+    return folder
+
+
+def test_captured_frames_calibrate_and_the_bundle_says_so(run: TrainedRun, tmp_path: Path) -> None:
+    frames = _frames(tmp_path / "frames", run)
+    asked = ["export", str(run.path), "--calibration-photos", str(frames), "--output", str(tmp_path / "bundle")]
+    result = CliRunner().invoke(main, [*asked, "--recipe", "quick"])
+    assert result.exit_code == 0, result.output
+    calibration = open_bundle(tmp_path / "bundle").manifest.calibration
+    assert calibration is not None
+    assert calibration.source == "captured"
+    digests = {hashlib.sha256(file.read_bytes()).hexdigest() for file in frames.iterdir()}
+    assert set(calibration.photo_sha256) == digests
+
+
+def test_calibrate_shows_photos_and_ranges_and_exports_nothing(run: TrainedRun, tmp_path: Path) -> None:
+    before = sorted(run.path.rglob("*"))
+    plot = tmp_path / "ranges.png"
+    result = CliRunner().invoke(main, ["calibrate", str(run.path), "--recipe", "quick", "--plot", str(plot)])
+    assert result.exit_code == 0, result.output
+    for words in ("24 calibration photos (train), recipe quick", "middling", "green", "hadamard_product/mul", "SQNR"):
+        assert words in result.stdout
+    assert "too few training photos are left" in result.stdout
+    assert read_photo(plot).shape[1] > 500
+    assert sorted(run.path.rglob("*")) == before
+
+
+def test_calibrate_gives_everything_as_json(run: TrainedRun) -> None:
+    result = CliRunner().invoke(main, ["calibrate", str(run.path), "--recipe", "quick", "--json"])
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert sum(row["photos"] for row in document["photos"]) == 24
+    names = [tensor["name"] for tensor in document["tensors"]]
+    assert {"project_u", "project_v", "hadamard_product/mul", "hadamard_product/Mean"} <= set(names)
+
+
+@pytest.mark.parametrize(
+    ("lines", "sentence"),
+    [
+        ("min_photos = 25", "recipe mine needs 25 calibration photos and there are 24: add photos, or use a recipe"),
+        (
+            'layers = [{layer = "projct_u"}]',
+            "the recipe names the layer 'projct_u', which the model lacks: it has proj",
+        ),
+        ("bias = true", "field bias: there is no such field; the fields are range_method, percentile, layers, bias_co"),
+    ],
+)
+def test_a_recipe_that_does_not_fit_the_run_is_one_sentence(
+    run: TrainedRun, tmp_path: Path, lines: str, sentence: str
+) -> None:
+    recipe = tmp_path / "mine.toml"
+    recipe.write_text(f'name = "mine"\ndescription = ""\nphotos = 9\nseed = 0\n{lines}\n')
+    result = CliRunner().invoke(main, ["calibrate", str(run.path), "--recipe", str(recipe)])
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert sentence in result.stderr
+
+
+def test_a_held_out_photo_among_the_calibration_photos_is_one_sentence(run: TrainedRun, tmp_path: Path) -> None:
+    frames = _frames(tmp_path / "frames", run)
+    (frames / "leak.png").write_bytes(run.dataset.test[0].path.read_bytes())
+    result = CliRunner().invoke(main, ["calibrate", str(run.path), "--calibration-photos", str(frames)])
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert f"leak.png is the held-out photo {run.dataset.test[0].path}, byte for byte" in result.stderr

@@ -24,6 +24,7 @@ COMMANDS = {
     "data": "Look for what is wrong with your photos, and split them without leaks",
     "train": "Train the full B-CNN on labelled photos, then its compact replacement",
     "compress": "Replace the outer product of a trained full model by a low-rank form",
+    "calibrate": "Show which photos would calibrate an int8 model, and its ranges",
     "export": "Turn a trained run into a bundle for the device",
     "evaluate": "Judge a model, full, compact or edge, on labelled photos",
     "run": "Name the products that a camera, video or folder of photos shows",

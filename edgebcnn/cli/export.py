@@ -37,7 +37,14 @@ def _limit(flag: str, what: str, default: str) -> Callable[[click.decorators.FC]
     "--recipe",
     default="balanced",
     metavar="NAME|FILE",
-    help="How calibration photos are chosen for int8: a recipe of ours (balanced, quick) or your own TOML file.",
+    help="How calibration photos and ranges are chosen for int8: balanced, quick, or your own TOML file.",
+)
+@click.option(
+    "--calibration-photos",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    show_default="training photos of the run",
+    help="Photos to calibrate int8 on, such as frames that the device captured; labels are not needed.",
 )
 @click.option(
     "--output", type=click.Path(path_type=Path), metavar="DIR", show_default="RUN/bundle", help="Where the bundle goes."
@@ -60,6 +67,7 @@ def command(
     fp16: bool,
     float32: bool,
     recipe: str,
+    calibration_photos: Path | None,
     output: Path | None,
     int8_io: bool,
     allow_float: bool,
@@ -95,6 +103,7 @@ def command(
             precisions=precisions,
             recipe=found.model_copy(update={"gates": found.gates.overridden(**limits)}),
             allow_float=allow_float,
+            captured=calibration_photos,
             accept_drop=accept_drop,
             io="int8" if int8_io else "uint8",
             reporter=reporter,
@@ -121,6 +130,8 @@ def _print(result: ExportResult, *, as_json: bool) -> None:
     if result.report["gate"]["accepted"]:
         stdout.print("the refusal was accepted, as the bundle's report says")
     stdout.print(f"judged on the {result.held_out} photos")
+    if result.calibration is not None and result.calibration.stability is not None:
+        stdout.print(str(result.calibration.stability))
     stdout.print(f"bundle: {result.bundle.path}")
     stdout.print(f"next:   {_next_command(result.bundle.path)}")
 

@@ -1,63 +1,60 @@
-"""Which training photos does an int8 model learn its ranges from?
+"""Which photos does an int8 model learn its ranges from: training photos, or a folder of what the device captured?
 
-A range is the lowest and highest value that a tensor takes on the chosen photos. What they do not show is clipped on
-the device, so every product is there, in its dark, middling and bright photos. The choice follows from the photos'
-content and the recipe's seed alone: neither file names nor their order change it.
+A range follows from the values that a tensor takes on the chosen photos. What they do not show is clipped on the
+device, so every product is there, in its dark, middling and bright photos. The choice follows from the photos' content
+and the recipe's seed alone: neither file names nor their order change it.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from itertools import pairwise, zip_longest
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field
 
 from edgebcnn import catalog
-from edgebcnn.bundle import Calibration
+from edgebcnn.bundle import Calibration, CalibrationSource
 from edgebcnn.errors import DataError, UnreadablePhotoError
-from edgebcnn.preprocessing import Preprocessing, read_photo
+from edgebcnn.preprocessing import PHOTO_SUFFIXES, Preprocessing, read_photo
 from edgebcnn.progress import Advance
 from edgebcnn.quantize.gate import Gates
-
-if TYPE_CHECKING:
-    from edgebcnn.train.dataset import Photo, ProductDataset
+from edgebcnn.quantize.ranges import Int8Rules
+from edgebcnn.report.calibration import BRIGHTNESS_BANDS
+from edgebcnn.train.dataset import Photo, ProductDataset
 
 T = TypeVar("T")
 _NOTHING: Any = object()
-
-BRIGHTNESS_BANDS = 3
-"""Dark, middling and bright photos of a product are drawn in equal numbers."""
+_UNLABELLED = -1
+_NONE: Mapping[str, Path] = {}
 
 LUMA_WEIGHTS = np.array([0.299, 0.587, 0.114])
 """Share of red, green and blue in perceived brightness (ITU-R BT.601)."""
 
 
-class Recipe(BaseModel):
-    """How calibration photos are chosen and what becomes of them.
+class Recipe(Int8Rules):
+    """How calibration photos are chosen, and the ranges from what they show.
 
     Attributes:
         name: What the bundle records.
         description: What it is for, in one sentence.
-        photos: How many training photos to choose.
+        photos: How many photos to choose.
+        min_photos: With fewer than these there is no export.
         seed: Chooses among photos that are equally good.
-        range_method: `minmax` takes the lowest and highest value seen.
         gates: What the model may lose.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     name: str = Field(min_length=1)
     description: str
     photos: int = Field(ge=1)
+    min_photos: int = Field(default=1, ge=1)
     seed: int = Field(ge=0)
-    range_method: Literal["minmax"] = "minmax"
     gates: Gates = Gates()
 
 
@@ -67,19 +64,25 @@ class CalibrationSet:
 
     Attributes:
         recipe: The recipe.
+        source: Where they are from, `train` or `captured`.
         photos: The choice, in the order in which it was made.
         sha256: Digest of each photo's file.
+        brightness: Of each photo among those of its product, `dark`, `middling` or `bright`.
+        others: All training photos that were not chosen, in the order in which they would have been.
         notes: What a user should know about the choice, a sentence each.
     """
 
     recipe: Recipe
+    source: CalibrationSource
     photos: tuple[Photo, ...]
     sha256: tuple[str, ...]
+    brightness: tuple[str, ...]
+    others: tuple[Photo, ...]
     notes: tuple[str, ...]
 
     def record(self) -> Calibration:
         """What the bundle's manifest says about it."""
-        return Calibration(recipe=self.recipe.name, seed=self.recipe.seed, photo_sha256=self.sha256)
+        return Calibration(recipe=self.recipe.name, seed=self.recipe.seed, source=self.source, photo_sha256=self.sha256)
 
 
 @dataclass(frozen=True)
@@ -87,6 +90,7 @@ class _Candidate:
     photo: Photo
     sha256: str
     luma: float
+    brightness: str = ""
 
 
 def load_recipe(name_or_path: str) -> Recipe:
@@ -119,27 +123,63 @@ def choose(
         advance: Called with 1 after each training photo that was looked at.
 
     Raises:
-        DataError: no training photo is left to choose from, or one cannot be read.
+        DataError: too few training photos are left to choose from, or one cannot be read.
     """
-    held_out = {_sha256(photo.path) for photo in (*dataset.val, *dataset.test)}
-    candidates: dict[str, _Candidate] = {}
-    leaks = 0
-    for photo in dataset.train:
-        digest = _sha256(photo.path)
-        leaks += digest in held_out
-        if digest not in held_out:
-            luma = _luma(preprocessing.apply(read_photo(photo.path)))
-            candidates.setdefault(digest, _Candidate(photo, digest, luma))
-        advance(1)
+    held_out = _held_out(dataset)
+    candidates, leaks = _candidates(dataset.train, preprocessing, advance, without=held_out)
     if not candidates:
         raise DataError(f"{dataset.origin} has no training photo that is not also held out: add some and train again")
-    chosen = _stratified(tuple(candidates.values()), recipe)
-    return CalibrationSet(
-        recipe=recipe,
-        photos=tuple(candidate.photo for candidate in chosen),
-        sha256=tuple(candidate.sha256 for candidate in chosen),
-        notes=tuple(_notes(recipe, tuple(candidates.values()), chosen=chosen, leaks=leaks)),
-    )
+    ordered = _stratified(candidates, recipe.seed)
+    return _calibration_set(recipe, "train", ordered, others=ordered[recipe.photos :], notes=_notes_on_leaks(leaks))
+
+
+def choose_captured(
+    folder: Path,
+    dataset: ProductDataset,
+    recipe: Recipe,
+    *,
+    preprocessing: Preprocessing,
+    advance: Advance = lambda photos: None,
+) -> CalibrationSet:
+    """Chooses among photos that nobody labelled, such as frames that the device captured: dark, middling and bright.
+
+    Args:
+        folder: The photos, in folders of any depth.
+        dataset: Photos that the model was trained and is judged on.
+        recipe: How many, and the seed.
+        preprocessing: The model's.
+        advance: Called with 1 after each photo that was looked at, those of `dataset.train` included.
+
+    Raises:
+        DataError: the folder holds no photo, one that is held out, one that cannot be read, or too few.
+    """
+    held_out = _held_out(dataset)
+    photos = [Photo(path, _UNLABELLED) for path in photos_in(folder)]
+    for photo in photos:
+        if (twin := held_out.get(_sha256(photo.path))) is not None:
+            raise DataError(
+                f"{photo.path} is the held-out photo {twin}, byte for byte, which would no longer measure anything: "
+                "remove held-out photos from the calibration photos"
+            )
+    captured, _ = _candidates(photos, preprocessing, advance)
+    ordered = _stratified(captured, recipe.seed)
+    chosen = {candidate.sha256: candidate.photo.path for candidate in ordered[: recipe.photos]}
+    train, _ = _candidates(dataset.train, preprocessing, advance, without={**held_out, **chosen})
+    return _calibration_set(recipe, "captured", ordered, others=_stratified(train, recipe.seed), notes=())
+
+
+def photos_in(folder: Path) -> list[Path]:
+    """Photos of a folder and of the folders in it, sorted.
+
+    Raises:
+        DataError: it is no folder, or holds none.
+    """
+    if not folder.is_dir():
+        raise DataError(f"{folder} is not a folder: give --calibration-photos the folder that holds the photos")
+    found = sorted(file for file in folder.rglob("*") if file.suffix.lower() in PHOTO_SUFFIXES)
+    if not found:
+        raise DataError(f"{folder} holds no photo: give --calibration-photos a folder that does")
+    return found
 
 
 def deal(queues: Sequence[Sequence[T]]) -> list[T]:
@@ -152,31 +192,81 @@ def lot(seed: int, ticket: str | int) -> str:
     return hashlib.sha256(f"{seed}:{ticket}".encode()).hexdigest()
 
 
-def _stratified(candidates: Sequence[_Candidate], recipe: Recipe) -> list[_Candidate]:
+def _held_out(dataset: ProductDataset) -> dict[str, Path]:
+    return {_sha256(photo.path): photo.path for photo in (*dataset.val, *dataset.test)}
+
+
+def _candidates(
+    photos: Sequence[Photo], preprocessing: Preprocessing, advance: Advance, *, without: Mapping[str, Path] = _NONE
+) -> tuple[list[_Candidate], int]:
+    """The photos, those `without` and copies of one another left out; and how many of those `without` there were."""
+    found: dict[str, _Candidate] = {}
+    left_out = 0
+    for photo in photos:
+        digest = _sha256(photo.path)
+        left_out += digest in without
+        if digest not in without and digest not in found:
+            found[digest] = _Candidate(photo, digest, _luma(preprocessing.apply(read_photo(photo.path))))
+        advance(1)
+    return list(found.values()), left_out
+
+
+def _calibration_set(
+    recipe: Recipe,
+    source: CalibrationSource,
+    ordered: Sequence[_Candidate],
+    *,
+    others: Sequence[_Candidate],
+    notes: Sequence[str],
+) -> CalibrationSet:
+    if len(ordered) < recipe.min_photos:
+        raise DataError(
+            f"recipe {recipe.name} needs {recipe.min_photos} calibration photos and there are {len(ordered)}: "
+            "add photos, or use a recipe with a smaller min_photos"
+        )
+    chosen = ordered[: recipe.photos]
+    return CalibrationSet(
+        recipe=recipe,
+        source=source,
+        photos=tuple(candidate.photo for candidate in chosen),
+        sha256=tuple(candidate.sha256 for candidate in chosen),
+        brightness=tuple(candidate.brightness for candidate in chosen),
+        others=tuple(candidate.photo for candidate in others),
+        notes=(*notes, *_notes_on_number(recipe, ordered, chosen)),
+    )
+
+
+def _stratified(candidates: Sequence[_Candidate], seed: int) -> list[_Candidate]:
     by_product: defaultdict[int, list[_Candidate]] = defaultdict(list)
     for candidate in candidates:
         by_product[candidate.photo.class_id].append(candidate)
-    products = sorted(by_product, key=lambda class_id: lot(recipe.seed, class_id))
+    products = sorted(by_product, key=lambda class_id: lot(seed, class_id))
     # Each product begins with another band, so that a recipe of one photo a product is not all dark.
-    queues = [_by_brightness(by_product[product], recipe.seed, first=turn) for turn, product in enumerate(products)]
-    return deal(queues)[: recipe.photos]
+    return deal([_by_brightness(by_product[product], seed, first=turn) for turn, product in enumerate(products)])
 
 
 def _by_brightness(candidates: Sequence[_Candidate], seed: int, *, first: int) -> list[_Candidate]:
     ordered = sorted(candidates, key=lambda candidate: (candidate.luma, candidate.sha256))
-    cuts = [len(ordered) * band // BRIGHTNESS_BANDS for band in range(BRIGHTNESS_BANDS + 1)]
+    count = len(BRIGHTNESS_BANDS)
+    cuts = [len(ordered) * band // count for band in range(count + 1)]
     bands = [
-        sorted(ordered[low:high], key=lambda candidate: lot(seed, candidate.sha256)) for low, high in pairwise(cuts)
+        sorted(
+            (replace(candidate, brightness=name) for candidate in ordered[low:high]),
+            key=lambda candidate: lot(seed, candidate.sha256),
+        )
+        for name, (low, high) in zip(BRIGHTNESS_BANDS, pairwise(cuts), strict=True)
     ]
-    first %= BRIGHTNESS_BANDS
+    first %= count
     return deal(bands[first:] + bands[:first])
 
 
-def _notes(
-    recipe: Recipe, candidates: Sequence[_Candidate], *, chosen: Sequence[_Candidate], leaks: int
-) -> Iterator[str]:
-    if leaks:
-        yield f"{leaks} training photos are also held out, byte for byte, and were left out of the calibration"
+def _notes_on_leaks(leaks: int) -> list[str]:
+    if not leaks:
+        return []
+    return [f"{leaks} training photos are also held out, byte for byte, and were left out of the calibration"]
+
+
+def _notes_on_number(recipe: Recipe, candidates: Sequence[_Candidate], chosen: Sequence[_Candidate]) -> Iterator[str]:
     if len(chosen) < recipe.photos:
         yield f"recipe {recipe.name} asks for {recipe.photos} photos and there are {len(chosen)}: all of them are used"
     unseen = len(_products(candidates)) - len(_products(chosen))

@@ -13,10 +13,6 @@ Every file has one signature, `image` to `probabilities`, for one photo. The sam
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
-from typing import Literal
-
 import numpy as np
 from numpy.typing import NDArray
 
@@ -24,17 +20,18 @@ from edgebcnn.bundle import Precision, Tensor
 from edgebcnn.device.classifier import INT8_OFFSET
 from edgebcnn.errors import EdgebcnnError, QuantizationError
 from edgebcnn.model.keras import keras, tf
+from edgebcnn.model.pooling import SignedSqrt
 from edgebcnn.native import muted_native_stderr
 from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.progress import Advance
-
-QuantizedIo = Literal["uint8", "int8"]
+from edgebcnn.quantize.int8 import QuantizedIo, quantize, refusal
+from edgebcnn.quantize.ranges import Int8Rules
 
 MAX_LEVELS_OFF = 0.51
 """Of 256 grey levels: the zero point is a whole number and a mean of 127.5 is not, so that all pixels look half a level
 brighter or darker to an int8 model. No photo is that exact."""
 
-_NAMED_OPS = re.compile(r"(?:TF Select|Custom) ops: ([\w, ]+)|Node number \d+ \((\w+)\)")
+DEFAULT_RULES = Int8Rules()
 
 
 def convert(
@@ -43,6 +40,7 @@ def convert(
     *,
     preprocessing: Preprocessing,
     calibration_u8: NDArray[np.uint8] | None = None,
+    rules: Int8Rules = DEFAULT_RULES,
     io: QuantizedIo = "uint8",
     advance: Advance = lambda photos: None,
 ) -> bytes:
@@ -53,6 +51,7 @@ def convert(
         precision: Numbers to compute in.
         preprocessing: The model's.
         calibration_u8: `(n, h, w, 3)` uint8 RGB photos to take the ranges of `int8` from.
+        rules: How those ranges are chosen and biases corrected.
         io: What `int8` takes and gives.
         advance: Called with 1 after each calibration photo that was run.
 
@@ -60,20 +59,43 @@ def convert(
         QuantizationError: TFLite has no op for a part of the model, or cannot calibrate it.
         ValueError: int8 without calibration photos.
     """
+    if precision != "int8":
+        return float_file(model, precision, preprocessing=preprocessing)
+    if calibration_u8 is None or not len(calibration_u8):
+        raise ValueError("int8 needs calibration photos")
+    return quantize(
+        float_file(model, precision, preprocessing=preprocessing),
+        calibration_u8,
+        rules=rules,
+        preprocessing=preprocessing,
+        square_roots=square_roots(model),
+        io=io,
+        advance=advance,
+    ).content
+
+
+def float_file(model: keras.Model, precision: Precision, *, preprocessing: Preprocessing) -> bytes:
+    """The `.tflite` file of `float32` or `fp16`, or the float one that `int8` is quantized from.
+
+    Args:
+        model: `(n, h, w, 3)` float32 image, normalized, to `(n, k)` logits.
+        precision: What the file is for.
+        preprocessing: The model's.
+
+    Raises:
+        QuantizationError: TFLite has no op for a part of the model.
+    """
     module = _module(model, preprocessing)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([module.serve.get_concrete_function()], module)
     if precision == "fp16":
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
         converter.target_spec.supported_types = [tf.float16]
-    elif precision == "int8":
-        if calibration_u8 is None or not len(calibration_u8):
-            raise ValueError("int8 needs calibration photos")
-        photos = _with_black_and_white(calibration_u8)
-        converter.optimizations = [tf.lite.Optimize.DEFAULT]
-        converter.representative_dataset = lambda: _representative(photos, preprocessing, advance)
-        converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
-        converter.inference_input_type = converter.inference_output_type = tf.as_dtype(io)
     return converted(converter, precision)
+
+
+def square_roots(model: keras.Model) -> frozenset[str]:
+    """Names of the layers that take a signed square root."""
+    return frozenset(layer.name for layer in model.layers if isinstance(layer, SignedSqrt))
 
 
 def check_pixel_input(tensor: Tensor, preprocessing: Preprocessing) -> None:
@@ -107,22 +129,6 @@ def _module(model: keras.Model, preprocessing: Preprocessing) -> tf.Module:
     return module
 
 
-def _with_black_and_white(photos_u8: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """The photos with one corner pixel black and one white, so that the input's range is all of 0-255."""
-    photos_u8 = photos_u8.copy()
-    photos_u8[0, 0, 0] = 0
-    photos_u8[0, -1, -1] = 255
-    return photos_u8
-
-
-def _representative(
-    photos_u8: NDArray[np.uint8], preprocessing: Preprocessing, advance: Advance
-) -> Iterator[list[NDArray[np.float32]]]:
-    for photo_u8 in photos_u8:
-        yield [preprocessing.normalize(photo_u8[np.newaxis])]
-        advance(1)
-
-
 def converted(converter: tf.lite.TFLiteConverter, precision: Precision) -> bytes:
     """What a converter, set to that precision, makes; without a word on the terminal.
 
@@ -135,13 +141,5 @@ def converted(converter: tf.lite.TFLiteConverter, precision: Precision) -> bytes
     except EdgebcnnError:  # whoever is told of the progress may end the work
         raise
     except Exception as error:  # the converter's own exception is private and derives from nothing narrower
-        raise QuantizationError(_reason(str(error), precision)) from error
+        raise refusal(str(error), precision) from error
     return content
-
-
-def _reason(message: str, precision: Precision) -> str:
-    named = {op for match in _NAMED_OPS.finditer(message) for op in (match[1] or match[2]).split(", ")}
-    if named:
-        return f"{', '.join(sorted(named))} has no {precision} form in TFLite: train with another pooling or tail"
-    first_line, _, _ = message.strip().partition("\n")
-    return f"the model cannot be converted to {precision} TFLite: {first_line}"

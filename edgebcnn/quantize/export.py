@@ -31,10 +31,13 @@ from edgebcnn.model.bcnn import Bcnn, folded
 from edgebcnn.model.keras import keras, tf
 from edgebcnn.progress import Reporter
 from edgebcnn.quantize.audit import Audit, audit
-from edgebcnn.quantize.calibrate import CalibrationSet, Recipe, choose, deal, lot
-from edgebcnn.quantize.convert import QuantizedIo, check_pixel_input, convert
+from edgebcnn.quantize.calibrate import Recipe, deal, lot
+from edgebcnn.quantize.calibrated import CalibratedModel, calibrated, chosen_photos
+from edgebcnn.quantize.convert import check_pixel_input, convert
 from edgebcnn.quantize.gate import Gates, Verdict, check_refused_folder, forget_refusal, gate_json, judge, refuse
+from edgebcnn.quantize.int8 import QuantizedIo
 from edgebcnn.quantize.metadata import with_metadata
+from edgebcnn.report.calibration import CalibrationReport
 from edgebcnn.report.comparison import ModelComparison, compare
 from edgebcnn.report.render import comparison_json
 from edgebcnn.train.claim import check_writable
@@ -86,12 +89,14 @@ class ExportResult:
         bundle: The bundle as it lies on the disk.
         held_out: Which split the photos are from, `test` or `val`.
         models: Its model files.
+        calibration: What the int8 model learned its ranges from; None without one.
         report: What the bundle's report says.
     """
 
     bundle: Bundle
     held_out: str
     models: Mapping[Precision, EdgeModel]
+    calibration: CalibrationReport | None
     report: Mapping[str, Any]
 
     def as_json(self) -> dict[str, Any]:
@@ -107,6 +112,7 @@ def export(
     recipe: Recipe,
     allow_float: bool,
     accept_drop: bool = False,
+    captured: Path | None = None,
     reporter: Reporter,
     io: QuantizedIo = "uint8",
 ) -> ExportResult:
@@ -116,9 +122,10 @@ def export(
         run: A run with a full and a compact model.
         output: Folder of the bundle; a bundle that is there is replaced.
         precisions: Model files to make.
-        recipe: How calibration photos for int8 are chosen, and what a model file may lose.
+        recipe: How calibration photos and ranges for int8 are chosen, and what a model file may lose.
         allow_float: Accept an int8 file that keeps ops in float.
         accept_drop: Write the bundle even if the gate refuses; its report says that it did.
+        captured: Folder of photos to calibrate on in place of training photos.
         reporter: Who is told.
         io: What the int8 file takes and gives.
 
@@ -137,12 +144,18 @@ def export(
     if "int8" in precisions and not allow_float:
         _check_pooling(run)
     full, compact = run.load("full"), run.load("compact")
-    calibration = _calibration(run, recipe, reporter) if "int8" in precisions else None
-    contents = {precision: _converted(run, compact, precision, calibration, io, reporter) for precision in precisions}
+    int8 = _calibrated(run, compact, recipe, captured, io, reporter) if "int8" in precisions else None
+    contents = {
+        precision: _described(
+            run,
+            int8.content if int8 is not None and precision == "int8" else _converted(run, compact, precision, reporter),
+        )
+        for precision in precisions
+    }
     audits = {precision: audit(content) for precision, content in contents.items()}
     if "int8" in audits:
         _check_int8(audits["int8"], run, allow_float=allow_float)
-    manifest = _manifest(run, audits, calibration)
+    manifest = _manifest(run, audits, int8)
     files = {manifest.models[precision].file: content for precision, content in contents.items()}
     references = _references(run, {"full": full, "compact": compact}, reporter)
     with _draft(output, manifest, run, files) as draft:
@@ -158,14 +171,16 @@ def export(
     }
     held_out = run.dataset.held_out_name
     verdicts = {precision: model.verdict for precision, model in models.items()}
-    report = _report(held_out, models, gate_json(verdicts.values(), recipe.gates, accepted=accept_drop))
+    calibration = None if int8 is None else int8.report(run.dataset.labels)
+    gate = gate_json(verdicts.values(), recipe.gates, accepted=accept_drop)
+    report = _report(held_out, models, gate, calibration)
     files[REPORT_NAME] = json_bytes(report)
     if not accept_drop:
         refuse(verdicts, output, files=files, photos=held_out)
     files[GOLDEN_NAME] = _golden(run, references, edges)
     bundle = write_bundle(output, manifest, run.dataset.labels, files)
     forget_refusal(output)
-    return ExportResult(bundle, held_out, models, report)
+    return ExportResult(bundle, held_out, models, calibration, report)
 
 
 def golden_positions(photos: Sequence[Photo]) -> list[int]:
@@ -193,29 +208,24 @@ def _check_pooling(run: TrainedRun) -> None:
         )
 
 
-def _calibration(run: TrainedRun, recipe: Recipe, reporter: Reporter) -> CalibrationSet:
-    with reporter.progress("choosing calibration photos", len(run.dataset.train)) as advance:
-        chosen = choose(run.dataset, recipe, preprocessing=run.preprocessing, advance=advance)
-    for note in chosen.notes:
-        reporter.say(note)
-    return chosen
+def _folded(run: TrainedRun, compact: Bcnn) -> Any:
+    return folded(compact, height_px=run.preprocessing.height_px, width_px=run.preprocessing.width_px)
 
 
-def _converted(
-    run: TrainedRun,
-    compact: Bcnn,
-    precision: Precision,
-    calibration: CalibrationSet | None,
-    io: QuantizedIo,
-    reporter: Reporter,
-) -> bytes:
-    preprocessing = run.preprocessing
-    model = folded(compact, height_px=preprocessing.height_px, width_px=preprocessing.width_px)
-    photos = calibration.photos if calibration is not None and precision == "int8" else ()
-    pixels = PreparedPhotos(photos, preprocessing)[:] if photos else None
-    with reporter.progress(f"converting to {precision}", len(photos)) as advance:
-        content = convert(model, precision, preprocessing=preprocessing, calibration_u8=pixels, io=io, advance=advance)
-    return with_metadata(content, name=run.name, labels=run.dataset.labels, preprocessing=preprocessing)
+def _calibrated(
+    run: TrainedRun, compact: Bcnn, recipe: Recipe, captured: Path | None, io: QuantizedIo, reporter: Reporter
+) -> CalibratedModel:
+    chosen = chosen_photos(run, recipe, captured=captured, reporter=reporter)
+    return calibrated(_folded(run, compact), chosen, preprocessing=run.preprocessing, io=io, reporter=reporter)
+
+
+def _converted(run: TrainedRun, compact: Bcnn, precision: Precision, reporter: Reporter) -> bytes:
+    with reporter.progress(f"converting to {precision}", 0):
+        return convert(_folded(run, compact), precision, preprocessing=run.preprocessing)
+
+
+def _described(run: TrainedRun, content: bytes) -> bytes:
+    return with_metadata(content, name=run.name, labels=run.dataset.labels, preprocessing=run.preprocessing)
 
 
 def _check_int8(found: Audit, run: TrainedRun, *, allow_float: bool) -> None:
@@ -227,7 +237,7 @@ def _check_int8(found: Audit, run: TrainedRun, *, allow_float: bool) -> None:
         )
 
 
-def _manifest(run: TrainedRun, audits: Mapping[Precision, Audit], calibration: CalibrationSet | None) -> Manifest:
+def _manifest(run: TrainedRun, audits: Mapping[Precision, Audit], int8: CalibratedModel | None) -> Manifest:
     return Manifest(
         schema_version=SCHEMA_VERSION,
         name=run.name,
@@ -235,7 +245,7 @@ def _manifest(run: TrainedRun, audits: Mapping[Precision, Audit], calibration: C
         architecture=run.architecture("compact").model_dump(mode="json"),
         preprocessing=run.preprocessing,
         models={precision: found.model_file(f"model.{precision}.tflite") for precision, found in audits.items()},
-        calibration=None if calibration is None else calibration.record(),
+        calibration=None if int8 is None else int8.chosen.record(),
         tools={
             "ai-edge-litert": version("ai-edge-litert"),
             "numpy": np.__version__,
@@ -320,9 +330,15 @@ def _golden(
     return archive.getvalue()
 
 
-def _report(held_out: str, models: Mapping[Precision, EdgeModel], gate: Mapping[str, Any]) -> dict[str, Any]:
+def _report(
+    held_out: str,
+    models: Mapping[Precision, EdgeModel],
+    gate: Mapping[str, Any],
+    calibration: CalibrationReport | None,
+) -> dict[str, Any]:
     return {
         "held_out": held_out,
         "gate": gate,
         "models": {precision: model.as_json() for precision, model in models.items()},
+        "calibration": None if calibration is None else calibration.as_json(),
     }

@@ -1,0 +1,64 @@
+"""`edgebcnn calibrate`: what an int8 model would be calibrated on, and the ranges that come of it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from edgebcnn.report.calibration import CalibrationReport
+
+
+@click.command()
+@click.argument("run_path", metavar="[RUN]", type=click.Path(path_type=Path), default=Path("runs/latest"))
+@click.option(
+    "--recipe",
+    default="balanced",
+    metavar="NAME|FILE",
+    help="How photos and ranges are chosen: balanced, quick, or your own TOML file.",
+)
+@click.option(
+    "--calibration-photos",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    show_default="training photos of the run",
+    help="Photos to calibrate on, such as frames that the device captured; labels are not needed.",
+)
+@click.option(
+    "--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Draw the ranges into a PNG."
+)
+@click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
+def command(*, run_path: Path, recipe: str, calibration_photos: Path | None, plot: Path | None, as_json: bool) -> None:
+    """Show which photos would calibrate an int8 model, and its ranges.
+
+    RUN is a folder that train made, by default the newest. For each tensor: the values that the photos show, the range
+    that the recipe makes of them, what it clips and what it loses. A second model, calibrated on other photos, tells
+    whether the choice matters. Nothing is exported.
+    """
+    from edgebcnn.cli.console import TerminalReporter
+
+    reporter = TerminalReporter()
+    with reporter.progress("starting TensorFlow", 0):
+        from edgebcnn.quantize.calibrate import load_recipe
+        from edgebcnn.quantize.calibrated import preview
+        from edgebcnn.train.run_folder import open_run
+
+    report = preview(open_run(run_path), load_recipe(recipe), captured=calibration_photos, plot=plot, reporter=reporter)
+    _print(report, plot, as_json=as_json)
+
+
+def _print(report: CalibrationReport, plot: Path | None, *, as_json: bool) -> None:
+    from edgebcnn.atomic import json_bytes
+    from edgebcnn.cli.console import stdout
+    from edgebcnn.report.calibration import calibration_tables
+
+    if as_json:
+        click.echo(json_bytes(report.as_json()).decode(), nl=False)
+        return
+    for table in calibration_tables(report):
+        stdout.print(table)
+    stdout.print(str(report.stability or "too few training photos are left to tell whether other photos would do"))
+    if plot is not None:
+        stdout.print(f"plot:   {plot}")

@@ -1,0 +1,143 @@
+"""How does a float model file become an int8 one, with the ranges that we chose?
+
+    observe on photos ── choose a range for each tensor ── TensorFlow's quantizer ── correct the biases ── once more
+
+TensorFlow's own converter does the same with min-max ranges and the biases as they are.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgebcnn.bundle import Precision
+from edgebcnn.errors import QuantizationError
+from edgebcnn.model.keras import tf
+from edgebcnn.model.pooling import SQRT_EPSILON
+from edgebcnn.native import muted_native_stderr
+from edgebcnn.preprocessing import Preprocessing
+from edgebcnn.progress import Advance
+from edgebcnn.quantize.activations import Activation, annotated, observe, ranges_in_file
+from edgebcnn.quantize.bias import bias_corrected
+from edgebcnn.quantize.ranges import Int8Rules, Range, choose_range, share_clipped, sqnr_db
+from edgebcnn.report.calibration import TensorRange
+
+QuantizedIo = Literal["uint8", "int8"]
+
+_NAMED_OPS = re.compile(r"(?:TF Select|Custom) ops: ([\w, ]+)|Node number \d+ \((\w+)\)")
+
+
+@dataclass(frozen=True)
+class Int8Model:
+    """An int8 model file.
+
+    Attributes:
+        content: The file.
+        tensors: What its ranges make of the values that were seen, in the order of computation.
+    """
+
+    content: bytes
+    tensors: tuple[TensorRange, ...]
+
+
+def quantize(
+    float_tflite: bytes,
+    calibration_u8: NDArray[np.uint8],
+    *,
+    rules: Int8Rules,
+    preprocessing: Preprocessing,
+    square_roots: Collection[str] = (),
+    io: QuantizedIo = "uint8",
+    advance: Advance = lambda photos: None,
+) -> Int8Model:
+    """Quantizes a float model file. The same file, photos and rules give the same bytes.
+
+    Args:
+        float_tflite: Content of the file.
+        calibration_u8: `(n, h, w, 3)` uint8 RGB photos, n ≥ 1.
+        rules: How ranges are chosen and whether biases are corrected. The image's range is that of all pixels, and
+            some ops fix theirs (tanh, softmax).
+        preprocessing: The model's.
+        square_roots: Names of the layers that take a signed square root.
+        io: What the file takes and gives.
+        advance: Called with 1 after each photo.
+
+    Raises:
+        DataError: the rules name a layer that the model lacks.
+        QuantizationError: TensorFlow cannot quantize the file.
+    """
+    try:
+        activations = observe(float_tflite, calibration_u8, preprocessing=preprocessing, advance=advance)
+    except RuntimeError as error:
+        raise refusal(str(error), "int8") from error
+    rules.check_layers(name for activation in activations for name in activation.names)
+    ranges = {
+        activation.index: _pixels(preprocessing) if activation.is_input else _chosen(activation, rules, square_roots)
+        for activation in activations
+    }
+    content = _quantized(annotated(float_tflite, ranges), io)
+    if rules.bias_correction:
+        means = {activation.index: activation.means for activation in activations}
+        content = _quantized(annotated(bias_corrected(float_tflite, content, means), ranges), io)
+    return Int8Model(content, _tensors(content, activations, rules))
+
+
+def refusal(message: str, precision: Precision) -> QuantizationError:
+    """One sentence from what TensorFlow or LiteRT says of a model that it cannot convert or run."""
+    named = {op for match in _NAMED_OPS.finditer(message) for op in (match[1] or match[2]).split(", ")}
+    if named:
+        ops = ", ".join(sorted(named))
+        return QuantizationError(f"{ops} has no {precision} form in TFLite: train with another pooling or tail")
+    first_line, _, _ = message.strip().partition("\n")
+    return QuantizationError(f"the model cannot be converted to {precision} TFLite: {first_line}")
+
+
+def _pixels(preprocessing: Preprocessing) -> Range:
+    low, high = ((pixel - preprocessing.mean) / preprocessing.std for pixel in (0, 255))
+    return Range(low, high)
+
+
+def _chosen(activation: Activation, rules: Int8Rules, square_roots: Collection[str]) -> Range:
+    before_sqrt = SQRT_EPSILON if activation.feeds.intersection(square_roots) else None
+    return choose_range(activation.seen, rules.of(activation.names), before_sqrt=before_sqrt)
+
+
+def _quantized(annotated_tflite: bytes, io: QuantizedIo) -> bytes:
+    # Public only as the last step of a converter that chooses the ranges itself, but documented with that converter:
+    # https://www.tensorflow.org/lite/performance/quantization_debugger.
+    from tensorflow.lite.python.convert import mlir_quantize
+
+    dtype = tf.as_dtype(io)
+    try:
+        with muted_native_stderr():
+            content: bytes = mlir_quantize(
+                annotated_tflite, input_data_type=tf.as_dtype(io), output_data_type=tf.as_dtype(io)
+            )
+    except Exception as error:  # the converter's own exception is private and derives from nothing narrower
+        raise refusal(str(error), "int8") from error
+    return content
+
+
+def _tensors(content: bytes, activations: Sequence[Activation], rules: Int8Rules) -> tuple[TensorRange, ...]:
+    in_file = ranges_in_file(content)
+    return tuple(
+        TensorRange(
+            name=activation.name,
+            method=rules.of(activation.names).range_method,
+            lowest=activation.seen.low,
+            p0_1=activation.seen.percentile(0.1),
+            p99_9=activation.seen.percentile(99.9),
+            highest=activation.seen.high,
+            low=in_file[activation.tensor].low,
+            high=in_file[activation.tensor].high,
+            clipped=share_clipped(activation.seen, in_file[activation.tensor]),
+            sqnr_db=sqnr_db(activation.seen, in_file[activation.tensor]),
+        )
+        for activation in activations
+        if activation.tensor in in_file
+    )

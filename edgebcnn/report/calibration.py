@@ -1,0 +1,166 @@
+"""Which photos calibrated an int8 model, what did its ranges become, and would other photos have given the same?"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from rich.box import SIMPLE_HEAD
+from rich.table import Table
+
+from edgebcnn.report.agreement import Proportion
+
+BRIGHTNESS_BANDS = ("dark", "middling", "bright")
+"""Terciles of the brightness of a product's photos."""
+
+MIN_AGREEMENT = 0.97
+MAX_DISTANCE = 0.1
+"""Real photos give models within 0.01 of one another, a network of random weights 0.04, noise 0.8; see
+docs/benchmarks.md."""
+
+
+@dataclass(frozen=True)
+class TensorRange:
+    """An int8 tensor and what its range makes of the values that were seen.
+
+    Attributes:
+        name: The layer, and its op as well where the layer has several.
+        method: How the range was chosen.
+        lowest: Lowest value seen.
+        p0_1: The value below which 0.1 % of them lie.
+        p99_9: The value below which 99.9 % of them lie.
+        highest: Highest value seen.
+        low: Lower end of the range, as it is in the file.
+        high: Upper end.
+        clipped: Share of the values that lie outside.
+        sqnr_db: Signal-to-quantization-noise ratio; infinite where nothing is lost.
+    """
+
+    name: str
+    method: str
+    lowest: float
+    p0_1: float
+    p99_9: float
+    highest: float
+    low: float
+    high: float
+    clipped: float
+    sqnr_db: float
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything; JSON has no infinity, so that is null."""
+        return {**asdict(self), "sqnr_db": self.sqnr_db if math.isfinite(self.sqnr_db) else None}
+
+
+@dataclass(frozen=True)
+class Stability:
+    """How far apart two int8 models are that were calibrated on different photos.
+
+    Attributes:
+        agreement: Of their top-1, on training photos that neither was calibrated on.
+        distance: Mean total variation ½ Σ |p - q| of their probabilities on those, 0-1. A model is sure of its training
+            photos, so that this moves long before an answer does.
+        photos: How many photos the second was calibrated on.
+    """
+
+    agreement: Proportion
+    distance: float
+    photos: int
+
+    @property
+    def is_stable(self) -> bool:
+        """Whether both are as good photos make them; an agreement counts as low when its interval is."""
+        return self.agreement.high >= MIN_AGREEMENT and self.distance <= MAX_DISTANCE
+
+    def __str__(self) -> str:
+        """The agreement, and what it means."""
+        said = (
+            f"calibrated on {self.photos} other photos, the int8 model gives the same answer on {self.agreement}, "
+            f"with probabilities {self.distance:.3f} apart"
+        )
+        return said if self.is_stable else f"{said}: the calibration photos do not show what the model was trained on"
+
+
+@dataclass(frozen=True)
+class CalibrationReport:
+    """What an int8 model learned its ranges from, and what they became.
+
+    Attributes:
+        recipe: Name of the recipe.
+        source: Where the photos are from, `train` or `captured`.
+        photos: Product and brightness of each photo.
+        notes: What a user should know about the choice.
+        tensors: The ranges, in the order of computation.
+        stability: None where too few training photos were left to tell.
+    """
+
+    recipe: str
+    source: str
+    photos: tuple[tuple[str, str], ...]
+    notes: tuple[str, ...]
+    tensors: tuple[TensorRange, ...]
+    stability: Stability | None
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything, photos as counts."""
+        counts = Counter(self.photos)
+        stability = self.stability
+        return {
+            "recipe": self.recipe,
+            "source": self.source,
+            "photos": [
+                {"product": product, "brightness": brightness, "photos": counts[product, brightness]}
+                for product, brightness in sorted(counts)
+            ],
+            "notes": list(self.notes),
+            "tensors": [tensor.as_json() for tensor in self.tensors],
+            "stability": None
+            if stability is None
+            else {
+                "agreement": stability.agreement.as_json(),
+                "distance": stability.distance,
+                "photos": stability.photos,
+            },
+        }
+
+
+def calibration_tables(report: CalibrationReport) -> list[Table]:
+    """The photos by product and brightness, then the range of each tensor.
+
+    Args:
+        report: What to show.
+    """
+    return [_photos_table(report), _ranges_table(report)]
+
+
+def _photos_table(report: CalibrationReport) -> Table:
+    counts = Counter(report.photos)
+    table = Table(title=f"{len(report.photos)} calibration photos ({report.source}), recipe {report.recipe}")
+    table.add_column("product", overflow="fold")
+    for column in BRIGHTNESS_BANDS:
+        table.add_column(column, justify="right")
+    for product in sorted({product for product, _ in report.photos}):
+        table.add_row(product, *(str(counts[product, band]) for band in BRIGHTNESS_BANDS))
+    return table
+
+
+def _ranges_table(report: CalibrationReport) -> Table:
+    methods = {tensor.method for tensor in report.tensors}
+    table = Table(
+        title="Values seen; range of each int8 tensor, what it clips, and its SQNR",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("layer", overflow="fold", min_width=20)
+    for column in ("lowest", "0.1 %", "99.9 %", "highest", "from", "to", "clip %", "dB"):
+        table.add_column(column, justify="right", no_wrap=True)
+    if len(methods) > 1:
+        table.add_column("method", no_wrap=True)
+    for tensor in report.tensors:
+        values = (tensor.lowest, tensor.p0_1, tensor.p99_9, tensor.highest, tensor.low, tensor.high)
+        cells = [tensor.name, *(f"{value:.2g}" for value in values)]
+        cells += [f"{100 * tensor.clipped:.2f}", f"{tensor.sqnr_db:.1f}"]
+        table.add_row(*cells, *([tensor.method] if len(methods) > 1 else []))
+    return table
