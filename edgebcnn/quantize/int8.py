@@ -115,9 +115,7 @@ def _quantized(annotated_tflite: bytes, io: QuantizedIo) -> bytes:
     dtype = tf.as_dtype(io)
     try:
         with muted_native_stderr():
-            content: bytes = mlir_quantize(
-                annotated_tflite, input_data_type=tf.as_dtype(io), output_data_type=tf.as_dtype(io)
-            )
+            content: bytes = mlir_quantize(annotated_tflite, input_data_type=dtype, output_data_type=dtype)
     except Exception as error:  # the converter's own exception is private and derives from nothing narrower
         raise refusal(str(error), "int8") from error
     return content
