@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+from typing import Any
 
 from edgebcnn.native import muted_native_stderr
 
@@ -20,4 +21,15 @@ with muted_native_stderr():
 
 logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
-__all__ = ["keras", "tf"]
+__all__ = ["keras", "tf", "tflite_quantizer"]
+
+
+def tflite_quantizer() -> Any:
+    """The step of TensorFlow's TFLite converter that quantizes a file whose tensors have ranges.
+
+    Public only as the last step of a converter that chooses the ranges itself, but documented with that converter:
+    https://www.tensorflow.org/lite/performance/quantization_debugger.
+    """
+    from tensorflow.lite.python.convert import mlir_quantize
+
+    return mlir_quantize

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from edgebcnn.bundle import Precision
 from edgebcnn.errors import QuantizationError
-from edgebcnn.model.keras import tf
+from edgebcnn.model.keras import tf, tflite_quantizer
 from edgebcnn.model.pooling import SQRT_EPSILON
 from edgebcnn.native import muted_native_stderr
 from edgebcnn.preprocessing import Preprocessing
@@ -108,14 +108,10 @@ def _chosen(activation: Activation, rules: Int8Rules, square_roots: Collection[s
 
 
 def _quantized(annotated_tflite: bytes, io: QuantizedIo) -> bytes:
-    # Public only as the last step of a converter that chooses the ranges itself, but documented with that converter:
-    # https://www.tensorflow.org/lite/performance/quantization_debugger.
-    from tensorflow.lite.python.convert import mlir_quantize
-
     dtype = tf.as_dtype(io)
     try:
         with muted_native_stderr():
-            content: bytes = mlir_quantize(annotated_tflite, input_data_type=dtype, output_data_type=dtype)
+            content: bytes = tflite_quantizer()(annotated_tflite, input_data_type=dtype, output_data_type=dtype)
     except Exception as error:  # the converter's own exception is private and derives from nothing narrower
         raise refusal(str(error), "int8") from error
     return content
