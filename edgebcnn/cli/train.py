@@ -82,8 +82,8 @@ def folder_name(_context: click.Context, _parameter: click.Parameter, name: str 
     click.option(
         "--weights", default="imagenet", metavar="A,B", help="Where each stream starts: imagenet, none, or a file."
     ),
-    click.option("--train-px", default=256, help="Side of the pictures that training sees."),
-    click.option("--input-px", default=320, help="Side of the pictures that the models are used at."),
+    click.option("--train-px", default=224, help="Side of the pictures that training sees."),
+    click.option("--input-px", default=256, help="Side of the pictures that the models are used at."),
     click.option("--pooling", type=click.Choice(_POOLINGS), default="hadamard", help="How the compact model pools."),
     click.option("--rank", type=int, help="Size of the compact pooling; its own if left out."),
     click.option(
@@ -101,11 +101,11 @@ def folder_name(_context: click.Context, _parameter: click.Parameter, name: str 
     ),
     click.option("--copies", default=8, help="Augmented copies of every photo, drawn once."),
     click.option("--head-epochs", default=5, help="Epochs of each model's classifier on frozen features."),
-    click.option("--epochs", default=8, help="Epochs of fine-tuning of each model."),
+    click.option("--epochs", default=10, help="Epochs of fine-tuning of each model."),
     click.option("--head-rate", default=1e-3, help="Peak learning rate of a head on frozen features."),
     click.option("--full-head-rate", default=1e-4, help="That of the full model's head in fine-tuning."),
     click.option("--compact-head-rate", default=1e-3, help="That of the compact model's head in fine-tuning."),
-    click.option("--backbone-rate", default=3e-4, help="Peak learning rate of the backbone."),
+    click.option("--backbone-rate", default=5e-4, help="Peak learning rate of the backbone."),
     click.option(
         "--patience", default=3, help="Epochs without a better validation loss that halve the rates; twice end."
     ),
@@ -125,7 +125,7 @@ def folder_name(_context: click.Context, _parameter: click.Parameter, name: str 
     ),
     click.option("--warmup", default=0.08, help="Share of a stage in which the rates rise to their peak."),
     click.option(
-        "--averaging", default=0.99, help="Decay of the moving average of the weights that is kept; 0 for none."
+        "--averaging", default=0.0, help="Decay of the moving average of the weights that is kept; 0 for none."
     ),
     click.option("--batch-size", default=32, help="Photos in a step."),
     click.option("--weight-decay", default=0.02, help="Decoupled weight decay, of adamw."),
@@ -145,14 +145,14 @@ def folder_name(_context: click.Context, _parameter: click.Parameter, name: str 
 )
 @section(
     "Augmentation (the largest value drawn; 0 for none)",
-    click.option("--min-area", default=0.25, help="Smallest share of a photo that a random crop keeps."),
+    click.option("--min-area", default=0.35, help="Smallest share of a photo that a random crop keeps."),
     click.option("--max-aspect", default=1.25, help="Change of the crop's width-to-height ratio, as a factor."),
     click.option("--rotation-deg", default=10.0, help="Rotation."),
     click.option("--shear-deg", default=0.0, help="Slant of vertical lines."),
     click.option("--perspective", default=0.05, help="Shift of a corner, as a share of the side."),
-    click.option("--brightness", default=0.4, help="Relative change of brightness, and of contrast."),
-    click.option("--saturation", default=0.4, help="Relative change of saturation."),
-    click.option("--cast", default=0.1, help="Relative change of one colour channel."),
+    click.option("--brightness", default=0.3, help="Relative change of brightness, and of contrast."),
+    click.option("--saturation", default=0.3, help="Relative change of saturation."),
+    click.option("--cast", default=0.05, help="Relative change of one colour channel."),
     click.option("--blur-px", default=1.2, help="Standard deviation of a blur, of a quarter of the copies."),
     click.option("--jpeg-quality", default=40, help="Lowest JPEG quality, of a quarter of the copies; 100 for none."),
     click.option("--flip", is_flag=True, help="Mirror half of the copies; not where text tells products apart."),

@@ -30,14 +30,14 @@ class Augmentation(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    min_area: float = Field(default=0.25, gt=0, le=1)
+    min_area: float = Field(default=0.35, gt=0, le=1)
     max_aspect: float = Field(default=1.25, ge=1)
     rotation_deg: float = Field(default=10.0, ge=0, le=180)
     shear_deg: float = Field(default=0.0, ge=0, le=60)
     perspective: float = Field(default=0.05, ge=0, le=0.3)
-    brightness: float = Field(default=0.4, ge=0, lt=1)
-    saturation: float = Field(default=0.4, ge=0, le=1)
-    cast: float = Field(default=0.1, ge=0, lt=1)
+    brightness: float = Field(default=0.3, ge=0, lt=1)
+    saturation: float = Field(default=0.3, ge=0, le=1)
+    cast: float = Field(default=0.05, ge=0, lt=1)
     blur_px: float = Field(default=1.2, ge=0)
     jpeg_quality: int = Field(default=40, ge=1, le=100)
     flip: bool = False

@@ -87,8 +87,8 @@ class TrainConfig(BaseModel):
     streams: str = "mobilenet_v2"
     shared_weights: bool | None = None
     weights: str = "imagenet"
-    train_px: int = Field(default=256, ge=32, le=1024, multiple_of=32)
-    input_px: int = Field(default=320, ge=32, le=1024, multiple_of=32)
+    train_px: int = Field(default=224, ge=32, le=1024, multiple_of=32)
+    input_px: int = Field(default=256, ge=32, le=1024, multiple_of=32)
     pooling: CompactPooling = "hadamard"
     rank: int | None = Field(default=None, ge=1)
     tail: Tail | None = None
@@ -96,12 +96,12 @@ class TrainConfig(BaseModel):
     frozen_through: str = "auto"
     copies: int = Field(default=8, ge=1, le=200)
     full_head: StageConfig = StageConfig(epochs=5, head_rate=1e-3)
-    full_finetune: StageConfig = StageConfig(epochs=8, head_rate=1e-4, backbone_rate=3e-4)
+    full_finetune: StageConfig = StageConfig(epochs=10, head_rate=1e-4, backbone_rate=5e-4)
     compact_head: StageConfig = StageConfig(epochs=5, head_rate=1e-3)
-    compact_finetune: StageConfig = StageConfig(epochs=8, head_rate=1e-3, backbone_rate=3e-4)
+    compact_finetune: StageConfig = StageConfig(epochs=10, head_rate=1e-3, backbone_rate=5e-4)
     fit_on: FitOn = "train"
     schedule: Schedule = "cosine"
-    averaging: float = Field(default=0.99, ge=0, lt=1)
+    averaging: float = Field(default=0.0, ge=0, lt=1)
     batch_size: int = Field(default=32, ge=2)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     balance: float = Field(default=0.0, ge=0, le=1)
