@@ -32,6 +32,9 @@ def mediapipe_python(request: pytest.FixtureRequest) -> Iterator[Path]:
         installed = subprocess.run([python, "-m", "pip", "install", *packages], capture_output=True, text=True)
         if installed.returncode:
             pytest.skip(f"pip cannot fetch MediaPipe {request.param}: {installed.stderr.strip().splitlines()[-1]}")
+        imported = subprocess.run([python, "-c", "import mediapipe"], capture_output=True, text=True)
+        if "cannot open shared object file" in imported.stderr:
+            pytest.skip(f"MediaPipe needs more of the system: {imported.stderr.strip().splitlines()[-1]}")
         yield python
 
 
