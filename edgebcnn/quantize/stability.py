@@ -2,7 +2,7 @@
 
 A second model is calibrated on training photos that the first did not use, as many and chosen alike, and both answer on
 training photos that neither used. Noise, black frames or other extreme pictures give ranges that real photos do not,
-and the answers differ; a few real photos, even of one product, may well do (docs/benchmarks.md).
+and the answers differ; a few real photos, even of one product, may well do.
 """
 
 from __future__ import annotations
