@@ -93,7 +93,7 @@ def compared(run: TrainedRun, recipe: str, split: str, reporter: Reporter) -> li
     return rows
 
 
-def row(name: str, found: NDArray[np.float32], reference: NDArray[np.float32], truth: NDArray[np.int64]) -> Row:
+def row(name: str, found: NDArray[np.floating], reference: NDArray[np.floating], truth: NDArray[np.int64]) -> Row:
     """The figures of one model, from `(n, k)` probabilities of it and of the float model."""
     top1 = found.argmax(axis=1)
     distance = float(np.abs(found - reference).sum(axis=1).mean() / 2)

@@ -145,13 +145,7 @@ def export(
         _check_pooling(run)
     full, compact = run.load("full"), run.load("compact")
     int8 = _calibrated(run, compact, recipe, captured, io, reporter) if "int8" in precisions else None
-    contents = {
-        precision: _described(
-            run,
-            int8.content if int8 is not None and precision == "int8" else _converted(run, compact, precision, reporter),
-        )
-        for precision in precisions
-    }
+    contents = _contents(run, compact, precisions, int8, reporter)
     audits = {precision: audit(content) for precision, content in contents.items()}
     if "int8" in audits:
         _check_int8(audits["int8"], run, allow_float=allow_float)
@@ -161,12 +155,7 @@ def export(
     with _draft(output, manifest, run, files) as draft:
         edges = _edges(run, draft, reporter)
     models = {
-        precision: EdgeModel(
-            size_bytes=len(contents[precision]),
-            audit=audits[precision],
-            comparison=_compared(run, references, edge),
-            verdict=_judged(run, references["compact"], edge, recipe.gates),
-        )
+        precision: _edge_model(run, recipe.gates, references, edge, contents[precision], audits[precision])
         for precision, edge in edges.items()
     }
     held_out = run.dataset.held_out_name
@@ -222,6 +211,21 @@ def _calibrated(
 def _converted(run: TrainedRun, compact: Bcnn, precision: Precision, reporter: Reporter) -> bytes:
     with reporter.progress(f"converting to {precision}", 0):
         return convert(_folded(run, compact), precision, preprocessing=run.preprocessing)
+
+
+def _contents(
+    run: TrainedRun,
+    compact: Bcnn,
+    precisions: Sequence[Precision],
+    int8: CalibratedModel | None,
+    reporter: Reporter,
+) -> dict[Precision, bytes]:
+    def converted(precision: Precision) -> bytes:
+        if int8 is not None and precision == "int8":
+            return int8.content
+        return _converted(run, compact, precision, reporter)
+
+    return {precision: _described(run, converted(precision)) for precision in precisions}
 
 
 def _described(run: TrainedRun, content: bytes) -> bytes:
@@ -289,6 +293,22 @@ def _edges(run: TrainedRun, draft: Bundle, reporter: Reporter) -> dict[Precision
                 advance(len(pixels))
         probabilities[precision] = np.concatenate(batches)
     return probabilities
+
+
+def _edge_model(
+    run: TrainedRun,
+    gates: Gates,
+    references: Mapping[str, NDArray[np.float32]],
+    edge: NDArray[np.float32],
+    content: bytes,
+    audited: Audit,
+) -> EdgeModel:
+    return EdgeModel(
+        size_bytes=len(content),
+        audit=audited,
+        comparison=_compared(run, references, edge),
+        verdict=_judged(run, references["compact"], edge, gates),
+    )
 
 
 def _compared(
