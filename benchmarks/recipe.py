@@ -53,10 +53,9 @@ def main(data: Path, weights: str, seeds: str, runs: Path, without_gap: bool, fl
 def trained(run: Path, flags: Sequence[Any]) -> dict[str, Any]:
     """Trains a run, or goes on with it, and says what it reached."""
     where = ["--runs", run.parent, "--name", run.name]
-    there = (run / RECORD_NAME).is_file()
     seconds = 0.0
-    if not there or read_record(run).state != "finished":
-        seconds = typed("train", *where, *(["--resume"] if there else flags))
+    if not is_finished(run):
+        seconds = typed("train", *where, *(["--resume"] if (run / RECORD_NAME).is_file() else flags))
     metrics = json.loads((run / "metrics.json").read_text())
     right = {model["name"]: model["accuracy"] for model in metrics["models"]}
     return {
@@ -69,11 +68,18 @@ def trained(run: Path, flags: Sequence[Any]) -> dict[str, Any]:
 def with_average_pooling(run: Path, seed: int) -> dict[str, Any]:
     """The same with average pooling in the place of the compact head."""
     config, made = read_record(run).config, run.with_name(f"{run.name}-gap")
-    seconds = typed("compress", run, "--pooling", "gap", "--name", made.name, *as_trained(config), "--seed", seed)
+    seconds = 0.0
+    if not is_finished(made):
+        seconds = typed("compress", run, "--pooling", "gap", "--name", made.name, *as_trained(config), "--seed", seed)
     metrics = json.loads((made / "metrics.json").read_text())
     right = next(model["accuracy"] for model in metrics["models"] if model["name"] == "compact")
     gap = {"accuracy": right, "head": metrics["parameters"]["compact"]["head"]}
     return {"gap": gap, "gap_seconds": noted(made, seconds)}
+
+
+def is_finished(run: Path) -> bool:
+    """Whether a run is there and needs nothing more."""
+    return (run / RECORD_NAME).is_file() and read_record(run).state == "finished"
 
 
 def as_trained(config: TrainConfig) -> list[Any]:
@@ -89,7 +95,7 @@ def as_trained(config: TrainConfig) -> list[Any]:
 def typed(command: str, *arguments: Any) -> float:
     """Runs a command and says how many seconds it took."""
     started_s = time.monotonic()
-    subprocess.run([sys.executable, "-m", "edgebcnn", command, *map(str, arguments)], check=True, stdout=sys.stderr)
+    subprocess.run([sys.executable, "-m", "edgebcnn", command, *map(str, arguments)], check=True, stdout=sys.__stderr__)
     return time.monotonic() - started_s
 
 
@@ -97,7 +103,7 @@ def noted(run: Path, seconds: float) -> float:
     """All seconds that a run took, over all commands that went on with it."""
     file = run / "seconds.json"
     before = json.loads(file.read_text()) if file.is_file() else 0.0
-    write_json(file, before + (seconds if seconds > 60 else 0.0))  # less is a command that found all done
+    write_json(file, before + seconds)
     return round(before + seconds)
 
 

@@ -12,10 +12,10 @@ import pytest
 from click import Command
 from click.testing import CliRunner
 
-from benchmarks import head_cost, int8_remedies, training_speed
+from benchmarks import head_cost, int8_remedies, recipe, training_speed
 from edgebcnn.model.bcnn import Architecture
 from edgebcnn.model.heads import HEADS
-from tests.blocks import draw_blocks
+from tests.blocks import QUICK, draw_blocks
 
 SMALL_TRAINING = (
     *("--streams", "small", "--frozen-through", "small_2_relu", "--train-px", "32"),
@@ -88,6 +88,19 @@ def test_every_head_is_measured_beside_its_backbone(tmp_path: Path) -> None:
         assert all(0 < value < 1e9 for value in numbers(row)), row
     assert [row["name"] for row in document["parts"] if not row["integer_only"]] == ["tensor_sketch 2048"]
     assert plot.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_recipe_is_measured_over_seeds_with_average_pooling_beside_it_and_goes_on(tmp_path: Path) -> None:
+    data = draw_blocks(tmp_path / "data", per_product={"train": 12, "val": 4, "test": 6})
+    places = ["--data", str(data), "--runs", str(tmp_path / "runs"), "--seeds", "3"]
+    for _ in range(2):
+        result = CliRunner().invoke(recipe.main, [*places, "--", *QUICK])
+        assert result.exit_code == 0, result.output
+    (row,) = json.loads((tmp_path / "runs/recipe.json").read_text())["runs"]
+    assert row["seed"] == 3
+    assert row["gap"]["head"] == 128 * 3 + 3 < row["compact"]["head"] < row["full"]["head"]
+    assert all(row[name]["accuracy"]["n"] == 18 for name in recipe.MODELS)
+    assert (tmp_path / "runs/recipe.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_multiply_adds_are_those_of_a_hand_count() -> None:

@@ -12,7 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from edgebcnn.cli.compress import _choices, command
 from edgebcnn.errors import Interrupted
+from edgebcnn.train.compress import CompressChoices
 from edgebcnn.train.run_folder import open_run, read_record
 from tests.blocks import QUICK, draw_blocks
 from tests.typing_in import typed
@@ -154,6 +156,11 @@ def test_bad_input_is_one_sentence_and_leaves_nothing(
     assert (result.exit_code, result.stdout) == (exit_code, ""), result.stderr
     assert says in result.stderr
     assert sorted((shop / "runs").iterdir()) == before
+
+
+def test_every_default_of_the_command_is_that_of_the_library() -> None:
+    flags = command.make_context("compress", []).params
+    assert _choices({name: flags[name] for name in CompressChoices.model_fields}) == CompressChoices()
 
 
 def test_a_run_that_is_none_is_refused(tmp_path: Path) -> None:

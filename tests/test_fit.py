@@ -246,6 +246,21 @@ def test_a_loss_that_is_not_a_number_stops_at_its_batch_with_good_weights(tmp_pa
     assert all(np.isfinite(weights).all() for weights in fitting.bcnn.head.get_weights())
 
 
+@pytest.mark.parametrize("judged", [True, False])
+def test_weights_that_are_no_numbers_are_never_the_best(tmp_path: Path, judged: bool) -> None:
+    fitting = Fitting(tmp_path, epochs=2)
+
+    def spoil(photos: int) -> None:  # after the loss of the epoch's last batch was seen
+        fitting.photos += photos
+        if fitting.photos == 2 * 48:
+            for variable in fitting.bcnn.head.trainable_variables:
+                variable.assign(np.nan * variable)
+
+    with pytest.raises(TrainingError, match="a weight of compact/head is not a number after epoch 2"):
+        fitting.fit(feature_maps(48), feature_maps(24, seed=1) if judged else None, advance=spoil)
+    assert all(np.isfinite(weights).all() for weights in fitting.bcnn.head.get_weights())
+
+
 def test_a_teacher_moves_the_student_towards_its_own_probabilities(tmp_path: Path) -> None:
     train, validation = feature_maps(48), feature_maps(24, seed=1)
     # A teacher that takes class 0 for class 1, always: the labels alone would never say so.

@@ -188,6 +188,15 @@ def test_the_command_says_what_was_lost_and_has_an_exit_code_of_its_own(noisy: T
         assert words in result.stderr
 
 
+def test_a_bundle_can_go_to_the_folder_that_one_is_in(
+    noisy: TrainedRun, bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(bundle)
+    result = _typed(noisy, Path("."))
+    assert result.exit_code == 13, result.stderr
+    assert bundle.with_name("bundle.refused").joinpath("report.json").is_file()
+
+
 def test_a_refusal_is_json_as_well(noisy: TrainedRun, bundle: Path) -> None:
     result = _typed(noisy, bundle, "--json")
     assert result.exit_code == 13

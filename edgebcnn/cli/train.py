@@ -130,10 +130,8 @@ def folder_name(_context: click.Context, _parameter: click.Parameter, name: str 
     click.option("--batch-size", default=32, help="Photos in a step."),
     click.option("--weight-decay", default=0.02, help="Decoupled weight decay, of adamw."),
     click.option("--clip-norm", default=5.0, help="Largest global norm of a gradient."),
-    click.option(
-        "--mixed-precision", is_flag=True, help="Let the streams compute in bfloat16: for a GPU; on a CPU it is slower."
-    ),
-    click.option("--xla", is_flag=True, help="Compile training steps by XLA: for a GPU; on a CPU it is slower."),
+    click.option("--mixed-precision", is_flag=True, help="Let the streams compute in bfloat16, for a GPU."),
+    click.option("--xla", is_flag=True, help="Compile training steps by XLA, for a GPU."),
 )
 @section(
     "Regularization",

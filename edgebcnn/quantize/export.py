@@ -137,6 +137,7 @@ def export(
         BundleError: `output` holds something that is not a bundle, or the report's place something else.
         StorageError: the disk is full, or `output` cannot be written.
     """
+    output = output.absolute()  # `.` has no name to put a draft or a report beside
     check_destination(output)
     check_refused_folder(output)
     check_writable(output.parent)

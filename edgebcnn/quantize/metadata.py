@@ -23,6 +23,7 @@ from edgebcnn import __version__
 from edgebcnn.bundle import Label
 from edgebcnn.errors import DataError
 from edgebcnn.preprocessing import Preprocessing
+from edgebcnn.quantize.activations import packed
 
 BUFFER_NAME = "TFLITE_METADATA"
 LABELS_FILE = "labels.txt"
@@ -48,7 +49,6 @@ _RGB = 1  # of ColorSpaceType
 _DESCRIPTIONS, _TENSOR_AXIS_LABELS = 1, 2  # of AssociatedFileType
 _OLDEST_PARSER = "1.0.0"  # none of these fields and values came later
 _METADATA_IDENTIFIER = b"M001"
-_MODEL_IDENTIFIER = b"TFL3"
 _UNIX = 3  # the same wherever the archive is written
 
 
@@ -185,9 +185,7 @@ def _with_buffer(content: bytes, data: bytes) -> bytes:
     entry.name, entry.buffer = BUFFER_NAME, len(model.buffers)
     model.buffers = [*model.buffers, buffer]
     model.metadata = [*(model.metadata or ()), entry]
-    builder = flatbuffers.Builder(len(content) + len(data))
-    builder.Finish(model.Pack(builder), _MODEL_IDENTIFIER)
-    return bytes(builder.Output())
+    return packed(model)
 
 
 def _with_archive(content: bytes, files: Mapping[str, bytes]) -> bytes:

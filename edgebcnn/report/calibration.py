@@ -17,8 +17,7 @@ BRIGHTNESS_BANDS = ("dark", "middling", "bright")
 
 MIN_AGREEMENT = 0.97
 MAX_DISTANCE = 0.1
-"""Real photos give models within 0.01 of one another, a network of random weights 0.04, noise 0.8; see
-docs/benchmarks.md."""
+"""Several times what real photos give, and a fraction of what noise does."""
 
 
 @dataclass(frozen=True)

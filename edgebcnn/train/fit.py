@@ -109,7 +109,8 @@ class Stage:
         self._groups = [(head, stage.head_rate)] + ([(backbone, stage.backbone_rate)] if backbone is not None else [])
         self._optimizers = [_optimizer(config, stage, network) for network, _ in self._groups]
         self._variables = [variable for network, _ in self._groups for variable in network.weights]
-        self._average = [tf.Variable(variable, trainable=False) for variable in self._variables]
+        averaged = self._variables if config.averaging else []
+        self._average = [tf.Variable(variable, trainable=False) for variable in averaged]
         self._steps = tf.Variable(0.0, trainable=False)
         self._train_step = tf.function(
             self._step, autograph=False, reduce_retracing=not config.xla, jit_compile=config.xla
@@ -151,7 +152,8 @@ class Stage:
         try:
             while progress.epoch < self._stage.epochs and not self._is_over(progress):
                 report = self._epoch(train, validation, progress.epoch, progress.rate_factor, advance)
-                best = self._judge(progress, report, best)
+                self._check_weights(report.epoch)
+                best = self._judge(progress, report, best, is_judged=validation is not None)
                 self._save(checkpoint, progress, best)
                 on_epoch(report)
         finally:
@@ -190,10 +192,20 @@ class Stage:
             seconds=time.monotonic() - started_s,
         )
 
-    def _judge(self, progress: _Progress, report: EpochReport, best: list[NDArray[Any]]) -> list[NDArray[Any]]:
+    def _check_weights(self, epoch: int) -> None:
+        """The loss of the last batch says nothing of the step that it led to."""
+        if not all(np.isfinite(weights).all() for weights in self._judged()):
+            raise TrainingError(
+                f"a weight of {self.role}/{self.stage_name} is not a number after epoch {epoch}; the best weights so "
+                "far are kept: lower the learning rates and start again"
+            )
+
+    def _judge(
+        self, progress: _Progress, report: EpochReport, best: list[NDArray[Any]], *, is_judged: bool
+    ) -> list[NDArray[Any]]:
         progress.epoch = report.epoch
         progress.history.append(asdict(report))
-        if math.isnan(report.val_loss) or report.val_loss < progress.best_loss:
+        if not is_judged or report.val_loss < progress.best_loss:
             progress.best_loss, progress.best_epoch, progress.stalled_since = (
                 report.val_loss,
                 report.epoch,

@@ -89,15 +89,19 @@ class TrainedRun:
         """Shape of the full or the compact model."""
         return architecture(self.config, len(self.dataset.labels), role)
 
-    def load(self, role: Role) -> Bcnn:
-        """The full or the compact model with its trained weights.
+    def load(self, role: Role, name: str = "weights") -> Bcnn:
+        """The full or the compact model, in float32, with its trained weights.
+
+        Args:
+            role: Which.
+            name: `factorized` for the compact model of `edgebcnn compress` before it learned anything.
 
         Raises:
             RunError: that model was not trained, or its weights are gone or do not fit.
         """
         _check_that_it_was_trained(self.path, role, self.state)
         bcnn = build(self.architecture(role))
-        read_weights(self.path, role, bcnn)
+        read_weights(self.path, role, bcnn, name)
         return bcnn
 
 

@@ -239,12 +239,6 @@ class _Training:
             mixed_precision=self._config.mixed_precision,
         )
 
-    def _kept(self, role: Role, name: str) -> Bcnn:
-        """A model as whoever opens the run will have it: from disk, in float32."""
-        bcnn = build(architecture(self._config, len(self._dataset.labels), role))
-        read_weights(self._run, role, bcnn, name)
-        return bcnn
-
     def _load(self, role: Role, bcnn: Bcnn) -> Bcnn:
         read_weights(self._run, role, bcnn)
         return bcnn
@@ -290,7 +284,9 @@ class _Training:
         kept: list[tuple[str, Role, str]] = [("full", "full", "weights"), ("compact", "compact", "weights")]
         if self._compresses:
             kept.insert(1, ("factorized", "compact", "factorized"))
-        models = {name: self._kept(role, file) for name, role, file in kept}
+        # From disk, as whoever opens the run will have them.
+        run = TrainedRun(self._run, self._config, self._dataset, self._record.state)
+        models = {name: run.load(role, file) for name, role, file in kept}
         probabilities = self._asked(models, PreparedPhotos(photos, square(self._config.input_px)))
         comparison = compare(class_ids(photos), probabilities, self._dataset.labels)
         document = {"photos": self._dataset.held_out_name, **comparison_json(comparison)}
