@@ -45,7 +45,7 @@ def test_a_users_own_profile_is_found_by_its_path(own: Path) -> None:
 
 
 def test_a_profile_says_when_nobody_has_measured_it(own: Path) -> None:
-    assert load_profile(str(own)).measured == "nobody has measured this yet"
+    assert load_profile(str(own)).said_of_measurements == "nobody has measured this yet"
 
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgebcnn.cli.device_options import device_options, policy_of
+
 if TYPE_CHECKING:
     from edgebcnn.bundle import Bundle, Precision
     from edgebcnn.camera.sinks import Sink
@@ -29,20 +31,14 @@ def _number(_context: click.Context, _parameter: click.Parameter, value: float |
 @click.option(
     "--camera",
     "spec",
-    default="0",
+    show_default="the device's, which is 0 in most profiles",
     metavar="SOURCE",
     help="Index, device, video file, folder of photos, or an http(s) MJPEG or RTSP address.",
 )
 @click.option(
     "--bundle", "bundle_path", type=click.Path(path_type=Path), default=DEFAULT_BUNDLE, help="What export wrote."
 )
-@click.option(
-    "--precision",
-    type=click.Choice(["int8", "fp16", "float32"]),
-    show_default="the first of these that the bundle has",
-    help="Which of the bundle's models to run.",
-)
-@click.option("--threads", type=click.IntRange(1, 64), show_default="the cores, at most 4", help="CPU threads.")
+@device_options
 @click.option("--jsonl", type=click.Path(path_type=Path), help="Append one JSON object a frame to this file.")
 @click.option("--max-frames", type=click.IntRange(min=1), help="Stop after so many classified frames.")
 @click.option(
@@ -55,8 +51,11 @@ def _number(_context: click.Context, _parameter: click.Parameter, value: float |
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON, and no line per frame.")
 def command(
     *,
-    spec: str,
+    spec: str | None,
     bundle_path: Path,
+    device: str,
+    allow_cpu_fallback: bool,
+    require_full_delegation: bool,
     precision: Precision | None,
     threads: int | None,
     jsonl: Path | None,
@@ -75,13 +74,18 @@ def command(
     from edgebcnn.camera.source import open_source
     from edgebcnn.cli.console import TerminalReporter
     from edgebcnn.cli.signals import stopped_by_signals
-    from edgebcnn.device.classifier import Classifier
+    from edgebcnn.device.delegate import open_classifier
+    from edgebcnn.device.profile import load_profile
 
     reporter = TerminalReporter()
+    policy = policy_of(allow_cpu_fallback=allow_cpu_fallback, require_full_delegation=require_full_delegation)
     with stopped_by_signals() as stop:
-        classifier = Classifier.from_bundle(_open(bundle_path), precision=precision, threads=threads)
+        profile = load_profile(device)
+        classifier = open_classifier(_open(bundle_path), profile, precision=precision, threads=threads, policy=policy)
+        if classifier.receipt.fallback:
+            reporter.say(f"Going on with the CPU: {classifier.receipt.fallback}")
         names = {label.name for label in classifier.labels}
-        with closing(open_source(spec, labels=names, reporter=reporter)) as source:
+        with closing(open_source(spec or profile.camera.source, labels=names, reporter=reporter)) as source:
             loop = CameraLoop(source, classifier, _sinks(source, jsonl, reporter, lines=not (quiet or as_json)))
             try:
                 loop.run(stop=stop, max_frames=max_frames, duration_s=duration)

@@ -1,0 +1,53 @@
+"""Which options choose a device, wherever a bundle is run?"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import click
+
+if TYPE_CHECKING:
+    from edgebcnn.device.delegate import Policy
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_OPTIONS = (
+    click.option(
+        "--device",
+        default="cpu",
+        metavar="PROFILE",
+        help="Runtime and delegate: a name that `edgebcnn devices` lists, or the path of your own .toml file.",
+    ),
+    click.option(
+        "--allow-cpu-fallback",
+        is_flag=True,
+        help="Go on with the CPU, and say so, where the device's delegate is missing, partial or wrong.",
+    ),
+    click.option(
+        "--require-full-delegation", is_flag=True, help="Refuse where the delegate, even XNNPACK, leaves any op."
+    ),
+    click.option(
+        "--precision",
+        type=click.Choice(["int8", "fp16", "float32"]),
+        show_default="the device's, or the first of these that the bundle has",
+        help="Which of the bundle's models to run.",
+    ),
+    click.option("--threads", type=click.IntRange(1, 64), show_default="the cores, at most 4", help="CPU threads."),
+)
+
+
+def device_options(command: Command) -> Command:
+    """Adds --device, --precision, --threads and what may pass."""
+    for option in reversed(_OPTIONS):
+        command = option(command)
+    return command
+
+
+def policy_of(*, allow_cpu_fallback: bool, require_full_delegation: bool) -> Policy:
+    """What may pass, from the two flags."""
+    from edgebcnn.device.delegate import Policy
+
+    if allow_cpu_fallback and require_full_delegation:
+        raise click.UsageError("--allow-cpu-fallback and --require-full-delegation exclude each other: give one")
+    return Policy(allow_cpu_fallback=allow_cpu_fallback, require_full_delegation=require_full_delegation)
