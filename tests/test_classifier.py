@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from edgebcnn.bundle import Bundle, Label, ModelFile, Precision, write_bundle
 from edgebcnn.device.classifier import Classifier
 from edgebcnn.device.interpreter import split_ops
-from edgebcnn.device.runtime import TensorSpec
+from edgebcnn.device.profile import load_profile
+from edgebcnn.device.runtime import TensorSpec, load_runtime
 from edgebcnn.errors import BundleError, DeviceError
 from edgebcnn.preprocessing import Preprocessing
 from tests.tiny_bundle import COLOURS_BGR, LABELS, coloured, make_tiny_bundle, meant_probabilities
@@ -191,6 +192,34 @@ def test_a_file_that_is_no_model_is_refused(bundle: Bundle, tmp_path: Path) -> N
     broken = write_bundle(tmp_path / "broken", bundle.manifest, LABELS, files)
     with pytest.raises(DeviceError, match=r"cannot load .*model\.int8\.tflite"):
         Classifier.from_bundle(broken)
+
+
+def test_a_model_that_is_too_new_for_the_runtime_is_told_by_its_op(bundle: Bundle, tmp_path: Path) -> None:
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    content = bundle.model_path("float32").read_bytes()
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+    for code in model.operatorCodes:
+        if code.builtinCode == schema.BuiltinOperator.SOFTMAX:
+            code.version = 99
+    builder = flatbuffers.Builder(len(content))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    file = tmp_path / "model.tflite"
+    file.write_bytes(builder.Output())
+    with pytest.raises(DeviceError, match=r"it has no SOFTMAX of version 99, the model is too new for it; pip install"):
+        load_runtime(file)
+
+
+def test_a_runtime_that_a_profile_names_and_nobody_installed_is_told(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tflite_runtime", None)
+    monkeypatch.delitem(sys.modules, "tflite_runtime.interpreter", raising=False)
+    with pytest.raises(
+        DeviceError, match="tflite-runtime is not installed: pip install tflite-runtime, or use another"
+    ):
+        load_runtime(bundle.model_path("int8"), load_profile("raspberry-pi-3-armv7"))
 
 
 def test_a_machine_without_a_runtime_is_told_what_to_install(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -109,9 +109,7 @@ def read_golden(bundle: Bundle, precision: Precision) -> Golden:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in ("pixels", "class_ids", "full", edge)}
     except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
-        raise BundleError(
-            f"{path} holds no golden photos for {precision} ({error}): export the bundle again"
-        ) from error
+        raise BundleError(f"{path} has no golden photos for {precision}: export the bundle again") from error
     size = bundle.manifest.preprocessing
     n, outputs = len(arrays["pixels"]), (len(arrays["pixels"]), len(bundle.labels))
     expected = {"pixels": (n, size.height_px, size.width_px, 3), "class_ids": (n,), "full": outputs, edge: outputs}
