@@ -5,6 +5,7 @@
  *   -DWRONG       mistakes red for blue
  *   -DFAILS       reports an error when it runs
  *   -DCRASHES     aborts the process when it runs
+ *   -DDELAY_MS=n  takes that long
  *
  * It can compute two things: the whole float32 model of tiny_bundle.py, and the first op of its int8 model.
  * The structs are those of tensorflow/lite/core/c/common.h, as far as they are used.
@@ -13,6 +14,7 @@
 #include <stddef.h>
 #include <stdint.h>
 #include <stdlib.h>
+#include <time.h>
 
 #ifndef TAKES
 #define TAKES 0
@@ -96,6 +98,9 @@ static int invoke(Context *context, Node *node) {
 #endif
 #ifdef FAILS
   return ERROR;
+#endif
+#ifdef DELAY_MS
+  nanosleep(&(struct timespec){.tv_nsec = DELAY_MS * 1000000L}, NULL);
 #endif
   const Tensor *in = &context->tensors[node->inputs->data[0]], *out = &context->tensors[node->outputs->data[0]];
   if (in->bytes == out->bytes) to_int8(in->data, in->bytes, out->data);

@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import io
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 
+import click
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
 from edgebcnn.bundle import GOLDEN_NAME, LABELS_NAME, Bundle, write_bundle
 from edgebcnn.cli import main
+from edgebcnn.device.profile import load_profile
 from edgebcnn.errors import BundleError, DeviceError
 from tests.tiny_bundle import LABELS, make_tiny_bundle, write_photos
 
@@ -161,3 +164,13 @@ def test_an_unknown_device_is_refused_with_the_nearest(bundle: Bundle) -> None:
 def test_a_missing_bundle_names_what_makes_one(tmp_path: Path) -> None:
     result = typed("check", tmp_path / "none")
     assert result.exit_code == BundleError.exit_code
+
+
+def test_the_service_file_types_a_command_that_exists() -> None:
+    service = (Path(__file__).parents[1] / "devices" / "edgebcnn.service").read_text()
+    (typed_there,) = re.findall(r"^ExecStart=\S+/edgebcnn (.+)$", service, re.MULTILINE)
+    name, *arguments = typed_there.split()
+    command = main.get_command(click.Context(main), name)
+    assert command is not None
+    context = command.make_context(name, arguments)
+    assert load_profile(context.params["device"]).name == "raspberry-pi-5"

@@ -6,8 +6,8 @@ The delegates are real shared libraries, made from `stub_delegate.c`.
 from __future__ import annotations
 
 import shutil
-import subprocess
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,15 +15,14 @@ import pytest
 
 from edgebcnn.bundle import Bundle, Precision
 from edgebcnn.device.delegate import Judgement, Policy, judge, open_classifier
-from edgebcnn.device.profile import DeviceProfile, ExternalDelegate, load_profile
+from edgebcnn.device.profile import DeviceProfile, load_profile
 from edgebcnn.device.runtime import check_threads, load_runtime, usable_cores
 from edgebcnn.device.selftest import difference, read_golden
 from edgebcnn.device.trial import try_model
 from edgebcnn.errors import BundleError, DeviceError
+from tests.stub_delegate import WHOLE, compiled, using
 from tests.tiny_bundle import LABELS, coloured, make_tiny_bundle
 
-SOURCE = Path(__file__).with_name("stub_delegate.c")
-WHOLE = "-DTAKES=99"
 FALLBACK = Policy(allow_cpu_fallback=True)
 
 Stub = Callable[..., DeviceProfile]
@@ -37,28 +36,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 @pytest.fixture(scope="module")
 def stub(tmp_path_factory: pytest.TempPathFactory) -> Stub:
     """Compiles a delegate, and gives the profile that uses it."""
-    compiler = shutil.which("gcc")
-    if compiler is None:
-        pytest.skip("the stub delegates need gcc")
-
-    def compiled(*flags: str, source: Path = SOURCE) -> DeviceProfile:
-        library = tmp_path_factory.mktemp("stub") / "libstub.so"
-        subprocess.run([compiler, "-shared", "-fPIC", "-O1", *flags, "-o", library, source, "-lm"], check=True)
-        return using(library)
-
-    return compiled
-
-
-def using(library: Path | str) -> DeviceProfile:
-    return DeviceProfile(
-        name="stub",
-        description="A delegate that was made for a test.",
-        runtime="litert",
-        delegate="external",
-        threads=1,
-        precision="float32",
-        external=ExternalDelegate(library=str(library)),
-    )
+    return partial(compiled, tmp_path_factory.mktemp("stubs"))
 
 
 def judged(bundle: Bundle, profile: DeviceProfile, precision: Precision = "float32", **policy: bool) -> Judgement:

@@ -36,17 +36,23 @@ def command(
     from edgebcnn.atomic import json_bytes
     from edgebcnn.bundle import open_bundle
     from edgebcnn.cli.console import TerminalReporter
+    from edgebcnn.device.auto import AUTO, Wanted, measure
     from edgebcnn.device.check import check_bundle
     from edgebcnn.device.profile import load_profile
     from edgebcnn.errors import DeviceError
 
+    policy = policy_of(allow_cpu_fallback=allow_cpu_fallback, require_full_delegation=require_full_delegation)
+    reporter = TerminalReporter()
+    opened = open_bundle(bundle)
+    choice = measure(opened, Wanted(precision, threads), reporter=reporter) if device == AUTO else None
     report = check_bundle(
-        open_bundle(bundle),
-        load_profile(device),
+        opened,
+        choice.chosen if choice else load_profile(device),
         precision=precision,
         threads=threads,
-        policy=policy_of(allow_cpu_fallback=allow_cpu_fallback, require_full_delegation=require_full_delegation),
-        reporter=TerminalReporter(),
+        policy=policy,
+        considered=choice.considered if choice else (),
+        reporter=reporter,
     )
     click.echo(json_bytes(report.as_json()).decode() if as_json else f"{report}\n", nl=False)
     if report.problems:

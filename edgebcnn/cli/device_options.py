@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 if TYPE_CHECKING:
+    from edgebcnn.bundle import Bundle, Precision
     from edgebcnn.device.delegate import Policy
+    from edgebcnn.device.profile import DeviceProfile
+    from edgebcnn.progress import Reporter
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -17,7 +20,8 @@ _OPTIONS = (
         "--device",
         default="cpu",
         metavar="PROFILE",
-        help="Runtime and delegate: a name that `edgebcnn devices` lists, or the path of your own .toml file.",
+        help="Runtime and delegate: a name that `edgebcnn devices` lists, the path of your own .toml file, or auto for"
+        " the fastest that is right.",
     ),
     click.option(
         "--allow-cpu-fallback",
@@ -42,6 +46,20 @@ def device_options(command: Command) -> Command:
     for option in reversed(_OPTIONS):
         command = option(command)
     return command
+
+
+def device_for(
+    bundle: Bundle, device: str, *, precision: Precision | None, threads: int | None, reporter: Reporter
+) -> DeviceProfile:
+    """The profile of that name or path; of `auto`, what was chosen for this bundle and machine."""
+    from edgebcnn.device.auto import AUTO, Wanted, recall
+    from edgebcnn.device.profile import load_profile
+
+    if device != AUTO:
+        return load_profile(device)
+    choice = recall(bundle, Wanted(precision, threads), reporter=reporter)
+    reporter.say(f"{choice.considered[0]}: the fastest that is right; edgebcnn check --device auto measures again")
+    return choice.chosen
 
 
 def policy_of(*, allow_cpu_fallback: bool, require_full_delegation: bool) -> Policy:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgebcnn.cli.device_options import device_options, policy_of
+from edgebcnn.cli.device_options import device_for, device_options, policy_of
 
 if TYPE_CHECKING:
     from edgebcnn.bundle import Bundle, Precision
@@ -75,13 +75,13 @@ def command(
     from edgebcnn.cli.console import TerminalReporter
     from edgebcnn.cli.signals import stopped_by_signals
     from edgebcnn.device.delegate import open_classifier
-    from edgebcnn.device.profile import load_profile
 
     reporter = TerminalReporter()
     policy = policy_of(allow_cpu_fallback=allow_cpu_fallback, require_full_delegation=require_full_delegation)
     with stopped_by_signals() as stop:
-        profile = load_profile(device)
-        classifier = open_classifier(_open(bundle_path), profile, precision=precision, threads=threads, policy=policy)
+        bundle = _open(bundle_path)
+        profile = device_for(bundle, device, precision=precision, threads=threads, reporter=reporter)
+        classifier = open_classifier(bundle, profile, precision=precision, threads=threads, policy=policy)
         if classifier.receipt.fallback:
             reporter.say(f"Going on with the CPU: {classifier.receipt.fallback}")
         names = {label.name for label in classifier.labels}

@@ -10,6 +10,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from edgebcnn.bundle import Bundle, Precision
+from edgebcnn.device.auto import Considered
 from edgebcnn.device.classifier import preferred_precision
 from edgebcnn.device.delegate import STRICT, Policy, check_cores, judge
 from edgebcnn.device.machine import Machine, inspect_machine
@@ -37,6 +38,7 @@ class CheckReport:
         accuracy: Share of the golden photos that it gets right.
         agreement: Share of the golden photos on which it agrees with the full model.
         machine: Where that was.
+        considered: What `--device auto` chose among, the fastest first; nothing where the user chose.
         problems: Why the bundle should not run so, a sentence each; none where it may.
     """
 
@@ -48,6 +50,7 @@ class CheckReport:
     accuracy: Proportion
     agreement: Proportion
     machine: Machine
+    considered: tuple[Considered, ...]
     problems: tuple[str, ...]
 
     @property
@@ -57,6 +60,12 @@ class CheckReport:
             return "; ".join(self.problems)
         on_cpu_instead = ", on the CPU in place of what the profile wants" if self.trial.receipt.fallback else ""
         return f"right, here and now{on_cpu_instead}"
+
+    @property
+    def _said_of_profile(self) -> str:
+        if self.considered:
+            return f"the fastest that is right of {len(self.considered)}"
+        return self.profile.said_of_measurements
 
     def as_json(self) -> dict[str, Any]:
         """Every figure by name."""
@@ -77,6 +86,7 @@ class CheckReport:
             "photos_per_s": round(trial.photos_per_s, 2),
             "memory_mb": round(trial.memory_mb, 1),
             "machine": asdict(self.machine),
+            "considered": [one.model_dump(mode="json") for one in self.considered],
             "verdict": {"passed": not self.problems, "problems": list(self.problems)},
         }
 
@@ -87,7 +97,7 @@ class CheckReport:
         lines = {
             "bundle": f"{self.bundle.manifest.name} · {len(self.bundle.labels)} products · every byte as exported",
             "machine": str(self.machine),
-            "profile": f"{self.profile.name} ({self.profile.said_of_measurements})",
+            "profile": f"{self.profile.name} ({self._said_of_profile})",
             "delegate": str(receipt),
             "ops left": receipt.left_in_words or "none",
             "at export": str(self.at_export),
@@ -99,6 +109,7 @@ class CheckReport:
             + f" ({timed})",
             "speed": f"{trial.photos_per_s:.1f} photos/s",
             "memory": f"{trial.memory_mb:.0f} MB peak",
+            **{f"choice {rank}": str(one) for rank, one in enumerate(self.considered, start=1)},
             "verdict": self.verdict,
         }
         return "\n".join(f"{subject:<10}{figures}" for subject, figures in lines.items())
@@ -111,6 +122,7 @@ def check_bundle(
     precision: Precision | None = None,
     threads: int | None = None,
     policy: Policy = STRICT,
+    considered: tuple[Considered, ...] = (),
     reporter: Reporter = _SILENT,
 ) -> CheckReport:
     """Replays the golden photos of an opened bundle as a profile says and on the CPU alone, and times it.
@@ -121,6 +133,7 @@ def check_bundle(
         precision: Which model; by default the profile's.
         threads: CPU threads; by default the profile's.
         policy: What may pass.
+        considered: For the report: what the profile was chosen among.
         reporter: Told what is being done.
 
     Raises:
@@ -146,6 +159,7 @@ def check_bundle(
         on_cpu=difference(judged.trial.outputs, on_cpu.outputs),
         **_shares(judged.trial, golden),
         machine=machine,
+        considered=considered,
         problems=tuple(problem for problem in problems if problem),
     )
 

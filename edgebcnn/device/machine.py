@@ -78,7 +78,7 @@ class Machine:
 class InstalledRuntime:
     """A TFLite runtime; where it cannot be used it has no version, and `problem` says why."""
 
-    name: str
+    name: RuntimeName
     version: str | None
     problem: str | None
 
@@ -121,7 +121,7 @@ class Inventory:
 
 def take_inventory(root: Path = Path("/")) -> Inventory:
     """Looks at this machine, at what is installed on it and at what is plugged into it."""
-    runtimes = tuple(_runtime(name) for name in ("litert", "tflite_runtime"))
+    runtimes = (_runtime("litert"), _runtime("tflite_runtime"))
     return Inventory(inspect_machine(root), runtimes, find_adapters(), _delegates(root), _cameras(root))
 
 
