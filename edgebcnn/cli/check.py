@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgebcnn.cli.device_options import device_options, policy_of
+from edgebcnn.cli.device_options import DEFAULT_BUNDLE, device_options, open_from, policy_of
 
 if TYPE_CHECKING:
     from edgebcnn.bundle import Precision
 
 
 @click.command(epilog="Exit code 0: right. 5: the bundle was changed or is broken. 8: it does not run right here.")
-@click.argument("bundle", type=click.Path(path_type=Path), default=Path("runs/latest/bundle"))
+@click.argument("bundle", type=click.Path(path_type=Path), default=DEFAULT_BUNDLE)
 @device_options
 @click.option("--json", "as_json", is_flag=True, help="The receipt as JSON.")
 def command(
@@ -34,7 +34,6 @@ def command(
     they are right, and how fast they come.
     """
     from edgebcnn.atomic import json_bytes
-    from edgebcnn.bundle import open_bundle
     from edgebcnn.cli.console import TerminalReporter
     from edgebcnn.device.auto import AUTO, Wanted, measure
     from edgebcnn.device.check import check_bundle
@@ -43,7 +42,7 @@ def command(
 
     policy = policy_of(allow_cpu_fallback=allow_cpu_fallback, require_full_delegation=require_full_delegation)
     reporter = TerminalReporter()
-    opened = open_bundle(bundle)
+    opened = open_from(bundle)
     choice = measure(opened, Wanted(precision, threads), reporter=reporter) if device == AUTO else None
     report = check_bundle(
         opened,

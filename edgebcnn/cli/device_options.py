@@ -1,8 +1,9 @@
-"""Which options choose a device, wherever a bundle is run?"""
+"""How do the commands that run a bundle find the bundle and the device?"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from edgebcnn.progress import Reporter
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+
+DEFAULT_BUNDLE = Path("runs/latest/bundle")
 
 _OPTIONS = (
     click.option(
@@ -39,6 +42,16 @@ _OPTIONS = (
     ),
     click.option("--threads", type=click.IntRange(1, 64), show_default="the cores, at most 4", help="CPU threads."),
 )
+
+
+def open_from(path: Path) -> Bundle:
+    """The bundle there; where the default one is missing, the error says what makes it."""
+    from edgebcnn.bundle import open_bundle
+    from edgebcnn.errors import BundleError
+
+    if path == DEFAULT_BUNDLE and not path.exists():
+        raise BundleError(f"there is no {path}: run edgebcnn train and edgebcnn export --int8 first, or name a bundle")
+    return open_bundle(path)
 
 
 def device_options(command: Command) -> Command:

@@ -10,15 +10,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgebcnn.cli.device_options import device_for, device_options, policy_of
+from edgebcnn.cli.device_options import DEFAULT_BUNDLE, device_for, device_options, open_from, policy_of
 
 if TYPE_CHECKING:
-    from edgebcnn.bundle import Bundle, Precision
+    from edgebcnn.bundle import Precision
     from edgebcnn.camera.sinks import Sink
     from edgebcnn.camera.source import Source
     from edgebcnn.progress import Reporter
-
-DEFAULT_BUNDLE = Path("runs/latest/bundle")
 
 
 def _number(_context: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:
@@ -79,7 +77,7 @@ def command(
     reporter = TerminalReporter()
     policy = policy_of(allow_cpu_fallback=allow_cpu_fallback, require_full_delegation=require_full_delegation)
     with stopped_by_signals() as stop:
-        bundle = _open(bundle_path)
+        bundle = open_from(bundle_path)
         profile = device_for(bundle, device, precision=precision, threads=threads, reporter=reporter)
         classifier = open_classifier(bundle, profile, precision=precision, threads=threads, policy=policy)
         if classifier.receipt.fallback:
@@ -92,15 +90,6 @@ def command(
             finally:
                 summary = loop.summary()
                 click.echo(json_bytes(summary.as_json()).decode() if as_json else f"{summary}\n", nl=False)
-
-
-def _open(path: Path) -> Bundle:
-    from edgebcnn.bundle import open_bundle
-    from edgebcnn.errors import BundleError
-
-    if path == DEFAULT_BUNDLE and not path.exists():
-        raise BundleError(f"there is no {path}: run edgebcnn train and edgebcnn export --int8 first, or give --bundle")
-    return open_bundle(path)
 
 
 def _sinks(source: Source, jsonl: Path | None, reporter: Reporter, *, lines: bool) -> list[Sink]:

@@ -23,7 +23,7 @@ from edgebcnn.device.classifier import PREFERRED
 from edgebcnn.device.delegate import judge
 from edgebcnn.device.machine import Inventory, take_inventory
 from edgebcnn.device.profile import DeviceProfile, ExternalDelegate, GpuSettings
-from edgebcnn.device.runtime import default_threads
+from edgebcnn.device.runtime import check_threads, default_threads
 from edgebcnn.device.selftest import read_golden
 from edgebcnn.errors import DeviceError, StorageError
 from edgebcnn.progress import Reporter, Silent
@@ -59,10 +59,6 @@ class Choice(BaseModel):
     chosen: DeviceProfile
     considered: tuple[Considered, ...]
 
-    def __str__(self) -> str:
-        """One line a candidate."""
-        return "\n".join(f"{'auto' if number == 0 else '':<10}{one}" for number, one in enumerate(self.considered))
-
 
 @dataclass(frozen=True)
 class Wanted:
@@ -76,9 +72,10 @@ def measure(bundle: Bundle, wanted: Wanted, *, reporter: Reporter = _SILENT) -> 
     """Measures every candidate of this machine now, and remembers the choice.
 
     Raises:
-        DeviceError: nothing here runs the bundle right.
+        DeviceError: nothing here runs the bundle right, or there are fewer cores than threads.
         BundleError: there is no model of that precision, or there are no golden photos.
     """
+    check_threads(wanted.threads, "--threads")
     inventory = take_inventory()
     choice = choose(bundle, list(candidates(bundle, wanted, inventory)), reporter=reporter)
     try:
@@ -92,7 +89,7 @@ def recall(bundle: Bundle, wanted: Wanted, *, reporter: Reporter = _SILENT) -> C
     """The choice that was remembered for this bundle, machine and wish; measured now where there is none.
 
     Raises:
-        DeviceError: nothing here runs the bundle right.
+        DeviceError: nothing here runs the bundle right, or there are fewer cores than threads.
         BundleError: there is no model of that precision, or there are no golden photos.
     """
     try:

@@ -143,10 +143,10 @@ def check_bundle(
     check_cores(profile, threads)
     chosen = precision or preferred_precision(bundle, profile)
     golden = read_golden(bundle, chosen)
-    plain = profile.model_copy(update={"runtime": "any", "delegate": "none", "gpu": None, "external": None})
     with reporter.progress(f"Replaying {len(golden.pixels)} golden photos", 2) as advance:
         judged = judge(bundle, profile, golden, precision=chosen, threads=threads, policy=policy)
         advance(1)
+        plain = judged.profile.model_copy(update={"delegate": "none", "gpu": None, "external": None})
         on_cpu = try_model(bundle, plain, precision=chosen, threads=threads, timed=False)
         advance(1)
     machine = inspect_machine()
