@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import faulthandler
+import fcntl
 import os
+import stat
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, redirect_stderr
+from tempfile import TemporaryFile
 from typing import TextIO
 
 
@@ -39,3 +42,26 @@ def _is_descriptor_2(stream: TextIO) -> bool:
         return stream.fileno() == 2
     except (OSError, ValueError):  # a stream in memory has no descriptor
         return False
+
+
+@contextmanager
+def native_stderr() -> Iterator[Callable[[], str]]:
+    """Yields a function that returns what was written to file descriptor 2 since, and keeps that from the terminal.
+
+    Where descriptor 2 is a file that can be read, it stays as it is: after a crash, what was written is found there.
+    """
+    sys.stderr.flush()
+    with ExitStack() as stack:
+        if not _is_readable_file(2):
+            kept = os.dup(2)
+            stack.callback(os.close, kept)
+            stack.callback(os.dup2, kept, 2)
+            file = stack.enter_context(TemporaryFile())
+            os.dup2(file.fileno(), 2)
+        start = os.fstat(2).st_size
+        yield lambda: os.pread(2, os.fstat(2).st_size - start, start).decode(errors="replace")
+
+
+def _is_readable_file(descriptor: int) -> bool:
+    is_file = stat.S_ISREG(os.fstat(descriptor).st_mode)
+    return is_file and fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE == os.O_RDWR

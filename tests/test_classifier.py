@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 
 from edgebcnn.bundle import Bundle, Label, ModelFile, Precision, write_bundle
 from edgebcnn.device.classifier import Classifier
-from edgebcnn.device.runtime import TensorSpec, _count_delegated
+from edgebcnn.device.interpreter import split_ops
+from edgebcnn.device.profile import load_profile
+from edgebcnn.device.runtime import TensorSpec, load_runtime
 from edgebcnn.errors import BundleError, DeviceError
 from edgebcnn.preprocessing import Preprocessing
-from tests.tiny_bundle import COLOURS_BGR, CONTRAST, GREY_LOGIT, LABELS, coloured, make_tiny_bundle
+from tests.tiny_bundle import COLOURS_BGR, LABELS, coloured, make_tiny_bundle, meant_probabilities
 
 PRECISIONS: tuple[Precision, ...] = ("int8", "fp16", "float32")
 
@@ -37,8 +39,12 @@ def remade(bundle: Bundle, path: Path, *, labels: tuple[Label, ...] = LABELS, **
 class FixedRuntime:
     """A model that always answers the same, and remembers what it was asked."""
 
-    name, version, threads, ops_taken, ops_left = "fixed", "1", 1, 0, 1
+    name, version = "fixed", "1"
+    threads: int | None = 1
     delegate: str | None = None
+    adapter: str | None = None
+    taken: tuple[str, ...] = ()
+    left: tuple[str, ...] = ("FIXED",)
 
     def __init__(self, output: NDArray[Any], *, input_dtype: str, scale: float = 1.0, zero_point: int = 0) -> None:
         self.input = TensorSpec((1, 8, 8, 3), np.dtype(input_dtype), 1.0, 0)
@@ -75,12 +81,10 @@ def test_probabilities_are_those_that_the_weights_mean(
     bundle: Bundle, precision: Precision, tolerance: float, rng: np.random.Generator
 ) -> None:
     pixels_rgb = rng.integers(0, 256, (6, 1, 1, 3), dtype=np.uint8).repeat(32, axis=1).repeat(32, axis=2)
-    logits = ((pixels_rgb[:, 0, 0] - 127.5) / 127.5) @ CONTRAST + GREY_LOGIT
-    expected = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
     measured = Classifier.from_bundle(bundle, precision=precision).probabilities(pixels_rgb)
     assert measured.shape == (6, 4)
     assert measured.dtype == np.float32
-    np.testing.assert_allclose(measured, expected, atol=tolerance)
+    np.testing.assert_allclose(measured, meant_probabilities(pixels_rgb), atol=tolerance)
 
 
 def test_one_frame_and_a_batch_give_the_same_probabilities(bundle: Bundle, rng: np.random.Generator) -> None:
@@ -146,14 +150,14 @@ def test_ops_taken_and_left_are_all_ops_of_a_model_without_delegates(bundle: Bun
     assert receipt.ops_taken + receipt.ops_left == len(plain._get_ops_details())
 
 
-def test_delegated_ops_are_counted_over_several_parts() -> None:
+def test_delegated_ops_are_named_over_several_parts() -> None:
     def node(name: str, inputs: list[int], outputs: list[int]) -> dict[str, Any]:
         return {"op_name": name, "inputs": inputs, "outputs": outputs}
 
     chain = [node("CONV_2D", [0, 10], [1]), node("MUL", [1, 1], [2]), node("SIGN", [2], [3]), node("MUL", [3, 2], [4])]
     parts = [node("DELEGATE", [0, 10], [2]), node("DELEGATE", [2, 3], [4])]
-    assert _count_delegated(chain) == (0, 4)
-    assert _count_delegated(chain + parts) == (3, 1)
+    assert split_ops(chain) == ((), ("CONV_2D", "MUL", "SIGN", "MUL"))
+    assert split_ops(chain + parts) == (("CONV_2D", "MUL", "MUL"), ("SIGN",))
 
 
 def test_a_precision_that_the_bundle_lacks_is_refused(tmp_path: Path) -> None:
@@ -188,6 +192,34 @@ def test_a_file_that_is_no_model_is_refused(bundle: Bundle, tmp_path: Path) -> N
     broken = write_bundle(tmp_path / "broken", bundle.manifest, LABELS, files)
     with pytest.raises(DeviceError, match=r"cannot load .*model\.int8\.tflite"):
         Classifier.from_bundle(broken)
+
+
+def test_a_model_that_is_too_new_for_the_runtime_is_told_by_its_op(bundle: Bundle, tmp_path: Path) -> None:
+    import flatbuffers
+    from ai_edge_litert import schema_py_generated as schema
+
+    content = bundle.model_path("float32").read_bytes()
+    model = schema.ModelT.InitFromObj(schema.Model.GetRootAs(content))
+    for code in model.operatorCodes:
+        if code.builtinCode == schema.BuiltinOperator.SOFTMAX:
+            code.version = 99
+    builder = flatbuffers.Builder(len(content))
+    builder.Finish(model.Pack(builder), b"TFL3")
+    file = tmp_path / "model.tflite"
+    file.write_bytes(builder.Output())
+    with pytest.raises(DeviceError, match=r"it has no SOFTMAX of version 99, the model is too new for it; pip install"):
+        load_runtime(file)
+
+
+def test_a_runtime_that_a_profile_names_and_nobody_installed_is_told(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "tflite_runtime", None)
+    monkeypatch.delitem(sys.modules, "tflite_runtime.interpreter", raising=False)
+    with pytest.raises(
+        DeviceError, match="tflite-runtime is not installed: pip install tflite-runtime, or use another"
+    ):
+        load_runtime(bundle.model_path("int8"), load_profile("raspberry-pi-3-armv7"))
 
 
 def test_a_machine_without_a_runtime_is_told_what_to_install(bundle: Bundle, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -44,8 +44,25 @@ def test_a_users_own_profile_is_found_by_its_path(own: Path) -> None:
     assert load_profile(str(own)) == expected
 
 
+def test_a_profile_says_what_was_measured_and_where(own: Path) -> None:
+    own.write_text(
+        PROFILE
+        + """
+        [[measured]]
+        machine = "Kiosk 3, Debian 12"
+        model = "grocery, 256 px"
+        precision = "int8"
+        runtime = "LiteRT 2.3.0"
+        latency_p50_ms = 12
+        command = "edgebcnn check bundle --device kiosk"
+        """
+    )
+    said = load_profile(str(own)).said_of_measurements
+    assert said == "12 ms p50 · grocery, 256 px · int8 · LiteRT 2.3.0 · Kiosk 3, Debian 12"
+
+
 def test_a_profile_says_when_nobody_has_measured_it(own: Path) -> None:
-    assert load_profile(str(own)).measured == "nobody has measured this yet"
+    assert load_profile(str(own)).said_of_measurements == "nobody has measured this yet"
 
 
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
@@ -67,6 +84,18 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ('name = "kiosk"', "", r"kiosk\.toml, field name: Field required"),
         ("litert", "litert2", r"kiosk\.toml, field runtime: .*'litert' or 'tflite_runtime'"),
         ("threads = 1", "threads =", r"kiosk\.toml is not TOML \(.*line 6"),
+        ("xnnpack", "external", r'kiosk\.toml, delegate = "external" needs a table \[external\] with the library'),
+        (
+            'precision = "int8"',
+            'precision = "int8"\n[gpu]\nenforce_f32 = true',
+            r'the table \[gpu\] belongs to delegate = "gpu"',
+        ),
+        (
+            'precision = "int8"',
+            'precision = "int8"\n[limits]\nheat = 80',
+            r"kiosk\.toml, field limits\.heat: there is no such field; correct it",
+        ),
+        ('"litert"\ndelegate = "xnnpack"', '"any"\ndelegate = "gpu"', r'delegate = "gpu" needs runtime = "litert"'),
         ("kiosk", "\N{LATIN SMALL LETTER E WITH ACUTE}", r"kiosk\.toml is not TOML \(.*utf-8"),
     ],
 )

@@ -1,4 +1,4 @@
-"""A real bundle whose answers are known beforehand: it tells red, green, blue and grey frames apart.
+"""A real bundle with golden photos whose answers are known beforehand: it tells red, green, blue and grey frames apart.
 
 `python -m tests.tiny_bundle DIR` writes `DIR/bundle`, `DIR/photos` and `DIR/shelf.avi` with its truth, for machines
 without TensorFlow.
@@ -6,6 +6,7 @@ without TensorFlow.
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Sequence
 from functools import cache
@@ -17,7 +18,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebcnn import __version__
-from edgebcnn.bundle import SCHEMA_VERSION, Bundle, Label, Manifest, ModelFile, Precision, Tensor, write_bundle
+from edgebcnn.bundle import (
+    GOLDEN_NAME,
+    SCHEMA_VERSION,
+    Bundle,
+    Label,
+    Manifest,
+    ModelFile,
+    Precision,
+    Tensor,
+    write_bundle,
+)
 from edgebcnn.camera.truth import write_truth
 from edgebcnn.preprocessing import Preprocessing
 
@@ -43,7 +54,30 @@ def make_tiny_bundle(path: Path, precisions: Sequence[Precision] = ("int8", "flo
         tools={},
     )
     files = {_model_file(precision).file: content for precision, content in models.items()}
+    files[GOLDEN_NAME] = tiny_golden(manifest.preprocessing, precisions)
     return write_bundle(path, manifest, LABELS, files)
+
+
+def tiny_golden(preprocessing: Preprocessing, precisions: Sequence[Precision], *, per_label: int = 3) -> bytes:
+    """`golden.npz`: photos of each label, with the probabilities that the weights mean."""
+    rng = np.random.default_rng(13)
+    class_ids = np.arange(len(LABELS)).repeat(per_label)
+    pixels = np.stack([preprocessing.apply(coloured(LABELS[class_id].name, rng)) for class_id in class_ids])
+    probabilities = meant_probabilities(pixels)
+    edges = {f"edge_{precision}": probabilities for precision in precisions}
+    if "edge_int8" in edges:
+        edges["edge_int8"] = np.clip(np.round(probabilities * 256), 0, 255).astype(np.uint8)
+    archive = io.BytesIO()
+    arrays: dict[str, Any] = {"full": probabilities, "compact": probabilities, **edges}
+    np.savez_compressed(archive, pixels=pixels, class_ids=class_ids, **arrays)
+    return archive.getvalue()
+
+
+def meant_probabilities(pixels_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
+    """`(n, 4)` float32: what the weights make of `(n, h, w, 3)` prepared pixels."""
+    logits = ((pixels_rgb.mean(axis=(1, 2)) - 127.5) / 127.5) @ CONTRAST + GREY_LOGIT
+    exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), np.float32)
 
 
 @cache

@@ -27,6 +27,8 @@ COMMANDS = {
     "calibrate": "Show which photos would calibrate an int8 model, and its ranges",
     "export": "Turn a trained run into a bundle for the device",
     "evaluate": "Judge a model, full, compact or edge, on labelled photos",
+    "devices": "List the device profiles, and what this machine can run them with",
+    "check": "Check that a bundle is right on this device, and measure it",
     "run": "Name the products that a camera, video or folder of photos shows",
 }
 """Commands and their first sentence, in the order in which a user meets them."""

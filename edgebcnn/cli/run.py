@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgebcnn.cli.device_options import DEFAULT_BUNDLE, device_for, device_options, open_from, policy_of
+
 if TYPE_CHECKING:
-    from edgebcnn.bundle import Bundle, Precision
+    from edgebcnn.bundle import Precision
     from edgebcnn.camera.sinks import Sink
     from edgebcnn.camera.source import Source
     from edgebcnn.progress import Reporter
-
-DEFAULT_BUNDLE = Path("runs/latest/bundle")
 
 
 def _number(_context: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:
@@ -29,20 +29,14 @@ def _number(_context: click.Context, _parameter: click.Parameter, value: float |
 @click.option(
     "--camera",
     "spec",
-    default="0",
+    show_default="the device's, which is 0 in most profiles",
     metavar="SOURCE",
     help="Index, device, video file, folder of photos, or an http(s) MJPEG or RTSP address.",
 )
 @click.option(
     "--bundle", "bundle_path", type=click.Path(path_type=Path), default=DEFAULT_BUNDLE, help="What export wrote."
 )
-@click.option(
-    "--precision",
-    type=click.Choice(["int8", "fp16", "float32"]),
-    show_default="the first of these that the bundle has",
-    help="Which of the bundle's models to run.",
-)
-@click.option("--threads", type=click.IntRange(1, 64), show_default="the cores, at most 4", help="CPU threads.")
+@device_options
 @click.option("--jsonl", type=click.Path(path_type=Path), help="Append one JSON object a frame to this file.")
 @click.option("--max-frames", type=click.IntRange(min=1), help="Stop after so many classified frames.")
 @click.option(
@@ -55,8 +49,11 @@ def _number(_context: click.Context, _parameter: click.Parameter, value: float |
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON, and no line per frame.")
 def command(
     *,
-    spec: str,
+    spec: str | None,
     bundle_path: Path,
+    device: str,
+    allow_cpu_fallback: bool,
+    require_full_delegation: bool,
     precision: Precision | None,
     threads: int | None,
     jsonl: Path | None,
@@ -75,28 +72,24 @@ def command(
     from edgebcnn.camera.source import open_source
     from edgebcnn.cli.console import TerminalReporter
     from edgebcnn.cli.signals import stopped_by_signals
-    from edgebcnn.device.classifier import Classifier
+    from edgebcnn.device.delegate import open_classifier
 
     reporter = TerminalReporter()
+    policy = policy_of(allow_cpu_fallback=allow_cpu_fallback, require_full_delegation=require_full_delegation)
     with stopped_by_signals() as stop:
-        classifier = Classifier.from_bundle(_open(bundle_path), precision=precision, threads=threads)
+        bundle = open_from(bundle_path)
+        profile = device_for(bundle, device, precision=precision, threads=threads, reporter=reporter)
+        classifier = open_classifier(bundle, profile, precision=precision, threads=threads, policy=policy)
+        if classifier.receipt.fallback:
+            reporter.say(f"Going on with the CPU: {classifier.receipt.fallback}")
         names = {label.name for label in classifier.labels}
-        with closing(open_source(spec, labels=names, reporter=reporter)) as source:
+        with closing(open_source(spec or profile.camera.source, labels=names, reporter=reporter)) as source:
             loop = CameraLoop(source, classifier, _sinks(source, jsonl, reporter, lines=not (quiet or as_json)))
             try:
                 loop.run(stop=stop, max_frames=max_frames, duration_s=duration)
             finally:
                 summary = loop.summary()
                 click.echo(json_bytes(summary.as_json()).decode() if as_json else f"{summary}\n", nl=False)
-
-
-def _open(path: Path) -> Bundle:
-    from edgebcnn.bundle import open_bundle
-    from edgebcnn.errors import BundleError
-
-    if path == DEFAULT_BUNDLE and not path.exists():
-        raise BundleError(f"there is no {path}: run edgebcnn train and edgebcnn export --int8 first, or give --bundle")
-    return open_bundle(path)
 
 
 def _sinks(source: Source, jsonl: Path | None, reporter: Reporter, *, lines: bool) -> list[Sink]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -12,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebcnn.bundle import Bundle, Label, ModelFile, Precision, Tensor
+from edgebcnn.device.profile import DeviceProfile
 from edgebcnn.device.runtime import Runtime, TensorSpec, load_runtime
 from edgebcnn.errors import BundleError
 from edgebcnn.preprocessing import Preprocessing
@@ -43,22 +45,64 @@ class Prediction:
 
 @dataclass(frozen=True)
 class Receipt:
-    """Which runtime and delegate ran, and how many ops the delegate took and left."""
+    """What ran a model.
+
+    Attributes:
+        runtime: Name of the runtime.
+        version: Its version.
+        delegate: What took ops from the runtime's own kernels; None where nothing did.
+        adapter: The processor behind the delegate, where it says so.
+        threads: CPU threads; None where the CPU does not compute.
+        ops_taken: How many ops the delegate took.
+        ops_left: How many it left.
+        left: Names of the ops that it left, with their number.
+        precision: The model file.
+        fallback: Why the CPU computes what a device profile wanted elsewhere; None where it did not.
+    """
 
     runtime: str
     version: str
     delegate: str | None
-    threads: int
+    adapter: str | None
+    threads: int | None
     ops_taken: int
     ops_left: int
+    left: dict[str, int]
     precision: Precision
+    fallback: str | None = None
+
+    @classmethod
+    def of(cls, runtime: Runtime, precision: Precision, *, fallback: str | None = None) -> Receipt:
+        """The receipt of a loaded model."""
+        return cls(
+            runtime=runtime.name,
+            version=runtime.version,
+            delegate=runtime.delegate,
+            adapter=runtime.adapter,
+            threads=runtime.threads,
+            ops_taken=len(runtime.taken),
+            ops_left=len(runtime.left),
+            left=dict(sorted(Counter(runtime.left).items())),
+            precision=precision,
+            fallback=fallback,
+        )
 
     def __str__(self) -> str:
         """`LiteRT 2.3.0 · XNNPACK · 2 threads · 68 of 68 ops · int8`."""
-        ops = f"{self.ops_taken} of {self.ops_taken + self.ops_left} ops"
-        threads = f"{self.threads} thread{'s' if self.threads != 1 else ''}"
-        parts = (f"{self.runtime} {self.version}", self.delegate or "no delegate", threads, ops, self.precision)
+        parts = [f"{self.runtime} {self.version}", self.delegate or "no delegate"]
+        if self.adapter:
+            parts.append(self.adapter)
+        if self.threads:
+            parts.append(f"{self.threads} thread{'s' if self.threads != 1 else ''}")
+        parts += [f"{self.ops_taken} of {self.ops_taken + self.ops_left} ops", self.precision]
+        if self.fallback:
+            parts.append(f"CPU FALLBACK: {self.fallback}")
         return " · ".join(parts)
+
+    @property
+    def left_in_words(self) -> str:
+        """`2 QUANTIZE, 1 SOFTMAX`."""
+        return ", ".join(f"{count} {name}" for name, count in self.left.items())
 
     def as_json(self) -> dict[str, Any]:
         """Every field by name."""
@@ -74,43 +118,51 @@ class Classifier:
     """
 
     def __init__(
-        self, runtime: Runtime, labels: Sequence[Label], *, preprocessing: Preprocessing, precision: Precision
+        self,
+        runtime: Runtime,
+        labels: Sequence[Label],
+        *,
+        preprocessing: Preprocessing,
+        precision: Precision,
+        fallback: str | None = None,
     ) -> None:
         self.labels = tuple(labels)
-        self.receipt = Receipt(
-            runtime.name,
-            runtime.version,
-            runtime.delegate,
-            runtime.threads,
-            runtime.ops_taken,
-            runtime.ops_left,
-            precision,
-        )
+        self.receipt = Receipt.of(runtime, precision, fallback=fallback)
         self._runtime = runtime
         self._preprocessing = preprocessing
 
     @classmethod
     def from_bundle(
-        cls, bundle: Bundle, *, precision: Precision | None = None, threads: int | None = None
+        cls,
+        bundle: Bundle,
+        *,
+        precision: Precision | None = None,
+        threads: int | None = None,
+        profile: DeviceProfile | None = None,
+        fallback: str | None = None,
     ) -> Classifier:
         """Loads one of a bundle's models and runs it once, so that the first frame does not pay for the set-up.
 
+        Whether a profile's delegate computes what it should is not looked at; `edgebcnn.device.delegate` does that.
+
         Args:
             bundle: The bundle.
-            precision: Which model; by default the first of int8, fp16 and float32 that the bundle has.
-            threads: CPU threads; by default as `load_runtime` chooses.
+            precision: Which model; by default as `preferred_precision` chooses.
+            threads: CPU threads; by default the profile's.
+            profile: Runtime and delegate; by default the CPU.
+            fallback: For the receipt: why the CPU computes what another profile wanted elsewhere.
 
         Raises:
             BundleError: there is no model of that precision, or its file does not fit the manifest.
-            DeviceError: no runtime is installed, or it cannot load the model.
+            DeviceError: the runtime or the delegate is not installed, or cannot load the model.
         """
-        chosen = precision or _preferred(bundle)
+        chosen = precision or preferred_precision(bundle, profile)
         path = bundle.model_path(chosen)
-        runtime = load_runtime(path, threads=threads)
+        runtime = load_runtime(path, profile, threads=threads)
         preprocessing = bundle.manifest.preprocessing
         _check_model(path, runtime, bundle.manifest.models[chosen], preprocessing, classes=len(bundle.labels))
         runtime.invoke(np.zeros(runtime.input.shape, runtime.input.dtype))
-        return cls(runtime, bundle.labels, preprocessing=preprocessing, precision=chosen)
+        return cls(runtime, bundle.labels, preprocessing=preprocessing, precision=chosen, fallback=fallback)
 
     def classify(self, frame_bgr: NDArray[np.uint8]) -> Prediction:
         """Prepares one frame as the bundle says and predicts its product.
@@ -152,8 +204,10 @@ class Classifier:
         return self._preprocessing.normalize(pixels)
 
 
-def _preferred(bundle: Bundle) -> Precision:
-    return next(precision for precision in PREFERRED if precision in bundle.manifest.models)
+def preferred_precision(bundle: Bundle, profile: DeviceProfile | None = None) -> Precision:
+    """The profile's precision where the bundle has it, the first of `PREFERRED` that it has otherwise."""
+    order = (profile.precision, *PREFERRED) if profile else PREFERRED
+    return next(precision for precision in order if precision in bundle.manifest.models)
 
 
 def _dequantized(output: NDArray[Any], spec: TensorSpec) -> NDArray[np.float32]:

@@ -4,35 +4,147 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 from edgebcnn import catalog
 from edgebcnn.bundle import Precision
 from edgebcnn.errors import DeviceError
 
+PACKAGE = "edgebcnn._devices"
+DEFAULT_PROFILE = "cpu"
 
-class DeviceProfile(BaseModel):
+RuntimeName = Literal["any", "litert", "tflite_runtime"]
+Delegate = Literal["none", "xnnpack", "gpu", "external"]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+
+class GpuSettings(_Strict):
+    """How the GPU is to be used.
+
+    Attributes:
+        enforce_f32: Compute in float32 where the GPU would take float16.
+        software_adapter: Take a GPU that the CPU plays, for tests; it is refused otherwise.
+    """
+
+    enforce_f32: bool = False
+    software_adapter: bool = False
+
+
+class ExternalDelegate(_Strict):
+    """A vendor's delegate.
+
+    Attributes:
+        library: Name of the shared library, as the system's loader finds it, or its path.
+        options: What the library's documentation lists.
+    """
+
+    library: str = Field(min_length=1)
+    options: dict[str, str] = {}
+
+
+class CameraDefaults(_Strict):
+    """What `edgebcnn run` reads where it is not told: index, device, file or address."""
+
+    source: str = Field(default="0", min_length=1)
+
+
+class Limits(_Strict):
+    """What `edgebcnn check` holds the device to.
+
+    Attributes:
+        temperature_c: Above it the board slows itself down, and no latency is worth noting.
+        memory_mb: Peak of the process that classifies.
+    """
+
+    temperature_c: float | None = Field(default=None, gt=0)
+    memory_mb: float | None = Field(default=None, gt=0)
+
+
+class Measurement(_Strict):
+    """What somebody measured with this profile.
+
+    Attributes:
+        machine: Board or computer, with its operating system.
+        model: What was classified, with its input size.
+        precision: The model file.
+        runtime: Runtime and version.
+        latency_p50_ms: Median time of one photo, read-back included.
+        command: What was typed.
+    """
+
+    machine: str
+    model: str
+    precision: Precision
+    runtime: str
+    latency_p50_ms: float = Field(gt=0)
+    command: str
+
+    def __str__(self) -> str:
+        """`12.3 ms p50 · grocery 256 px · int8 · LiteRT 2.3.0 · Raspberry Pi 5`."""
+        parts = (f"{self.latency_p50_ms:g} ms p50", self.model, self.precision, self.runtime, self.machine)
+        return " · ".join(parts)
+
+
+class DeviceProfile(_Strict):
     """What runs a model on a kind of device.
 
     Attributes:
         name: The name of its file.
         description: Which devices it fits, in one sentence.
-        runtime: The TFLite runtime to use.
-        delegate: What of that runtime executes the ops.
-        threads: Threads of the delegate.
-        precision: The model file of a bundle that suits it best.
-        measured: Latency with model, machine and command, once somebody has measured it.
+        runtime: The TFLite runtime to use; `any` takes LiteRT where it is installed, tflite-runtime otherwise.
+        delegate: What executes the ops; `none` leaves them all to the runtime's own kernels.
+        threads: CPU threads; the cores of the machine, at most four, where it is left out.
+        precision: The model file of a bundle that suits it best; where a bundle lacks it, the first that it has of
+            int8, fp16 and float32.
+        gpu: For `delegate = "gpu"`.
+        external: For `delegate = "external"`.
+        camera: Defaults of `edgebcnn run`.
+        limits: What `edgebcnn check` holds the device to.
+        measured: What was measured, and where; empty while nobody has measured anything.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
     name: str = Field(min_length=1)
     description: str = Field(min_length=1)
-    runtime: Literal["litert", "tflite_runtime"]
-    delegate: Literal["xnnpack"]
-    threads: int = Field(ge=1)
+    runtime: RuntimeName
+    delegate: Delegate
+    threads: int | None = Field(default=None, ge=1)
     precision: Precision
-    measured: str = "nobody has measured this yet"
+    gpu: GpuSettings | None = None
+    external: ExternalDelegate | None = None
+    camera: CameraDefaults = CameraDefaults()
+    limits: Limits = Limits()
+    measured: tuple[Measurement, ...] = Field(default=(), strict=False)
+
+    @model_validator(mode="after")
+    def _delegate_has_its_own_table_alone(self) -> DeviceProfile:
+        if self.delegate == "external" and self.external is None:
+            raise ValueError('delegate = "external" needs a table [external] with the library')
+        for table in ("gpu", "external"):
+            if getattr(self, table) is not None and self.delegate != table:
+                raise ValueError(f'the table [{table}] belongs to delegate = "{table}", not "{self.delegate}"')
+        if self.delegate == "gpu" and self.runtime != "litert":
+            raise ValueError('delegate = "gpu" needs runtime = "litert"')
+        return self
+
+    @property
+    def is_accelerator(self) -> bool:
+        """Whether something other than the CPU is to compute."""
+        return self.delegate in ("gpu", "external")
+
+    @property
+    def processor(self) -> str:
+        """What is to compute, as the subject of a sentence: `the GPU`, a library, `XNNPACK`, `the CPU`."""
+        if self.external:
+            return self.external.library
+        return {"gpu": "the GPU", "xnnpack": "XNNPACK"}.get(self.delegate, "the CPU")
+
+    @property
+    def said_of_measurements(self) -> str:
+        """What was measured, or that nobody has."""
+        return "; ".join(map(str, self.measured)) or "nobody has measured this yet"
 
 
 def load_profile(name_or_path: str) -> DeviceProfile:
@@ -41,6 +153,9 @@ def load_profile(name_or_path: str) -> DeviceProfile:
     Raises:
         DeviceError: no such profile, or a key or value that does not fit.
     """
-    return catalog.load(
-        name_or_path, DeviceProfile, package="edgebcnn._devices", kind="device profile", error=DeviceError
-    )
+    return catalog.load(name_or_path, DeviceProfile, package=PACKAGE, kind="device profile", error=DeviceError)
+
+
+def profile_names() -> list[str]:
+    """Names of the profiles that come with edgebcnn, sorted."""
+    return catalog.names(PACKAGE)

@@ -1,0 +1,56 @@
+"""`edgebcnn devices`: which device profiles are there, and what does this machine have?"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from edgebcnn.device.machine import Inventory
+    from edgebcnn.device.profile import DeviceProfile
+
+
+_WIDTH = 22  # the longest name of a profile, and a gap
+
+
+@click.command
+@click.option("--json", "as_json", is_flag=True, help="Profiles and machine as JSON.")
+def command(*, as_json: bool) -> None:
+    """List the device profiles, and what this machine can run them with.
+
+    Runtimes, the processor and its features, memory, temperature, GPUs that Vulkan sees, delegate libraries, cameras.
+    """
+    from edgebcnn.atomic import json_bytes
+    from edgebcnn.device.machine import take_inventory
+    from edgebcnn.device.profile import load_profile, profile_names
+
+    profiles = [load_profile(name) for name in profile_names()]
+    inventory = take_inventory()
+    if as_json:
+        listed = {"profiles": [profile.model_dump(mode="json") for profile in profiles], **inventory.as_json()}
+        click.echo(json_bytes({"schema_version": 1, **listed}).decode(), nl=False)
+    else:
+        _print(profiles, inventory)
+
+
+def _print(profiles: Sequence[DeviceProfile], inventory: Inventory) -> None:
+    machine = inventory.machine
+    subjects = {
+        "machine": [str(machine), machine.system],
+        "processor": [" · ".join((machine.cpu or "unknown", *machine.cpu_features))],
+        "runtimes": [f"{runtime.name} {runtime.version or f'- {runtime.problem}'}" for runtime in inventory.runtimes],
+        "GPUs": [f"{gpu.name} ({gpu.kind})" for gpu in inventory.gpus] or ["none that Vulkan sees"],
+        "delegates": inventory.delegates or ["none in the folders of libraries"],
+        "cameras": [str(camera) for camera in inventory.cameras] or ["none"],
+    }
+    for profile in profiles:
+        subjects[profile.name] = [
+            f"{profile.runtime} · {profile.delegate} · {profile.precision} · {profile.said_of_measurements}",
+            profile.description,
+        ]
+    for subject, lines in subjects.items():
+        for number, line in enumerate(lines):
+            click.echo(f"{'' if number else subject:<{_WIDTH}}{line}")
