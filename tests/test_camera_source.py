@@ -13,6 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
+from edgebcnn.camera.recovery import Patience
 from edgebcnn.camera.source import Frame, Source, masked, open_source
 from edgebcnn.camera.truth import photo_truth, truth_path, video_truth, write_truth
 from edgebcnn.errors import CameraError, DataError
@@ -241,7 +242,7 @@ def test_a_live_source_that_hangs_up_is_an_error_and_its_half_frame_is_dropped(c
         camera.send(noise)
     camera.send(255 - noise, share=0.5)
     camera.hang_up()
-    with closing(open_source(camera.address)) as source:
+    with closing(open_source(camera.address, patience=Patience(max_outage_s=0))) as source:
         taken = []
         with pytest.raises(CameraError, match="stopped giving frames"):
             for frame in source.frames(lambda: False):
@@ -255,7 +256,7 @@ def test_a_live_source_that_stalls_is_an_error(camera: NetworkCamera) -> None:
         camera.send(grey(90))
     started_s = time.monotonic()
     with (
-        closing(open_source(camera.address, stall_timeout_s=0.5)) as source,
+        closing(open_source(camera.address, patience=Patience(stall_timeout_s=0.5, max_outage_s=0))) as source,
         pytest.raises(CameraError, match=r"gave no frame for 0\.5 s"),
     ):
         for _ in source.frames(lambda: False):
@@ -269,7 +270,7 @@ def test_a_slow_but_steady_camera_does_not_stall(camera: NetworkCamera) -> None:
         camera.send(grey(90))
     stop_at_s = time.monotonic() + 2
     frames = 0
-    with closing(open_source(camera.address, stall_timeout_s=1)) as source:
+    with closing(open_source(camera.address, patience=Patience(stall_timeout_s=1))) as source:
         for _ in source.frames(lambda: time.monotonic() > stop_at_s):
             frames += 1
             threading.Timer(0.4, camera.send, [grey(90)]).start()
@@ -279,7 +280,7 @@ def test_a_slow_but_steady_camera_does_not_stall(camera: NetworkCamera) -> None:
 def test_waiting_for_a_live_frame_ends_when_it_should_stop(camera: NetworkCamera) -> None:
     for _ in range(3):
         camera.send(grey(90))
-    with closing(open_source(camera.address, stall_timeout_s=5)) as source:
+    with closing(open_source(camera.address, patience=Patience(stall_timeout_s=5))) as source:
         stop_at_s = time.monotonic() + 0.5
         assert list(source.frames(lambda: time.monotonic() > stop_at_s))
         assert time.monotonic() - stop_at_s < 1
