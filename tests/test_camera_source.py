@@ -16,6 +16,7 @@ import pytest
 from edgebcnn.camera.recovery import Patience
 from edgebcnn.camera.source import Frame, Source, masked, open_source
 from edgebcnn.camera.truth import photo_truth, truth_path, video_truth, write_truth
+from edgebcnn.camera.view import Turn, View
 from edgebcnn.errors import CameraError, DataError
 from edgebcnn.preprocessing import read_photo
 from edgebcnn.progress import Advance
@@ -284,3 +285,60 @@ def test_waiting_for_a_live_frame_ends_when_it_should_stop(camera: NetworkCamera
         stop_at_s = time.monotonic() + 0.5
         assert list(source.frames(lambda: time.monotonic() > stop_at_s))
         assert time.monotonic() - stop_at_s < 1
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("*.png", ["10.png", "2.png", "x.png"]),
+        ("%d.png", ["2.png", "10.png"]),
+        ("%02d.png", ["10.png"]),
+        ("[0-9].png", ["2.png"]),
+    ],
+)
+def test_a_pattern_means_the_photos_that_it_names(tmp_path: Path, pattern: str, names: list[str]) -> None:
+    folder = tmp_path / "Red"
+    folder.mkdir()
+    for name in ("2.png", "10.png", "x.png", "notes.txt"):
+        assert cv2.imwrite(str(folder / "a.png"), grey(80))
+        (folder / "a.png").rename(folder / name)
+    frames = read_all(open_source(str(folder / pattern), labels=NAMES))
+    assert [(frame.photo, frame.truth) for frame in frames] == [(name, "Red") for name in names]
+
+
+def test_a_pattern_through_folders_keeps_them_in_the_names(tmp_path: Path) -> None:
+    write_photos(tmp_path / "shelf", per_label=1)
+    frames = read_all(open_source(f"{tmp_path}/shelf/**/*.png", labels=NAMES))
+    assert [(frame.photo, frame.truth) for frame in frames] == [(f"{name}/0.png", name) for name in sorted(NAMES)]
+
+
+def test_a_pattern_that_names_no_photo_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CameraError, match=r"no photo has a name like .*\*\.jpg: correct the pattern"):
+        open_source(f"{tmp_path}/*.jpg")
+
+
+@pytest.mark.parametrize(("rotate", "corner"), [(0, (0, 0)), (90, (0, -1)), (180, (-1, -1)), (270, (-1, 0))])
+def test_frames_are_turned_clockwise(
+    tmp_path: Path, camera: NetworkCamera, rotate: Turn, corner: tuple[int, int]
+) -> None:
+    image = grey(20)
+    image[:16, :16] = 250
+    assert cv2.imwrite(str(tmp_path / "a.png"), image)
+    camera.send(image)
+    with closing(open_source(camera.address, view=View(rotate=rotate))) as live:
+        turned = [
+            *read_all(open_source(str(tmp_path), view=View(rotate=rotate))),
+            next(live.frames(lambda: False)),
+        ]
+    for frame in turned:
+        assert frame.image_bgr.shape[:2] == ((64, 48) if rotate in (90, 270) else (48, 64))
+        assert frame.image_bgr[corner].min() > 200
+
+
+@pytest.mark.parametrize("view", [View(size_px=(1280, 720)), View(rate_fps=15)])
+def test_only_a_camera_is_asked_for_a_size_or_rate(tmp_path: Path, view: View) -> None:
+    write_photos(tmp_path, per_label=1)
+    for spec in (str(tmp_path), "http://user:secret@127.0.0.1:9/x"):
+        with pytest.raises(CameraError, match="leave out --size and --rate") as failure:
+            open_source(spec, view=view)
+        assert "secret" not in str(failure.value)

@@ -24,7 +24,7 @@ CHUNK_BYTES = 1 << 20  # all that waits, up to several pictures: of a backlog on
 _REFUSALS = (401, 403)
 
 
-class NotPicturesError(CameraError):
+class NotPictures(Exception):
     """The server answers, but not with a stream of pictures."""
 
 
@@ -39,7 +39,7 @@ class HttpMjpeg:
         silence_s: Between two packets.
 
     Raises:
-        NotPicturesError: what answers sends no stream of pictures.
+        NotPictures: what answers sends no stream of pictures.
         CameraError: nothing answers in time, or it refuses; the message goes on after the source's name.
     """
 
@@ -53,7 +53,7 @@ class HttpMjpeg:
         boundary = boundary_of(self._response.headers.get("Content-Type", ""))
         if boundary is None:
             self.release()
-            raise NotPicturesError("sends no MJPEG")
+            raise NotPictures
         self._cutter = PictureCutter(boundary)
         self._sockets[-1].settimeout(silence_s)
 

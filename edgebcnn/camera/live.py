@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import cycle
 
 import cv2
 
@@ -25,6 +26,7 @@ from edgebcnn.progress import Reporter
 OPEN_TIMEOUT_S = 10.0  # a camera that wakes up answers within seconds
 REOPEN_TIMES = 3.0  # times as long as the first opening: on a network that was cut, a new attempt beats an old one
 SHORTEST_REOPEN_S = 1.0
+REOPEN_GROWTH = (1, 2, 4)  # and again from the first, so that a source that became slow is reached too
 OPEN_SLACK_S = 2.0  # beyond its limit, an opening hangs
 STOP_POLL_S = 0.1  # how soon a wait for a frame notices that it should stop
 JOIN_TIMEOUT_S = 0.5  # a driver that does not return must not hold up the end; the thread is a daemon
@@ -208,11 +210,15 @@ class _Reader(threading.Thread):
         self._stream = stream
         self._capture = capture
         self._opening = capture is None
+        self._open_timeouts_s = cycle(
+            min(OPEN_TIMEOUT_S, stream._reopen_timeout_s * growth) for growth in REOPEN_GROWTH
+        )
+        self._open_timeout_s = stream._reopen_timeout_s
         self.start()
 
     def limit_s(self, stall_s: float) -> float:
         """How long it may be silent in what it does now."""
-        return self._stream._reopen_timeout_s + OPEN_SLACK_S if self._opening else stall_s
+        return self._open_timeout_s + OPEN_SLACK_S if self._opening else stall_s
 
     def retire(self) -> None:
         """Ends it as soon as it can; nothing that it still brings is taken."""
@@ -237,8 +243,9 @@ class _Reader(threading.Thread):
     def _read_until_lost(self, backoff: Backoff) -> str:
         try:
             if self._capture is None:
+                self._open_timeout_s = next(self._open_timeouts_s)
                 self._live(opening=True)
-                self._capture = self._stream._opener(self._stream._reopen_timeout_s)
+                self._capture = self._stream._opener(self._open_timeout_s)
             begun_s = self._live(opening=False)
             while not self.retired.is_set():
                 picture = self._capture.read()

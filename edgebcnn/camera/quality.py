@@ -2,8 +2,8 @@
 
 A frame is judged by its grey levels where the shorter side has about `SIDE_PX`: what is invisible there, the model does
 not see either. The limits were chosen on photos from shops that were darkened, exposed for longer, put out of focus and
-shaken (`benchmarks/frame_quality.py`): none of the photos as they were taken is refused, and most of those are of which
-the model names fewer than half.
+shaken (`benchmarks/frame_quality.py`): none of the photos as they were taken is refused; of those that the model no
+longer names, all dark and unfocused ones are, most that are shaken, and half of the overexposed.
 """
 
 from __future__ import annotations

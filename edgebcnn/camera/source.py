@@ -14,7 +14,7 @@ from edgebcnn.camera.capture import Capture, Opener, open_device, open_with_ffmp
 from edgebcnn.camera.devices import lasting_path
 from edgebcnn.camera.files import PhotoFolder, VideoFile, is_pattern, photos_below, photos_like
 from edgebcnn.camera.frames import Done, Frame, Source
-from edgebcnn.camera.http_mjpeg import HttpMjpeg, NotPicturesError
+from edgebcnn.camera.http_mjpeg import HttpMjpeg, NotPictures
 from edgebcnn.camera.live import LiveStream
 from edgebcnn.camera.recovery import Patience
 from edgebcnn.camera.view import AS_IT_IS, View
@@ -132,7 +132,7 @@ def _open_address(address: str, reporter: Reporter, patience: Patience, view: Vi
         if address.lower().startswith("http"):
             try:
                 return HttpMjpeg(address, timeout_s=timeout_s, silence_s=patience.stall_timeout_s + READ_SLACK_S)
-            except NotPicturesError:
+            except NotPictures:
                 pass
         return open_with_ffmpeg(address, timeout_s, silence_s=patience.stall_timeout_s + READ_SLACK_S)
 
