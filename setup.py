@@ -27,6 +27,8 @@ DEVICE = [
     "opencv-python-headless>=4.10",
     "pydantic>=2.7",
     "rich>=13.7",
+    # Tells a damaged JPEG of a network camera from a whole one, which OpenCV does not.
+    "simplejpeg>=1.7; platform_machine != 'armv7l'",
     "tomli>=2; python_version < '3.11'",
 ]
 

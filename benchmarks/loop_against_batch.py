@@ -70,7 +70,17 @@ def compared(name: str, bundle: Bundle, source: Path, frames: Sequence[NDArray[n
     apply = bundle.manifest.preprocessing.apply
     batch = np.concatenate([classifier.probabilities(apply(frame)[np.newaxis]) for frame in frames])
     events = source.with_name(f"{name}.jsonl")
-    command = [sys.executable, "-m", "edgebcnn", "run", "--bundle", str(bundle.path), "--camera", str(source)]
+    command = [
+        sys.executable,
+        "-m",
+        "edgebcnn",
+        "run",
+        "--bundle",
+        str(bundle.path),
+        "--camera",
+        str(source),
+        "--every-frame",
+    ]
     summary, peak_mb = finished([*command, "--jsonl", str(events), "--json"])
     readings = [json.loads(line) for line in events.read_text().splitlines()]
     scores = np.array([reading["score"] for reading in readings])

@@ -84,7 +84,7 @@ def read_photo(path: Path) -> NDArray[np.uint8]:
         raise UnreadablePhotoError(path, error.strerror or str(error)) from error
     if not encoded:
         raise UnreadablePhotoError(path, "the file is empty")
-    if _is_cut_short(encoded):
+    if is_cut_short(encoded):
         # OpenCV 4 decodes the part that is there and fills the rest with grey, without an error.
         raise UnreadablePhotoError(path, "the file is cut short")
     try:
@@ -104,7 +104,7 @@ def _crop_to_aspect(photo: NDArray[np.uint8], width_over_height: float) -> NDArr
     return photo[top : top + new_height, left : left + new_width]
 
 
-def _is_cut_short(encoded: bytes) -> bool:
+def is_cut_short(encoded: bytes) -> bool:
     """Whether a JPEG lacks its end marker, a PNG its IEND chunk, or a WebP part of its RIFF length."""
     if encoded.startswith(b"\xff\xd8"):
         return encoded.find(b"\xff\xd9", _jpeg_scan_start(encoded)) < 0

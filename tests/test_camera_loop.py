@@ -14,16 +14,18 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from edgebcnn.bundle import Bundle
 from edgebcnn.camera.loop import CameraLoop
+from edgebcnn.camera.quality import Limits
 from edgebcnn.camera.reading import Reading
 from edgebcnn.camera.sinks import JsonLinesSink
 from edgebcnn.camera.source import Done, Frame, Source, open_source
 from edgebcnn.camera.summary import LatencyHistogram
 from edgebcnn.camera.truth import write_truth
-from edgebcnn.device.classifier import Classifier
-from edgebcnn.errors import CameraError, StorageError
+from edgebcnn.device.classifier import Classifier, Prediction
+from edgebcnn.errors import CameraError, DeviceError, StorageError
 from edgebcnn.preprocessing import read_photo
 from edgebcnn.progress import Silent
 from tests.mjpeg_server import network_camera
@@ -115,7 +117,8 @@ def test_a_reading_says_what_is_known_about_its_frame(tmp_path: Path, classifier
     assert (reading.label, reading.class_id, reading.gtin, reading.truth) == ("Red", 0, "00000000000017", "Red")
     assert reading.source == str(tmp_path / "shelf")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{3}Z", reading.time)
-    assert reading.top3[0].score == reading.score >= reading.top3[1].score >= reading.top3[2].score
+    assert reading.score == reading.top3[0].score >= reading.top3[1].score >= reading.top3[2].score
+    assert reading.latency_ms is not None
     assert 0 < reading.latency_ms <= reading.age_ms
 
 
@@ -178,13 +181,88 @@ def test_a_slow_model_sees_the_newest_frames_of_a_live_source(classifier: Classi
     assert summary.seen == 41
 
 
+class Filmed(Source):
+    """These pictures, each taken `lag_s` before it comes."""
+
+    def __init__(self, *images: NDArray[np.uint8], lag_s: float = 0.0) -> None:
+        super().__init__("filmed", Silent())
+        self._images, self._lag_s = images, lag_s
+
+    def frames(self, done: Done) -> Iterator[Frame]:
+        for index, image in enumerate(self._images):
+            if not done():
+                yield Frame(index, image, time.monotonic() - self._lag_s, truth="Red")
+
+
+RED = coloured("Red", np.random.default_rng(6))
+
+
+def test_a_frame_that_shows_nothing_gets_a_reason_and_no_product(classifier: Classifier) -> None:
+    black, white = np.zeros_like(RED), np.full_like(RED, 255)
+    sink = Kept()
+    loop = CameraLoop(Filmed(RED, black, white, RED), classifier, [sink], limits=Limits())
+    loop.run()
+    assert [reading.reason for reading in sink.readings] == [None, "black", "overexposed", None]
+    empty = sink.readings[1]
+    assert (empty.label, empty.class_id, empty.score, empty.top3, empty.latency_ms) == (None, None, None, (), None)
+    summary = loop.summary()
+    assert (summary.seen, summary.classified, summary.refused) == (4, 2, {"black": 1, "overexposed": 1})
+    assert summary.accuracy is not None
+    assert summary.accuracy.n == 2, "a frame without a product is neither right nor wrong"
+    assert "refused   1 black · 1 overexposed" in str(summary)
+
+
+def test_no_product_is_said_of_a_frame_older_than_the_limit(classifier: Classifier) -> None:
+    sink = Kept()
+    CameraLoop(Filmed(RED, lag_s=3), classifier, [sink], limits=Limits(max_age_s=2)).run()
+    CameraLoop(Filmed(RED, lag_s=1), classifier, [sink], limits=Limits(max_age_s=2)).run()
+    slow = Unreliable(classifier, failures=0, pause_s=0.3)
+    CameraLoop(Filmed(RED), slow, [sink], limits=Limits(max_age_s=0.2)).run()
+    assert [reading.reason or reading.label for reading in sink.readings] == ["stale", "Red", "stale"]
+    assert [reading.label for reading in sink.readings] == [None, "Red", None]
+    assert all(reading.label is None or reading.age_ms <= 2000 for reading in sink.readings)
+    assert sink.readings[1].age_ms >= 1000
+
+
+class Unreliable(Classifier):
+    """A classifier whose delegate fails `failures` times before it works, and takes `pause_s` for each frame."""
+
+    def __init__(self, classifier: Classifier, *, failures: int, pause_s: float = 0.0) -> None:
+        self.labels, self.receipt = classifier.labels, classifier.receipt
+        self._classifier, self._failures, self._pause_s = classifier, failures, pause_s
+
+    def classify(self, frame_bgr: NDArray[np.uint8]) -> Prediction:
+        time.sleep(self._pause_s)
+        if self._failures:
+            self._failures -= 1
+            raise RuntimeError("Node number 3 (EdgeTpuDelegate) failed to invoke.")
+        return self._classifier.classify(frame_bgr)
+
+
+def test_a_model_that_fails_for_a_moment_goes_on(classifier: Classifier) -> None:
+    sink = Kept()
+    loop = CameraLoop(Filmed(RED, RED, RED), Unreliable(classifier, failures=2), [sink])
+    loop.run()
+    assert [reading.reason for reading in sink.readings] == ["model failed", "model failed", None]
+    assert loop.summary().refused == {"model failed": 2}
+
+
+def test_a_model_that_keeps_failing_ends_the_run_with_one_sentence(classifier: Classifier) -> None:
+    sink = Kept()
+    loop = CameraLoop(Endless(), Unreliable(classifier, failures=99), [sink])
+    with pytest.raises(DeviceError, match=r"failed on 5 frames within 60 s \(Node number 3 \(EdgeTpuDelegate\)"):
+        loop.run()
+    assert len(sink.readings) == 4
+    assert sink.closed == 1
+
+
 def test_json_lines_are_appended_one_a_frame(tmp_path: Path, classifier: Classifier) -> None:
     file = tmp_path / "readings.jsonl"
     for _ in range(2):
         CameraLoop(Endless(), classifier, [JsonLinesSink(file)]).run(max_frames=3)
     readings = [json.loads(line) for line in file.read_text().splitlines()]
     assert [reading["frame"] for reading in readings] == [0, 1, 2, 0, 1, 2]
-    assert all(reading["schema_version"] == 1 and reading["label"] == "Red" for reading in readings)
+    assert all(reading["schema_version"] == 2 and reading["label"] == "Red" for reading in readings)
     assert set(readings[0]) == documented_fields()
 
 
@@ -210,6 +288,7 @@ def test_a_line_that_does_not_fit_leaves_no_half_behind(tmp_path: Path) -> None:
     script = f"""
 import resource
 from pathlib import Path
+from edgebcnn.camera.quality import Limits
 from edgebcnn.camera.reading import Reading
 from edgebcnn.camera.sinks import JsonLinesSink
 from edgebcnn.errors import StorageError

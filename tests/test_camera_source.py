@@ -13,8 +13,10 @@ import cv2
 import numpy as np
 import pytest
 
+from edgebcnn.camera.recovery import Patience
 from edgebcnn.camera.source import Frame, Source, masked, open_source
 from edgebcnn.camera.truth import photo_truth, truth_path, video_truth, write_truth
+from edgebcnn.camera.view import Turn, View
 from edgebcnn.errors import CameraError, DataError
 from edgebcnn.preprocessing import read_photo
 from edgebcnn.progress import Advance
@@ -241,7 +243,7 @@ def test_a_live_source_that_hangs_up_is_an_error_and_its_half_frame_is_dropped(c
         camera.send(noise)
     camera.send(255 - noise, share=0.5)
     camera.hang_up()
-    with closing(open_source(camera.address)) as source:
+    with closing(open_source(camera.address, patience=Patience(max_outage_s=0))) as source:
         taken = []
         with pytest.raises(CameraError, match="stopped giving frames"):
             for frame in source.frames(lambda: False):
@@ -255,7 +257,7 @@ def test_a_live_source_that_stalls_is_an_error(camera: NetworkCamera) -> None:
         camera.send(grey(90))
     started_s = time.monotonic()
     with (
-        closing(open_source(camera.address, stall_timeout_s=0.5)) as source,
+        closing(open_source(camera.address, patience=Patience(stall_timeout_s=0.5, max_outage_s=0))) as source,
         pytest.raises(CameraError, match=r"gave no frame for 0\.5 s"),
     ):
         for _ in source.frames(lambda: False):
@@ -269,7 +271,7 @@ def test_a_slow_but_steady_camera_does_not_stall(camera: NetworkCamera) -> None:
         camera.send(grey(90))
     stop_at_s = time.monotonic() + 2
     frames = 0
-    with closing(open_source(camera.address, stall_timeout_s=1)) as source:
+    with closing(open_source(camera.address, patience=Patience(stall_timeout_s=1))) as source:
         for _ in source.frames(lambda: time.monotonic() > stop_at_s):
             frames += 1
             threading.Timer(0.4, camera.send, [grey(90)]).start()
@@ -279,7 +281,64 @@ def test_a_slow_but_steady_camera_does_not_stall(camera: NetworkCamera) -> None:
 def test_waiting_for_a_live_frame_ends_when_it_should_stop(camera: NetworkCamera) -> None:
     for _ in range(3):
         camera.send(grey(90))
-    with closing(open_source(camera.address, stall_timeout_s=5)) as source:
+    with closing(open_source(camera.address, patience=Patience(stall_timeout_s=5))) as source:
         stop_at_s = time.monotonic() + 0.5
         assert list(source.frames(lambda: time.monotonic() > stop_at_s))
         assert time.monotonic() - stop_at_s < 1
+
+
+@pytest.mark.parametrize(
+    ("pattern", "names"),
+    [
+        ("*.png", ["10.png", "2.png", "x.png"]),
+        ("%d.png", ["2.png", "10.png"]),
+        ("%02d.png", ["10.png"]),
+        ("[0-9].png", ["2.png"]),
+    ],
+)
+def test_a_pattern_means_the_photos_that_it_names(tmp_path: Path, pattern: str, names: list[str]) -> None:
+    folder = tmp_path / "Red"
+    folder.mkdir()
+    for name in ("2.png", "10.png", "x.png", "notes.txt"):
+        assert cv2.imwrite(str(folder / "a.png"), grey(80))
+        (folder / "a.png").rename(folder / name)
+    frames = read_all(open_source(str(folder / pattern), labels=NAMES))
+    assert [(frame.photo, frame.truth) for frame in frames] == [(name, "Red") for name in names]
+
+
+def test_a_pattern_through_folders_keeps_them_in_the_names(tmp_path: Path) -> None:
+    write_photos(tmp_path / "shelf", per_label=1)
+    frames = read_all(open_source(f"{tmp_path}/shelf/**/*.png", labels=NAMES))
+    assert [(frame.photo, frame.truth) for frame in frames] == [(f"{name}/0.png", name) for name in sorted(NAMES)]
+
+
+def test_a_pattern_that_names_no_photo_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(CameraError, match=r"no photo has a name like .*\*\.jpg: correct the pattern"):
+        open_source(f"{tmp_path}/*.jpg")
+
+
+@pytest.mark.parametrize(("rotate", "corner"), [(0, (0, 0)), (90, (0, -1)), (180, (-1, -1)), (270, (-1, 0))])
+def test_frames_are_turned_clockwise(
+    tmp_path: Path, camera: NetworkCamera, rotate: Turn, corner: tuple[int, int]
+) -> None:
+    image = grey(20)
+    image[:16, :16] = 250
+    assert cv2.imwrite(str(tmp_path / "a.png"), image)
+    camera.send(image)
+    with closing(open_source(camera.address, view=View(rotate=rotate))) as live:
+        turned = [
+            *read_all(open_source(str(tmp_path), view=View(rotate=rotate))),
+            next(live.frames(lambda: False)),
+        ]
+    for frame in turned:
+        assert frame.image_bgr.shape[:2] == ((64, 48) if rotate in (90, 270) else (48, 64))
+        assert frame.image_bgr[corner].min() > 200
+
+
+@pytest.mark.parametrize("view", [View(size_px=(1280, 720)), View(rate_fps=15)])
+def test_only_a_camera_is_asked_for_a_size_or_rate(tmp_path: Path, view: View) -> None:
+    write_photos(tmp_path, per_label=1)
+    for spec in (str(tmp_path), "http://user:secret@127.0.0.1:9/x"):
+        with pytest.raises(CameraError, match="leave out --size and --rate") as failure:
+            open_source(spec, view=view)
+        assert "secret" not in str(failure.value)

@@ -50,8 +50,8 @@ def test_a_video_gives_a_line_a_frame_and_a_summary(shelf: Path) -> None:
     assert [line.split("  ")[1] for line in lines[:12]] == NAMES * 3
     assert lines[3].endswith("(is Blue)")
     assert lines[13] == "frames    12 seen · 0 dropped · 12 classified · 0 unreadable"
-    assert "ops · int8" in lines[16]
-    assert lines[17] == "accuracy  75.0 % (95 % CI 46.8-91.1, n=12)"
+    assert "ops · int8" in lines[17]
+    assert lines[18] == "accuracy  75.0 % (95 % CI 46.8-91.1, n=12)"
 
 
 def test_json_prints_the_summary_alone(shelf: Path) -> None:
@@ -65,7 +65,7 @@ def test_json_prints_the_summary_alone(shelf: Path) -> None:
 
 def test_quiet_prints_the_summary_without_frames(shelf: Path) -> None:
     result = run(shelf, "--camera", str(shelf / "photos"), "--quiet")
-    assert len(result.stdout.splitlines()) == 6
+    assert len(result.stdout.splitlines()) == 7
     assert "Red/0.png" not in result.stdout
 
 
@@ -137,7 +137,7 @@ def test_a_lost_stream_leaves_its_summary_and_the_cameras_exit_code(shelf: Path,
             camera.send(coloured("Green", np.random.default_rng(3)))
         camera.hang_up()
         address = camera.address.replace("://", "://user:secret@")
-        result = run(shelf, "--camera", address, "--json", "--jsonl", str(file))
+        result = run(shelf, "--camera", address, "--json", "--jsonl", str(file), "--max-outage", "0")
     summary = json.loads(result.stdout)
     assert result.exit_code == CameraError.exit_code
     assert "stopped giving frames" in result.stderr
@@ -195,10 +195,11 @@ def test_a_signal_ends_a_live_run_cleanly(shelf: Path, tmp_path: Path, number: s
     assert process.returncode == 0, errors
     assert "Traceback" not in errors
     lines = output.read_text().splitlines()
-    assert [line.split()[0] for line in lines[-6:]] == ["source", "frames", "speed", "latency", "delegate", "accuracy"]
+    subjects = ["source", "frames", "speed", "latency", "age", "delegate", "accuracy"]
+    assert [line.split()[0] for line in lines[-7:]] == subjects
     read = [json.loads(line)["frame"] for line in file.read_text().splitlines()]
     assert read
-    assert [int(line.split()[1]) for line in lines[:-6]] == read
+    assert [int(line.split()[1]) for line in lines[:-7]] == read
 
 
 def test_a_signals_former_handlers_are_put_back(shelf: Path) -> None:

@@ -57,4 +57,13 @@ def test_a_wheel_says_its_version_licence_and_python(about: Message) -> None:
 
 def test_a_device_is_asked_for_nothing_that_only_training_needs(about: Message) -> None:
     base = {line.partition(">")[0] for line in about.get_all("Requires-Dist", []) if "extra ==" not in line}
-    assert base == {"ai-edge-litert", "click", "numpy", "opencv-python-headless", "pydantic", "rich", "tomli"}
+    assert base == {
+        "ai-edge-litert",
+        "click",
+        "numpy",
+        "opencv-python-headless",
+        "pydantic",
+        "rich",
+        "simplejpeg",
+        "tomli",
+    }

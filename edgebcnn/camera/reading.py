@@ -1,18 +1,22 @@
-"""What is known about one frame once it was classified? `docs/events.md` describes each field."""
+"""What is known about one frame once it was judged and classified? `docs/events.md` describes each field."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Any
+from typing import Any, Literal
 
 from edgebcnn.bundle import Label
-from edgebcnn.camera.source import Frame
+from edgebcnn.camera.frames import Frame
+from edgebcnn.camera.quality import Fault
 from edgebcnn.device.classifier import Prediction
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 CANDIDATES = 3
+
+Reason = Fault | Literal["model failed"]
+"""Why a frame has no product."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class Candidate:
 
 @dataclass(frozen=True)
 class Reading:
-    """One classified frame.
+    """One frame: its product, or the reason why it has none.
 
     Attributes:
         schema_version: Version of this record.
@@ -34,13 +38,14 @@ class Reading:
         frame: Number of the frame in the source, from 0.
         photo: Path within the folder, for photos.
         time: When the frame arrived, ISO 8601 in UTC.
-        label: The most probable product.
+        label: The most probable product; None where there is a reason.
         class_id: Its place in the bundle's labels.
         gtin: Its GTIN/UPC, where the bundle has one.
         score: Its probability, 0-1.
         top3: The most probable products, best first.
-        age_ms: From the frame's arrival to the end of its classification.
-        latency_ms: Preprocessing and inference.
+        reason: Why no product is said: the frame is stale, frozen, black, overexposed or blurred, or the model failed.
+        age_ms: From the frame's capture to the end of its classification, or to the moment when it was refused.
+        latency_ms: Preprocessing and inference; None for a frame that was not classified.
         truth: What the frame really shows, where the source knows.
     """
 
@@ -49,14 +54,15 @@ class Reading:
     frame: int
     photo: str | None
     time: str
-    label: str
-    class_id: int
+    label: str | None
+    class_id: int | None
     gtin: str | None
-    score: float
+    score: float | None
     top3: tuple[Candidate, ...]
     age_ms: float
-    latency_ms: float
+    latency_ms: float | None
     truth: str | None
+    reason: Reason | None = None
 
     def as_json(self) -> dict[str, Any]:
         """Every field by name."""
@@ -84,6 +90,26 @@ def make_reading(
         age_ms=round(age_ms, 3),
         latency_ms=round(latency_ms, 3),
         truth=frame.truth,
+    )
+
+
+def no_reading(frame: Frame, reason: Reason, *, source: str, age_ms: float, latency_ms: float | None = None) -> Reading:
+    """What is known about a frame whose product must not or cannot be said."""
+    return Reading(
+        schema_version=SCHEMA_VERSION,
+        source=source,
+        frame=frame.index,
+        photo=frame.photo,
+        time=_utc(age_ms),
+        label=None,
+        class_id=None,
+        gtin=None,
+        score=None,
+        top3=(),
+        age_ms=round(age_ms, 3),
+        latency_ms=None if latency_ms is None else round(latency_ms, 3),
+        truth=frame.truth,
+        reason=reason,
     )
 
 

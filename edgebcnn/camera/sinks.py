@@ -34,9 +34,13 @@ class TerminalSink:
     def write(self, reading: Reading) -> None:
         """Prints `frame 12  Oatly Oat Milk  98.4 %  age 21 ms  latency 1.9 ms`."""
         name = reading.photo or f"frame {reading.frame}"
-        wrong = f"  (is {reading.truth})" if reading.truth not in (None, reading.label) else ""
-        times = f"age {reading.age_ms:.0f} ms  latency {reading.latency_ms:.1f} ms"
-        print(f"{name}  {reading.label}  {100 * reading.score:.1f} %  {times}{wrong}", file=self._stream, flush=True)
+        if reading.score is None or reading.latency_ms is None:
+            said = f"no reading: {reading.reason}  age {reading.age_ms:.0f} ms"
+        else:
+            wrong = f"  (is {reading.truth})" if reading.truth not in (None, reading.label) else ""
+            times = f"age {reading.age_ms:.0f} ms  latency {reading.latency_ms:.1f} ms"
+            said = f"{reading.label}  {100 * reading.score:.1f} %  {times}{wrong}"
+        print(f"{name}  {said}", file=self._stream, flush=True)
 
     def close(self) -> None:
         """Leaves the stream open: it is the caller's."""

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,7 +14,7 @@ from edgebcnn.camera.reading import Reading
 from edgebcnn.device.classifier import Receipt
 from edgebcnn.report.agreement import Proportion
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 
 
 class LatencyHistogram:
@@ -49,10 +51,15 @@ class Summary:
         source: Name of the source, without credentials.
         dropped: Frames of a live source that a newer one replaced before the loop took them.
         unreadable: Frames or photos that are broken.
-        classified: Frames that got a reading.
+        classified: Frames whose product was said.
+        refused: Number of frames without a product, by reason.
+        restarts: How often the source was lost and gave frames again.
+        outage_s: For how long it was lost.
         elapsed_s: From the start of the loop to its end.
         latency_p50_ms: Median of preprocessing and inference.
         latency_p95_ms: 95th percentile of the same.
+        age_p50_ms: Median of the time from a frame's capture to its reading.
+        age_p95_ms: 95th percentile of the same.
         receipt: What ran the model.
         accuracy: Share of labelled frames that were right; None where no frame was labelled. Its interval takes frames
             as independent, which those of one video are not: there it is too narrow.
@@ -62,16 +69,21 @@ class Summary:
     dropped: int
     unreadable: int
     classified: int
+    refused: Mapping[str, int]
+    restarts: int
+    outage_s: float
     elapsed_s: float
     latency_p50_ms: float | None
     latency_p95_ms: float | None
+    age_p50_ms: float | None
+    age_p95_ms: float | None
     receipt: Receipt
     accuracy: Proportion | None
 
     @property
     def seen(self) -> int:
-        """Frames that the source gave: classified, dropped or unreadable."""
-        return self.classified + self.dropped + self.unreadable
+        """Frames that the source gave: classified, refused, dropped or unreadable."""
+        return self.classified + sum(self.refused.values()) + self.dropped + self.unreadable
 
     @property
     def fps(self) -> float:
@@ -87,10 +99,15 @@ class Summary:
             "dropped": self.dropped,
             "classified": self.classified,
             "unreadable": self.unreadable,
+            "refused": dict(self.refused),
+            "restarts": self.restarts,
+            "outage_s": round(self.outage_s, 3),
             "elapsed_s": round(self.elapsed_s, 3),
             "fps": round(self.fps, 2),
             "latency_p50_ms": _rounded(self.latency_p50_ms),
             "latency_p95_ms": _rounded(self.latency_p95_ms),
+            "age_p50_ms": _rounded(self.age_p50_ms),
+            "age_p95_ms": _rounded(self.age_p95_ms),
             "receipt": self.receipt.as_json(),
             "accuracy": self.accuracy.as_json() if self.accuracy else None,
         }
@@ -103,9 +120,14 @@ class Summary:
             f" · {self.unreadable} unreadable",
             "speed": f"{self.fps:.1f} frames/s",
             "latency": f"{_ms(self.latency_p50_ms)} p50 · {_ms(self.latency_p95_ms)} p95",
+            "age": f"{_ms(self.age_p50_ms)} p50 · {_ms(self.age_p95_ms)} p95",
             "delegate": str(self.receipt),
             "accuracy": str(self.accuracy or "unknown: no frame was labelled"),
         }
+        if self.refused:
+            lines["refused"] = " · ".join(f"{count} {reason}" for reason, count in sorted(self.refused.items()))
+        if self.restarts:
+            lines["restarts"] = f"{self.restarts}, {self.outage_s:.1f} s without the source"
         return "\n".join(f"{subject:<10}{figures}" for subject, figures in lines.items())
 
 
@@ -114,14 +136,21 @@ class Tally:
 
     def __init__(self) -> None:
         self.classified = 0
+        self.refused: Counter[str] = Counter()
         self.latency = LatencyHistogram()
+        self.age = LatencyHistogram()
         self._labelled = 0
         self._right = 0
 
     def add(self, reading: Reading) -> None:
         """Counts one reading."""
+        self.age.add(reading.age_ms)
+        if reading.latency_ms is not None:
+            self.latency.add(reading.latency_ms)
+        if reading.reason is not None:
+            self.refused[reading.reason] += 1
+            return
         self.classified += 1
-        self.latency.add(reading.latency_ms)
         if reading.truth is not None:
             self._labelled += 1
             self._right += reading.truth == reading.label

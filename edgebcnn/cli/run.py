@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
+import re
 import sys
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +16,10 @@ from edgebcnn.cli.device_options import DEFAULT_BUNDLE, device_for, device_optio
 
 if TYPE_CHECKING:
     from edgebcnn.bundle import Precision
+    from edgebcnn.camera.quality import Limits
     from edgebcnn.camera.sinks import Sink
     from edgebcnn.camera.source import Source
+    from edgebcnn.camera.view import View
     from edgebcnn.progress import Reporter
 
 
@@ -25,13 +29,29 @@ def _number(_context: click.Context, _parameter: click.Parameter, value: float |
     return value
 
 
+def _size(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
+    if value is None:
+        return None
+    size = re.fullmatch(r"([1-9]\d{1,4})x([1-9]\d{1,4})", value)
+    if size is None:
+        raise click.BadParameter(f"{value!r} is not WIDTHxHEIGHT in pixels, such as 1280x720")
+    return int(size[1]), int(size[2])
+
+
 @click.command(epilog="Ctrl-C or SIGTERM finishes the frame and prints the summary; a second Ctrl-C ends at once.")
 @click.option(
     "--camera",
     "spec",
     show_default="the device's, which is 0 in most profiles",
     metavar="SOURCE",
-    help="Index, device, video file, folder of photos, or an http(s) MJPEG or RTSP address.",
+    help="Index, device, video file, folder or pattern of photos, or an http(s) MJPEG or RTSP address.",
+)
+@click.option("--size", callback=_size, metavar="WxH", help="Size in which a camera shall film.")
+@click.option(
+    "--rate", type=click.FloatRange(min=0, min_open=True), callback=_number, help="Frames a second that a camera gives."
+)
+@click.option(
+    "--rotate", type=click.Choice(["0", "90", "180", "270"]), default="0", help="Degrees clockwise to turn each frame."
 )
 @click.option(
     "--bundle", "bundle_path", type=click.Path(path_type=Path), default=DEFAULT_BUNDLE, help="What export wrote."
@@ -45,11 +65,43 @@ def _number(_context: click.Context, _parameter: click.Parameter, value: float |
     callback=_number,
     help="Stop after so many seconds.",
 )
+@click.option(
+    "--max-age",
+    type=click.FloatRange(min=0, min_open=True),
+    callback=_number,
+    show_default="none",
+    help="Seconds from a frame's capture after which its product is not said.",
+)
+@click.option(
+    "--frozen-after",
+    type=click.FloatRange(min=0, min_open=True),
+    callback=_number,
+    show_default="10",
+    help="Seconds after which a picture that never changes counts as frozen.",
+)
+@click.option(
+    "--min-sharpness",
+    type=click.FloatRange(0, 1),
+    callback=_number,
+    show_default="0.2",
+    help="Sharpness, 0 to 1, below which a frame counts as blurred.",
+)
+@click.option("--every-frame", is_flag=True, help="Classify frozen, black, overexposed and blurred frames too.")
+@click.option(
+    "--max-outage",
+    type=click.FloatRange(min=0),
+    callback=_number,
+    show_default="600",
+    help="Seconds for which a camera or stream that was lost is sought; 0 ends at once.",
+)
 @click.option("--quiet", is_flag=True, help="No line per frame.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON, and no line per frame.")
 def command(
     *,
     spec: str | None,
+    size: tuple[int, int] | None,
+    rate: float | None,
+    rotate: str,
     bundle_path: Path,
     device: str,
     allow_cpu_fallback: bool,
@@ -59,22 +111,32 @@ def command(
     jsonl: Path | None,
     max_frames: int | None,
     duration: float | None,
+    max_age: float | None,
+    frozen_after: float | None,
+    min_sharpness: float | None,
+    every_frame: bool,
+    max_outage: float | None,
     quiet: bool,
     as_json: bool,
 ) -> None:
     """Name the products that a camera, video or folder of photos shows.
 
-    Videos and folders are read frame by frame; cameras and streams always give their newest frame. Folders named like
-    products, and VIDEO.truth.csv beside a VIDEO (columns frame,label), say what is right and bring the accuracy.
+    Videos and folders are read frame by frame; cameras and streams always give their newest frame, and are sought again
+    when they are lost. Frames that show nothing get no product but a reason. Folders named like products, and
+    VIDEO.truth.csv beside a VIDEO (columns frame,label), say what is right and bring the accuracy.
     """
     from edgebcnn.atomic import json_bytes
     from edgebcnn.camera.loop import CameraLoop
+    from edgebcnn.camera.recovery import MAX_OUTAGE_S, Patience
+    from edgebcnn.camera.service import watched
     from edgebcnn.camera.source import open_source
     from edgebcnn.cli.console import TerminalReporter
     from edgebcnn.cli.signals import stopped_by_signals
     from edgebcnn.device.delegate import open_classifier
 
     reporter = TerminalReporter()
+    limits = _limits(max_age, frozen_after, min_sharpness, every_frame=every_frame)
+    patience = Patience(max_outage_s=MAX_OUTAGE_S if max_outage is None else max_outage)
     policy = policy_of(allow_cpu_fallback=allow_cpu_fallback, require_full_delegation=require_full_delegation)
     with stopped_by_signals() as stop:
         bundle = open_from(bundle_path)
@@ -83,13 +145,36 @@ def command(
         if classifier.receipt.fallback:
             reporter.say(f"Going on with the CPU: {classifier.receipt.fallback}")
         names = {label.name for label in classifier.labels}
-        with closing(open_source(spec or profile.camera.source, labels=names, reporter=reporter)) as source:
-            loop = CameraLoop(source, classifier, _sinks(source, jsonl, reporter, lines=not (quiet or as_json)))
+        camera, view = spec or profile.camera.source, _view(size, rate, rotate)
+        opened = open_source(camera, labels=names, reporter=reporter, patience=patience, view=view)
+        with closing(opened) as source, watched(source) as watchdog:
+            sinks = _sinks(source, jsonl, reporter, lines=not (quiet or as_json))
+            loop = CameraLoop(source, classifier, sinks, limits=limits, watchdog=watchdog)
             try:
                 loop.run(stop=stop, max_frames=max_frames, duration_s=duration)
             finally:
                 summary = loop.summary()
                 click.echo(json_bytes(summary.as_json()).decode() if as_json else f"{summary}\n", nl=False)
+
+
+def _limits(
+    max_age_s: float | None, frozen_after_s: float | None, min_sharpness: float | None, *, every_frame: bool
+) -> Limits:
+    from edgebcnn.camera.quality import EVERY_FRAME, Limits
+
+    usual = EVERY_FRAME if every_frame else Limits()
+    return replace(
+        usual,
+        max_age_s=usual.max_age_s if max_age_s is None else max_age_s,
+        frozen_after_s=usual.frozen_after_s if frozen_after_s is None else frozen_after_s,
+        min_sharpness=usual.min_sharpness if min_sharpness is None else min_sharpness,
+    )
+
+
+def _view(size: tuple[int, int] | None, rate: float | None, rotate: str) -> View:
+    from edgebcnn.camera.view import View
+
+    return View(size, rate, int(rotate))  # type: ignore[arg-type]
 
 
 def _sinks(source: Source, jsonl: Path | None, reporter: Reporter, *, lines: bool) -> list[Sink]:

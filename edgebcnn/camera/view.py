@@ -1,0 +1,41 @@
+"""In which size and at which rate does a camera film, and which way up does it hang?"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+Turn = Literal[0, 90, 180, 270]
+
+_TURNS = {90: cv2.ROTATE_90_CLOCKWISE, 180: cv2.ROTATE_180, 270: cv2.ROTATE_90_COUNTERCLOCKWISE}
+
+
+@dataclass(frozen=True)
+class View:
+    """What is asked of a source.
+
+    Attributes:
+        size_px: Width and height that a camera shall film in; None leaves it as it is.
+        rate_fps: Frames a second that a camera shall give; None leaves it as it is.
+        rotate: Degrees clockwise that every frame is turned, so that the shelf stands upright.
+    """
+
+    size_px: tuple[int, int] | None = None
+    rate_fps: float | None = None
+    rotate: Turn = 0
+
+    @property
+    def asks_the_camera(self) -> bool:
+        """Whether anything is asked that only a camera can do."""
+        return self.size_px is not None or self.rate_fps is not None
+
+    def upright(self, image_bgr: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """The frame, turned; `(h, w, 3)` or `(w, h, 3)` uint8."""
+        return np.asarray(cv2.rotate(image_bgr, _TURNS[self.rotate]), np.uint8) if self.rotate else image_bgr
+
+
+AS_IT_IS = View()
