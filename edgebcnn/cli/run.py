@@ -138,23 +138,22 @@ def command(
     limits = _limits(max_age, frozen_after, min_sharpness, every_frame=every_frame)
     patience = Patience(max_outage_s=MAX_OUTAGE_S if max_outage is None else max_outage)
     policy = policy_of(allow_cpu_fallback=allow_cpu_fallback, require_full_delegation=require_full_delegation)
-    with stopped_by_signals() as stop:
-        bundle = open_from(bundle_path)
-        profile = device_for(bundle, device, precision=precision, threads=threads, reporter=reporter)
-        classifier = open_classifier(bundle, profile, precision=precision, threads=threads, policy=policy)
-        if classifier.receipt.fallback:
-            reporter.say(f"Going on with the CPU: {classifier.receipt.fallback}")
-        names = {label.name for label in classifier.labels}
-        camera, view = spec or profile.camera.source, _view(size, rate, rotate)
-        opened = open_source(camera, labels=names, reporter=reporter, patience=patience, view=view)
-        with closing(opened) as source, watched(source) as watchdog:
-            sinks = _sinks(source, jsonl, reporter, lines=not (quiet or as_json))
-            loop = CameraLoop(source, classifier, sinks, limits=limits, watchdog=watchdog)
-            try:
-                loop.run(stop=stop, max_frames=max_frames, duration_s=duration)
-            finally:
-                summary = loop.summary()
-                click.echo(json_bytes(summary.as_json()).decode() if as_json else f"{summary}\n", nl=False)
+    bundle = open_from(bundle_path)
+    profile = device_for(bundle, device, precision=precision, threads=threads, reporter=reporter)
+    classifier = open_classifier(bundle, profile, precision=precision, threads=threads, policy=policy)
+    if classifier.receipt.fallback:
+        reporter.say(f"Going on with the CPU: {classifier.receipt.fallback}")
+    names = {label.name for label in classifier.labels}
+    camera, view = spec or profile.camera.source, _view(size, rate, rotate)
+    opened = open_source(camera, labels=names, reporter=reporter, patience=patience, view=view)
+    with closing(opened) as source, stopped_by_signals() as stop, watched(source) as watchdog:
+        sinks = _sinks(source, jsonl, reporter, lines=not (quiet or as_json))
+        loop = CameraLoop(source, classifier, sinks, limits=limits, watchdog=watchdog)
+        try:
+            loop.run(stop=stop, max_frames=max_frames, duration_s=duration)
+        finally:
+            summary = loop.summary()
+            click.echo(json_bytes(summary.as_json()).decode() if as_json else f"{summary}\n", nl=False)
 
 
 def _limits(
