@@ -195,10 +195,12 @@ def test_a_signal_ends_a_live_run_cleanly(shelf: Path, tmp_path: Path, number: s
     assert process.returncode == 0, errors
     assert "Traceback" not in errors
     lines = output.read_text().splitlines()
-    assert [line.split()[0] for line in lines[-6:]] == ["source", "frames", "speed", "latency", "delegate", "accuracy"]
+    subjects = ["source", "frames", "speed", "latency", "delegate", "accuracy", "events"]
+    assert [line.split()[0] for line in lines[-7:]] == subjects
     read = [json.loads(line)["frame"] for line in file.read_text().splitlines()]
     assert read
-    assert [int(line.split()[1]) for line in lines[:-6]] == read
+    assert [int(line.split()[1]) for line in lines[:-7]] == read
+    assert lines[-1].endswith(f"{file} {len(read)} delivered")
 
 
 def test_a_signals_former_handlers_are_put_back(shelf: Path) -> None:

@@ -6,12 +6,25 @@ import math
 import threading
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
+from typing import Protocol
 
 from edgebcnn.camera.reading import Reading, make_reading
-from edgebcnn.camera.sinks import Sink
 from edgebcnn.camera.source import Done, Frame, Source
 from edgebcnn.camera.summary import Summary, Tally
 from edgebcnn.device.classifier import Classifier
+
+
+class Sink(Protocol):
+    """Takes each reading as it comes, without keeping the loop waiting."""
+
+    def write(self, reading: Reading) -> None:
+        """Takes one reading."""
+        ...
+
+    def close(self) -> None:
+        """Finishes; the loop calls it once, however it ended."""
+        ...
 
 
 class CameraLoop:
@@ -54,8 +67,9 @@ class CameraLoop:
                     sink.write(reading)
         finally:
             self._elapsed_s = time.monotonic() - started_s
-            for sink in self._sinks:
-                sink.close()
+            with ExitStack() as closing:
+                for sink in reversed(self._sinks):
+                    closing.callback(sink.close)
 
     def summary(self) -> Summary:
         """The figures so far."""

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import math
 import sys
+from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
+from edgebcnn.cli.sink_flags import sink_flags
+
 if TYPE_CHECKING:
     from edgebcnn.bundle import Bundle, Precision
-    from edgebcnn.camera.sinks import Sink
-    from edgebcnn.camera.source import Source
-    from edgebcnn.progress import Reporter
+    from edgebcnn.camera.summary import Summary
+    from edgebcnn.sinks.choices import SinkChoices
+    from edgebcnn.sinks.outlet import Counts
 
 DEFAULT_BUNDLE = Path("runs/latest/bundle")
 
@@ -43,7 +46,7 @@ def _number(_context: click.Context, _parameter: click.Parameter, value: float |
     help="Which of the bundle's models to run.",
 )
 @click.option("--threads", type=click.IntRange(1, 64), show_default="the cores, at most 4", help="CPU threads.")
-@click.option("--jsonl", type=click.Path(path_type=Path), help="Append one JSON object a frame to this file.")
+@sink_flags
 @click.option("--max-frames", type=click.IntRange(min=1), help="Stop after so many classified frames.")
 @click.option(
     "--duration",
@@ -59,7 +62,7 @@ def command(
     bundle_path: Path,
     precision: Precision | None,
     threads: int | None,
-    jsonl: Path | None,
+    choices: SinkChoices,
     max_frames: int | None,
     duration: float | None,
     quiet: bool,
@@ -70,24 +73,45 @@ def command(
     Videos and folders are read frame by frame; cameras and streams always give their newest frame. Folders named like
     products, and VIDEO.truth.csv beside a VIDEO (columns frame,label), say what is right and bring the accuracy.
     """
-    from edgebcnn.atomic import json_bytes
     from edgebcnn.camera.loop import CameraLoop
     from edgebcnn.camera.source import open_source
     from edgebcnn.cli.console import TerminalReporter
     from edgebcnn.cli.signals import stopped_by_signals
     from edgebcnn.device.classifier import Classifier
+    from edgebcnn.sinks.choices import open_sinks
+    from edgebcnn.sinks.terminal import ProgressSink
 
     reporter = TerminalReporter()
+    lines = not (quiet or as_json)
     with stopped_by_signals() as stop:
-        classifier = Classifier.from_bundle(_open(bundle_path), precision=precision, threads=threads)
+        bundle = _open(bundle_path)
+        classifier = Classifier.from_bundle(bundle, precision=precision, threads=threads)
         names = {label.name for label in classifier.labels}
         with closing(open_source(spec, labels=names, reporter=reporter)) as source:
-            loop = CameraLoop(source, classifier, _sinks(source, jsonl, reporter, lines=not (quiet or as_json)))
+            events = open_sinks(
+                choices,
+                bundle_digest=bundle.digest,
+                terminal=sys.stdout if lines else None,
+                keep_every_line=source.total is not None,
+                reporter=reporter,
+                in_a_hurry=stop.is_set,
+            )
+            bar = [] if lines or source.total is None else [ProgressSink(reporter, source.total)]
+            loop = CameraLoop(source, classifier, [events, *bar])
             try:
                 loop.run(stop=stop, max_frames=max_frames, duration_s=duration)
             finally:
-                summary = loop.summary()
-                click.echo(json_bytes(summary.as_json()).decode() if as_json else f"{summary}\n", nl=False)
+                click.echo(_told(loop.summary(), events.counts(), as_json=as_json), nl=False)
+
+
+def _told(summary: Summary, counts: Sequence[Counts], *, as_json: bool) -> str:
+    """The summary, and what became of the events; of lines on the terminal only that some were left out."""
+    from edgebcnn.atomic import json_bytes
+
+    if as_json:
+        return json_bytes({**summary.as_json(), "sinks": [each.as_json() for each in counts]}).decode()
+    told = [f"{'events':<10}{each}" for each in counts if each.sink != "terminal" or each.dropped]
+    return "\n".join([str(summary), *told, ""])
 
 
 def _open(path: Path) -> Bundle:
@@ -97,15 +121,3 @@ def _open(path: Path) -> Bundle:
     if path == DEFAULT_BUNDLE and not path.exists():
         raise BundleError(f"there is no {path}: run edgebcnn train and edgebcnn export --int8 first, or give --bundle")
     return open_bundle(path)
-
-
-def _sinks(source: Source, jsonl: Path | None, reporter: Reporter, *, lines: bool) -> list[Sink]:
-    """The file, and lines on stdout; where none are wanted and the end is known, a progress bar on stderr."""
-    from edgebcnn.camera.sinks import JsonLinesSink, ProgressSink, TerminalSink
-
-    sinks: list[Sink] = [JsonLinesSink(jsonl)] if jsonl else []
-    if lines:
-        sinks.append(TerminalSink(sys.stdout))
-    elif source.total is not None:
-        sinks.append(ProgressSink(reporter, source.total))
-    return sinks
