@@ -8,10 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +18,7 @@ from click.testing import CliRunner, Result
 from edgebcnn.camera.truth import write_truth
 from edgebcnn.cli import main
 from edgebcnn.errors import BundleError, CameraError, StorageError
-from tests.mjpeg_server import network_camera
+from tests.mjpeg_server import network_camera, running_camera
 from tests.tiny_bundle import COLOURS_BGR, coloured, make_tiny_bundle, write_photos, write_video
 
 NAMES = list(COLOURS_BGR)
@@ -225,22 +222,3 @@ print(int(peak_kib) // 1024, *heavy)
     peak_mb, *heavy = ended.stdout.splitlines()[-1].split()
     assert heavy == []
     assert int(peak_mb) < MEMORY_LIMIT_MB
-
-
-@contextmanager
-def running_camera() -> Iterator[str]:
-    """The address of a camera that gives a frame every 20 ms until the block ends."""
-    stop = threading.Event()
-
-    def film() -> None:
-        while not stop.wait(0.02):
-            camera.send(coloured("Blue", np.random.default_rng(4)))
-
-    with network_camera() as camera:
-        thread = threading.Thread(target=film, daemon=True)
-        thread.start()
-        try:
-            yield camera.address
-        finally:
-            stop.set()
-            thread.join(5)

@@ -26,6 +26,7 @@ _SCHEMA = """
 PRAGMA locking_mode=EXCLUSIVE;
 PRAGMA journal_mode=WAL;
 PRAGMA synchronous=NORMAL;
+PRAGMA wal_autocheckpoint=100;
 CREATE TABLE IF NOT EXISTS waiting (number INTEGER PRIMARY KEY, subtopic TEXT, holds INTEGER, body BLOB);
 """
 
@@ -127,8 +128,8 @@ class Backlog:
                     self._on_disk, self._bytes = self._on_disk - 1, self._bytes - len(message.body)
             self._delivered = messages[-1].number
             # On a full disk not even this works: the next removal takes them along.
-            with suppress(sqlite3.OperationalError), self._disk:
-                self._disk.execute("DELETE FROM waiting WHERE number <= ?", [self._delivered])
+            with suppress(StorageError):
+                self._change("DELETE FROM waiting WHERE number <= ?", [(self._delivered,)])
 
     def spare_the_disk(self, spare: bool) -> None:
         """Whether to keep a few in memory from now on, because the other side keeps up, or to have all on the disk.
@@ -175,10 +176,19 @@ class Backlog:
 
     def _save(self, messages: Sequence[Message]) -> None:
         rows = [(each.number, each.subtopic, each.holds_until_next, each.body) for each in messages]
-        with _errors_of(self.path), self._disk:
-            self._disk.executemany("INSERT INTO waiting VALUES (?, ?, ?, ?)", rows)
+        self._change("INSERT INTO waiting VALUES (?, ?, ?, ?)", rows)
         self._on_disk += len(rows)
         self._bytes += sum(len(each.body) for each in messages)
+
+    def _change(self, statement: str, rows: Sequence[tuple[object, ...]]) -> None:
+        with _errors_of(self.path):
+            try:
+                with self._disk:
+                    self._disk.executemany(statement, rows)
+            except sqlite3.OperationalError:  # full: the log may be what fills the disk, so empty it and try again
+                self._disk.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+                with self._disk:
+                    self._disk.executemany(statement, rows)
 
     def _empty_memory(self) -> None:
         if self._memory:
@@ -188,11 +198,11 @@ class Backlog:
     def _drop_what_is_too_much(self) -> None:
         query = "SELECT number, length(body) FROM waiting WHERE number > ? ORDER BY number LIMIT 1"
         while self._bytes > self._max_bytes:
-            with _errors_of(self.path), self._disk:
+            with _errors_of(self.path):
                 oldest = self._disk.execute(query, [self._lent]).fetchone()
-                if oldest is None:
-                    return
-                self._disk.execute("DELETE FROM waiting WHERE number = ?", [oldest[0]])
+            if oldest is None:
+                return
+            self._change("DELETE FROM waiting WHERE number = ?", [oldest[:1]])
             self._on_disk, self._bytes, self.dropped = self._on_disk - 1, self._bytes - oldest[1], self.dropped + 1
 
 

@@ -108,17 +108,17 @@ def _sinks(
 ) -> Iterator[tuple[Sink, WhenFull]]:
     """Those whose lines must not be lost make the loop wait; the others drop, or spool what they cannot send."""
     rotation = Rotation(round(choices.rotate_mb * MB), choices.rotate_keep) if choices.rotate_mb else None
-    if choices.jsonl:
+    if choices.jsonl is not None:
         yield JsonLinesSink(choices.jsonl, rotation=rotation), WhenFull.WAIT
-    if choices.csv:
+    if choices.csv is not None:
         yield CsvSink(choices.csv, rotation=rotation), WhenFull.WAIT
-    if choices.metrics:
+    if choices.metrics is not None:
         yield MetricsSink(*_listening_at(choices.metrics)), WhenFull.DROP_OLDEST
-    if choices.mqtt:
+    if choices.mqtt is not None:
         yield _remote("mqtt", _mqtt(choices.mqtt, choices, device), choices, reporter), WhenFull.DROP_OLDEST
-    if choices.webhook:
+    if choices.webhook is not None:
         yield _remote("webhook", _webhook(choices.webhook, choices), choices, reporter), WhenFull.DROP_OLDEST
-    if terminal:
+    if terminal is not None:
         yield TerminalSink(terminal), WhenFull.WAIT if keep_every_line else WhenFull.DROP_OLDEST
 
 

@@ -44,7 +44,7 @@ class MetricsSink(Sink):
         self._registry = CollectorRegistry()
         self._events = Counter("edgebcnn_events", "Events.", ["kind"], registry=self._registry)
         self._newest = Gauge(
-            "edgebcnn_newest_event_timestamp_seconds", "Their time.", ["kind"], registry=self._registry
+            "edgebcnn_event_timestamp_seconds", "Time of the newest.", ["kind"], registry=self._registry
         )
         self._readings = Counter("edgebcnn_readings", "Readings by product.", ["product"], registry=self._registry)
         self._latency = Histogram(

@@ -126,8 +126,8 @@ class RemoteSink(Sink):
         self._backlog.append(event.subtopic, event.json_line, holds_until_next=event.holds_until_next)
 
     def close(self, deadline: Deadline) -> None:
-        """Delivers what waits while the other side takes it and there is time, and keeps the rest on the disk."""
-        while len(self._backlog) and self._is_online and self._sender.is_alive() and deadline.remaining_s:
+        """Delivers what waits while there is time, and keeps the rest on the disk."""
+        while len(self._backlog) and self._sender.is_alive() and deadline.remaining_s:
             self._sender.join(POLL_S)
         self._backlog.spare_the_disk(False)
         self._closing.set()
