@@ -74,7 +74,7 @@ class Broker:
 
 
 class Listener:
-    """A subscriber whose session outlives the broker's restarts; it keeps every message, repeated ones too."""
+    """A subscriber whose session outlives the broker's restarts; it keeps what was published twice, too."""
 
     def __init__(self, broker: Broker, topic: str = "#") -> None:
         self.messages: list[tuple[str, bytes, bool]] = []
@@ -99,7 +99,9 @@ class Listener:
         self._client.disconnect()
 
     def _on_message(self, _client: mqtt.Client, _data: object, message: mqtt.MQTTMessage) -> None:
-        self.messages.append((message.topic, bytes(message.payload), message.retain))
+        got = (message.topic, bytes(message.payload), message.retain)
+        if not (message.dup and got in self.messages):  # the broker repeats to us what we did not confirm to it
+            self.messages.append(got)
 
 
 @contextmanager

@@ -9,7 +9,7 @@ from edgebcnn.camera.reading import Candidate, Reading
 from edgebcnn.sinks.event import ReadingEvent, Stamp
 
 READING = Reading(
-    schema_version=1,
+    schema_version=2,
     source="shelf.avi",
     frame=0,
     photo=None,

@@ -19,7 +19,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 
 def test_an_event_says_which_it_is_where_it_is_from_and_what_was_read() -> None:
     event = json.loads(stamp().reading(reading(12, truth="Soy-Milk")).json_line)
-    assert (event["schema_version"], event["kind"], event["device"]) == (1, "reading", "shelf-3")
+    assert (event["schema_version"], event["kind"], event["device"]) == (2, "reading", "shelf-3")
     assert event["bundle"] == "0123456789abcdef"
     assert (event["frame"], event["label"], event["truth"]) == (12, "Oatly-Oat-Milk", "Soy-Milk")
     assert event["top3"][1] == {"class_id": 52, "label": "Oatly-Natural-Oatghurt", "score": 0.007812}
@@ -41,6 +41,14 @@ def test_an_event_can_be_read_back() -> None:
     event = stamp().reading(reading(7, photo="Milch/Süß.png"))
     assert "Süß" in event.json_line.decode()
     assert ReadingEvent.model_validate_json(event.json_line) == event
+
+
+def test_a_frame_without_a_product_says_why() -> None:
+    known = stamp().reading(reading(7)).model_dump()
+    nothing = {"label": None, "class_id": None, "score": None, "top3": (), "latency_ms": None, "reason": "black"}
+    event = ReadingEvent(**{**known, **nothing})
+    assert event.for_people() == "frame 7  no reading: black  age 21 ms"
+    assert json.loads(event.json_line)["label"] is None
 
 
 def test_a_file_name_that_is_no_text_is_escaped() -> None:

@@ -48,7 +48,7 @@ def test_a_file_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> Non
         JsonLinesSink(tmp_path / "no" / "such" / "folder.jsonl")
 
 
-@pytest.mark.parametrize("half", ['{"sch', '{"schema_version": 1, "kind": "reading", "id": "5f0c'])
+@pytest.mark.parametrize("half", ['{"sch', '{"schema_version": 2, "kind": "reading", "id": "5f0c'])
 def test_half_a_line_that_a_power_cut_left_is_cut_off(tmp_path: Path, half: str) -> None:
     file = tmp_path / "events.jsonl"
     write(JsonLinesSink(file), 2)
@@ -122,7 +122,7 @@ def test_each_csv_file_has_its_header(tmp_path: Path) -> None:
     assert {path.read_text().splitlines()[0] for path in files} == {",".join(CSV_COLUMNS)}
 
 
-@pytest.mark.parametrize("half", [b"schema_ver", b"1,reading,5f0c"])
+@pytest.mark.parametrize("half", [b"schema_ver", b"2,reading,5f0c"])
 def test_half_a_row_that_a_power_cut_left_is_cut_off(tmp_path: Path, half: bytes) -> None:
     file = tmp_path / "events.csv"
     if not half.startswith(b"schema"):
@@ -132,7 +132,7 @@ def test_half_a_row_that_a_power_cut_left_is_cut_off(tmp_path: Path, half: bytes
     write(CsvSink(file), 1)
     rows = file.read_text().splitlines()
     assert rows[0] == ",".join(CSV_COLUMNS)
-    assert all(row.startswith("1,reading,") and row.count(",") >= len(CSV_COLUMNS) - 1 for row in rows[1:])
+    assert all(row.startswith("2,reading,") and row.count(",") >= len(CSV_COLUMNS) - 1 for row in rows[1:])
 
 
 def test_a_csv_with_other_columns_is_not_appended_to(tmp_path: Path) -> None:

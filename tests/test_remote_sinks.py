@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import socket
+import socketserver
 import ssl
 import subprocess
 import sys
@@ -144,6 +145,45 @@ def test_without_the_broker_a_run_begins_only_when_it_was_told_to(tmp_path: Path
         assert frames_once(listener.events()) == list(range(20))
 
 
+def test_a_broker_that_hangs_up_while_it_is_greeted_has_not_confirmed_an_event(
+    tmp_path: Path, choices: SinkChoices
+) -> None:
+    """Confirms two publications of each connection, of which the first three are status and discovery."""
+
+    class Rude(socketserver.StreamRequestHandler):
+        def handle(self) -> None:
+            for answered in range(3):
+                kind, length = self.rfile.read(2)
+                if length > 127:
+                    length += 128 * self.rfile.read(1)[0] - 128
+                body = self.rfile.read(length)
+                number = body[2 + int.from_bytes(body[:2], "big") :][:2]
+                self.wfile.write(b"\x40\x02" + number if answered else b"\x20\x02\x00\x00")
+                assert kind in (0x10, 0x33)
+
+    port = free_port()
+    choices = replace(choices, mqtt=f"mqtt://127.0.0.1:{port}", allow_offline=True)
+    with socketserver.TCPServer(("127.0.0.1", port), Rude) as rude:
+        threading.Thread(target=rude.serve_forever, args=(0.05,)).start()
+        sinks = opened(choices, in_a_hurry=lambda: True)
+        write(sinks, range(5))
+        time.sleep(1.5)
+        sinks.close()
+        rude.shutdown()
+    assert sinks.counts() == (Counts("mqtt", waiting=5),)
+
+
+def test_a_prefix_that_is_no_topic_and_a_password_without_a_user_are_said(choices: SinkChoices, tmp_path: Path) -> None:
+    (tmp_path / "password").write_text("S3CRET")
+    for bad, sentence in (
+        (SinkChoices(mqtt="mqtt://127.0.0.1/shop/+"), "the path of --mqtt cannot have"),
+        (SinkChoices(mqtt="mqtt://127.0.0.1", mqtt_discovery="#"), "--mqtt-discovery cannot have"),
+        (SinkChoices(mqtt="mqtt://127.0.0.1", mqtt_password_file=tmp_path / "password"), "needs a user"),
+    ):
+        with pytest.raises(SinkError, match=sentence):
+            opened(replace(bad, spool=choices.spool))
+
+
 def test_home_assistant_finds_the_device_and_sees_it_leave(tmp_path: Path, choices: SinkChoices) -> None:
     with running_broker(tmp_path) as broker:
         sinks = opened(replace(choices, mqtt=f"{broker.address}/shop/7"))
@@ -270,6 +310,17 @@ def test_a_server_that_hung_up_gets_the_same_events_again(choices: SinkChoices) 
     assert first == again
 
 
+def test_a_server_that_closes_idle_connections_is_not_away(choices: SinkChoices, told: Told) -> None:
+    with web_server(idle_s=0.2) as server:
+        sinks = opened(replace(choices, webhook=server.address), told)
+        for frame in range(3):
+            write(sinks, range(frame, frame + 1))
+            wait_until(lambda count=frame + 1: len(server.events()) == count)  # type: ignore[misc]
+            time.sleep(0.5)
+        sinks.close()
+    assert told.sentences == []
+
+
 def test_retry_after_is_respected(choices: SinkChoices) -> None:
     with web_server() as server:
         server.answers = [(429, {"Retry-After": "2"})]
@@ -283,12 +334,14 @@ def test_retry_after_is_respected(choices: SinkChoices) -> None:
 
 
 def test_an_event_that_a_server_refuses_is_passed_over_alone(choices: SinkChoices, told: Told) -> None:
-    choices = replace(choices, allow_offline=True)
     port = free_port()
-    sinks = opened(replace(choices, webhook=f"http://127.0.0.1:{port}/"), told)
-    write(sinks, range(5))
+    choices = replace(choices, webhook=f"http://127.0.0.1:{port}/", allow_offline=True)
+    offline = opened(choices, in_a_hurry=lambda: True)
+    write(offline, range(5))
+    offline.close()
     with web_server(port) as server:
         server.answers = [(422, {}), (200, {}), (200, {}), (422, {})]  # all five; then one by one, of which the third
+        sinks = opened(choices, told)
         wait_until(lambda: sinks.counts()[0].waiting == 0)
         sinks.close()
     assert [event["frame"] for event in server.events()] == [0, 1, 3, 4]

@@ -35,11 +35,13 @@ class WebServer:
 
 
 @contextmanager
-def web_server(port: int = 0, *, tls: ssl.SSLContext | None = None) -> Iterator[WebServer]:
-    """Yields a server that is served until the block ends."""
+def web_server(port: int = 0, *, tls: ssl.SSLContext | None = None, idle_s: float | None = None) -> Iterator[WebServer]:
+    """Yields a server that is served until the block ends, and closes a connection on which nothing happens."""
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
+
+        timeout = idle_s
 
         def do_POST(self) -> None:
             batch = json.loads(self.rfile.read(int(self.headers["Content-Length"])))

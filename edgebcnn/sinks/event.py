@@ -17,7 +17,7 @@ from pydantic.json_schema import models_json_schema
 from edgebcnn.atomic import json_bytes
 from edgebcnn.camera.reading import Candidate, Reading
 
-SCHEMA_VERSION: Literal[1] = 1
+SCHEMA_VERSION: Literal[2] = 2
 RUN_ID_BYTES = 6  # a chance of one in a million that two of 20,000 runs share an id
 
 
@@ -39,7 +39,7 @@ class Event(BaseModel):
     holds_until_next: ClassVar[bool] = False
     """Whether it says a state that lasts, which an MQTT broker keeps for whoever subscribes later."""
 
-    schema_version: Literal[1] = Field(
+    schema_version: Literal[2] = Field(
         SCHEMA_VERSION, description="Version of this record. Grows when a field changes its meaning or goes."
     )
     kind: str = Field(description="What happened. Pass over kinds that you do not know.")
@@ -67,25 +67,28 @@ class Event(BaseModel):
 
 
 class ReadingEvent(Event):
-    """One frame that was classified."""
+    """One frame: its product, or the reason why it has none."""
 
     kind: Literal["reading"] = Field("reading", description="What happened.")
     frame: int = Field(description="Number of the frame in its source, from 0. Gaps are dropped or unreadable frames.")
     photo: Text | None = Field(description="Path of the photo within the folder; null for cameras and videos.")
-    label: str = Field(description="The most probable product.")
-    class_id: int = Field(description="Its place in the bundle's `labels.json`, from 0.")
+    label: str | None = Field(description="The most probable product; null where there is a `reason`.")
+    class_id: int | None = Field(description="Its place in the bundle's `labels.json`, from 0.")
     gtin: str | None = Field(description="Its GTIN/UPC, where the bundle has one.")
-    score: float = Field(description="Its probability, 0-1, as the model gives it.")
+    score: float | None = Field(description="Its probability, 0-1, as the model gives it.")
     top3: tuple[Candidate, ...] = Field(
         description="The most probable products, best first. Fewer where the model knows fewer."
     )
     age_ms: float = Field(description="From the frame's arrival to the end of its classification.")
-    latency_ms: float = Field(description="Preprocessing and inference.")
+    latency_ms: float | None = Field(description="Preprocessing and inference; null where it was not classified.")
     truth: str | None = Field(description="What the frame really shows, where the source knows.")
+    reason: str | None = Field(None, description="Why no product is said.")
 
     def for_people(self) -> str:
         """`frame 12  Oatly Oat Milk  98.4 %  age 21 ms  latency 1.9 ms`."""
         name = self.photo or f"frame {self.frame}"
+        if self.label is None or self.score is None or self.latency_ms is None:
+            return f"{name}  no reading: {self.reason}  age {self.age_ms:.0f} ms"
         wrong = f"  (is {self.truth})" if self.truth not in (None, self.label) else ""
         times = f"age {self.age_ms:.0f} ms  latency {self.latency_ms:.1f} ms"
         return f"{name}  {self.label}  {100 * self.score:.1f} %  {times}{wrong}"
@@ -111,7 +114,7 @@ class Stamp:
         return kind(id=number, device=self._device, bundle=self._bundle, **fields)
 
     def reading(self, reading: Reading) -> ReadingEvent:
-        """The event of a frame that was classified."""
+        """The event of one reading."""
         fields = (ReadingEvent.model_fields.keys() & vars(reading).keys()) - {"schema_version"}
         return self(ReadingEvent, **{name: getattr(reading, name) for name in fields})
 

@@ -47,6 +47,7 @@ class MetricsSink(Sink):
             "edgebcnn_event_timestamp_seconds", "Time of the newest.", ["kind"], registry=self._registry
         )
         self._readings = Counter("edgebcnn_readings", "Readings by product.", ["product"], registry=self._registry)
+        self._refused = Counter("edgebcnn_no_reading", "Frames by why not.", ["reason"], registry=self._registry)
         self._latency = Histogram(
             *("edgebcnn_latency_seconds", "Preprocessing and inference."), buckets=SECONDS, registry=self._registry
         )
@@ -71,8 +72,12 @@ class MetricsSink(Sink):
         self._events.labels(event.kind).inc()
         self._newest.labels(event.kind).set(datetime.fromisoformat(event.time.replace("Z", "+00:00")).timestamp())
         if isinstance(event, ReadingEvent):
-            self._readings.labels(event.label).inc()
-            self._latency.observe(event.latency_ms / 1000)
+            if event.label is None:
+                self._refused.labels(event.reason or "unknown").inc()
+            else:
+                self._readings.labels(event.label).inc()
+            if event.latency_ms is not None:
+                self._latency.observe(event.latency_ms / 1000)
             self._age.observe(event.age_ms / 1000)
 
     def close(self, deadline: Deadline) -> None:

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import SecretStr
 
 from edgebcnn import __version__
-from edgebcnn.errors import MissingExtraError
+from edgebcnn.errors import MissingExtraError, SinkError
 from edgebcnn.sinks.address import Address, reason_of, tls_context
 from edgebcnn.sinks.backlog import Message
 from edgebcnn.sinks.remote import SEND_TIMEOUT_S, START_TIMEOUT_S, UnreachableError
@@ -66,7 +66,10 @@ class Entity:
 READING_ENTITIES = (
     Entity("product", "Product", "reading", "{{ value_json.label }}", (("icon", "mdi:barcode-scan"),)),
     Entity(
-        *("score", "Score", "reading", "{{ (100 * value_json.score) | round(1) }}"),
+        "score",
+        "Score",
+        "reading",
+        "{{ (100 * value_json.score) | round(1) if value_json.score is number else None }}",
         (("unit_of_measurement", "%"), ("state_class", "measurement")),
     ),
 )
@@ -85,7 +88,7 @@ class MqttTransport:
 
     Raises:
         MissingExtraError: paho-mqtt is not installed.
-        SinkError: the certificates cannot be read.
+        SinkError: the certificates cannot be read, a prefix cannot be a topic's, or there is a password without a user.
     """
 
     batch = BATCH
@@ -104,11 +107,16 @@ class MqttTransport:
             import paho.mqtt.client  # noqa: F401
         except ModuleNotFoundError as error:
             raise MissingExtraError("edgebcnn run --mqtt", "mqtt") from error
+        if password and not address.user:
+            raise SinkError("a password for --mqtt needs a user: give mqtt://USER@HOST")
+        prefix = address.path.get_secret_value().strip("/") or DEFAULT_PREFIX
+        for part, flag in ((prefix, "the path of --mqtt"), (discovery_prefix, "--mqtt-discovery")):
+            if set(part) & set("+#\0"):
+                raise SinkError(f"{flag} cannot have + or #, which stand for other topics: choose another")
         self.where = address.origin
         self._address = address
         self._password = password or address.password
-        self._device = device
-        self._topic = f"{address.path.get_secret_value().strip('/') or DEFAULT_PREFIX}/{topic_level(device)}"
+        self._topic = f"{prefix}/{topic_level(device)}"
         self._tls = tls_context(ca_file) if address.scheme == "mqtts" else None
         self._discovery = tuple(_discovery(discovery_prefix, self._topic, device, entities))
         self._client: Client | None = None
@@ -128,8 +136,8 @@ class MqttTransport:
             raise UnreachableError(reason_of(error)) from error
         self._client = client
         self._wait_until(lambda: self._answer is not None, START_TIMEOUT_S)
-        told = [(f"{self._topic}/status", b"online", True), *self._discovery]
-        self._publish(client, told)
+        numbers = self._publish(client, [(f"{self._topic}/status", b"online", True), *self._discovery])
+        self._wait_until(lambda: self._confirmed.issuperset(numbers), SEND_TIMEOUT_S)
 
     def send(self, messages: Sequence[Message]) -> None:
         """Publishes all and waits until the broker has confirmed all.
@@ -140,9 +148,13 @@ class MqttTransport:
         if self._client is None:
             self.connect()
         assert self._client is not None
-        self._publish(
-            self._client, [(f"{self._topic}/{each.subtopic}", each.body, each.holds_until_next) for each in messages]
-        )
+        publications = [(f"{self._topic}/{each.subtopic}", each.body, each.holds_until_next) for each in messages]
+        numbers = self._publish(self._client, publications)
+        try:
+            self._wait_until(lambda: self._confirmed.issuperset(numbers), SEND_TIMEOUT_S)
+        except UnreachableError as error:
+            confirmed = next(index for index, number in enumerate(numbers) if number not in self._confirmed)
+            raise UnreachableError(str(error), confirmed=confirmed) from error
 
     def rest(self) -> None:
         """Keeps the connection alive.
@@ -188,14 +200,9 @@ class MqttTransport:
     ) -> None:
         self._confirmed.add(number)
 
-    def _publish(self, client: Client, publications: Sequence[Publication]) -> None:
+    def _publish(self, client: Client, publications: Sequence[Publication]) -> list[int]:
         self._confirmed.clear()
-        numbers = [client.publish(topic, body, qos=1, retain=retain).mid for topic, body, retain in publications]
-        try:
-            self._wait_until(lambda: self._confirmed.issuperset(numbers), SEND_TIMEOUT_S)
-        except UnreachableError as error:
-            confirmed = next(index for index, number in enumerate(numbers) if number not in self._confirmed)
-            raise UnreachableError(str(error), confirmed=confirmed) from error
+        return [client.publish(topic, body, qos=1, retain=retain).mid for topic, body, retain in publications]
 
     def _wait_until(self, done: Callable[[], bool], timeout_s: float) -> None:
         give_up_s = time.monotonic() + timeout_s

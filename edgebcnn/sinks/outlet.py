@@ -14,7 +14,7 @@ from edgebcnn.errors import StorageError
 from edgebcnn.sinks.event import Event
 
 CAPACITY = 1024  # half a minute of 30 frames a second, and about 2 MB
-PATIENCE_S = 30.0  # a disk that was full for longer needs a person
+PATIENCE_S = 20.0  # a disk that was full for longer needs a person; less than what a watchdog takes for a hang
 RETRY_S = 0.2
 POLL_S = 0.05  # how soon a wait notices that somebody is in a hurry
 DRAIN_S = 10.0  # at the end of a source: nobody waits

@@ -121,20 +121,22 @@ class RemoteSink(Sink):
         Raises:
             StorageError: it has to wait on the disk, which is full.
         """
-        if self._failure:
-            raise self._failure
+        self._raise_failure()
         self._backlog.append(event.subtopic, event.json_line, holds_until_next=event.holds_until_next)
 
     def close(self, deadline: Deadline) -> None:
         """Delivers what waits while there is time, and keeps the rest on the disk."""
         while len(self._backlog) and self._sender.is_alive() and deadline.remaining_s:
             self._sender.join(POLL_S)
-        self._backlog.spare_the_disk(False)
-        self._closing.set()
-        self._backlog.wake()
-        self._sender.join(LEAVE_S)
-        waiting = len(self._backlog)
-        self._backlog.close()
+        try:
+            self._backlog.spare_the_disk(False)  # before anything that may hang
+        finally:
+            self._closing.set()
+            self._backlog.wake()
+            self._sender.join(LEAVE_S)
+            waiting = len(self._backlog)
+            self._backlog.close()
+        self._raise_failure()
         if waiting:
             self._reporter.say(
                 f"{self.name}: {waiting} events wait in {self._backlog.path} and are delivered by the next run"
@@ -146,7 +148,15 @@ class RemoteSink(Sink):
             self.name, self._delivered, dropped + self._backlog.dropped, self._refused, waiting=len(self._backlog)
         )
 
+    def _raise_failure(self) -> None:
+        if isinstance(self._failure, StorageError):  # not one to be tried again: nobody sends any more
+            raise SinkError(f"{self.name}: {self._failure}") from self._failure
+        if self._failure:
+            raise self._failure
+
     def _start(self, allow_offline: bool) -> None:
+        if self._backlog.damaged:
+            self._reporter.say(f"{self.name}: {self._backlog.path} was damaged and is now {self._backlog.damaged}")
         try:
             self._transport.connect()
         except UnreachableError as error:

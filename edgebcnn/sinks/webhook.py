@@ -77,7 +77,7 @@ class WebhookTransport:
             self.connect()
         body = b"[" + b",".join(each.body.strip() for each in messages) + b"]"
         try:
-            status, reason, retry_after = self._posted(body)
+            status, reason, retry_after = self._posted_again_if_idle(body)
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
             why = reason_of(error) if isinstance(error, OSError) else "what it answers is not HTTP"
@@ -94,6 +94,14 @@ class WebhookTransport:
     def close(self) -> None:
         """Closes the connection."""
         self._connection.close()
+
+    def _posted_again_if_idle(self, body: bytes) -> tuple[int, str, str]:
+        """Posts it, and once more where the server had closed the connection because nothing happened on it."""
+        try:
+            return self._posted(body)
+        except ConnectionError:
+            self.connect()
+            return self._posted(body)
 
     def _posted(self, body: bytes) -> tuple[int, str, str]:
         headers = {"Content-Type": "application/json", "User-Agent": f"edgebcnn/{__version__}"}
