@@ -44,7 +44,11 @@ TRAIN = [
     "tf-keras>=2.21",
 ]
 
-DEV = ["import-linter>=2", "mypy>=1.15", "pytest>=8", "pytest-timeout>=2.3", "ruff>=0.9"]
+MQTT = ["paho-mqtt>=2.1"]
+
+METRICS = ["prometheus-client>=0.20"]
+
+DEV = ["import-linter>=2", "mypy>=1.15", "pytest>=8", "pytest-timeout>=2.3", "ruff>=0.9", *MQTT, *METRICS]
 
 OLD_RUNTIME = ["numpy<2", "tflite-runtime==2.14.0"]
 
@@ -67,5 +71,5 @@ setup(
     },
     entry_points={"console_scripts": ["edgebcnn = edgebcnn.cli:main"]},
     install_requires=DEVICE,
-    extras_require={"train": TRAIN, "dev": DEV, "old-runtime": OLD_RUNTIME},
+    extras_require={"train": TRAIN, "dev": DEV, "metrics": METRICS, "mqtt": MQTT, "old-runtime": OLD_RUNTIME},
 )

@@ -12,6 +12,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from tests.tiny_bundle import coloured
+
 
 class NetworkCamera:
     """Frames go out in order to the one client; nothing is sent before `send`."""
@@ -61,4 +63,23 @@ def network_camera() -> Iterator[NetworkCamera]:
         finally:
             camera.hang_up()
             server.shutdown()
+            thread.join(5)
+
+
+@contextmanager
+def running_camera() -> Iterator[str]:
+    """The address of a camera that gives a frame every 20 ms until the block ends."""
+    stop = threading.Event()
+
+    def film() -> None:
+        while not stop.wait(0.02):
+            camera.send(coloured("Blue", np.random.default_rng(4)))
+
+    with network_camera() as camera:
+        thread = threading.Thread(target=film, daemon=True)
+        thread.start()
+        try:
+            yield camera.address
+        finally:
+            stop.set()
             thread.join(5)

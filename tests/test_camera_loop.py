@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import re
-import subprocess
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -20,12 +17,11 @@ from edgebcnn.bundle import Bundle
 from edgebcnn.camera.loop import CameraLoop
 from edgebcnn.camera.quality import Limits
 from edgebcnn.camera.reading import Reading
-from edgebcnn.camera.sinks import JsonLinesSink
 from edgebcnn.camera.source import Done, Frame, Source, open_source
 from edgebcnn.camera.summary import LatencyHistogram
 from edgebcnn.camera.truth import write_truth
 from edgebcnn.device.classifier import Classifier, Prediction
-from edgebcnn.errors import CameraError, DeviceError, StorageError
+from edgebcnn.errors import CameraError, DeviceError
 from edgebcnn.preprocessing import read_photo
 from edgebcnn.progress import Silent
 from tests.mjpeg_server import network_camera
@@ -254,58 +250,6 @@ def test_a_model_that_keeps_failing_ends_the_run_with_one_sentence(classifier: C
         loop.run()
     assert len(sink.readings) == 4
     assert sink.closed == 1
-
-
-def test_json_lines_are_appended_one_a_frame(tmp_path: Path, classifier: Classifier) -> None:
-    file = tmp_path / "readings.jsonl"
-    for _ in range(2):
-        CameraLoop(Endless(), classifier, [JsonLinesSink(file)]).run(max_frames=3)
-    readings = [json.loads(line) for line in file.read_text().splitlines()]
-    assert [reading["frame"] for reading in readings] == [0, 1, 2, 0, 1, 2]
-    assert all(reading["schema_version"] == 2 and reading["label"] == "Red" for reading in readings)
-    assert set(readings[0]) == documented_fields()
-
-
-def documented_fields() -> set[str]:
-    """Names in the first column of the table of docs/events.md."""
-    document = Path(__file__).parents[1] / "docs" / "events.md"
-    return set(re.findall(r"^\| `(\w+)` \|", document.read_text(), flags=re.MULTILINE))
-
-
-def test_a_json_lines_file_that_cannot_be_written_is_refused_at_once(tmp_path: Path) -> None:
-    with pytest.raises(StorageError, match="choose a path that you can write"):
-        JsonLinesSink(tmp_path / "no" / "such" / "folder.jsonl")
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk_ends_the_loop_with_one_sentence(classifier: Classifier) -> None:
-    with pytest.raises(StorageError, match="no space left on the disk while writing /dev/full"):
-        CameraLoop(Endless(), classifier, [JsonLinesSink(Path("/dev/full"))]).run(max_frames=1)
-
-
-def test_a_line_that_does_not_fit_leaves_no_half_behind(tmp_path: Path) -> None:
-    file = tmp_path / "readings.jsonl"
-    script = f"""
-import resource
-from pathlib import Path
-from edgebcnn.camera.quality import Limits
-from edgebcnn.camera.reading import Reading
-from edgebcnn.camera.sinks import JsonLinesSink
-from edgebcnn.errors import StorageError
-reading = Reading(1, "s", 0, None, "t", "Red", 0, None, 0.5, (), 1.0, 1.0, None)
-sink = JsonLinesSink(Path({str(file)!r}))
-resource.setrlimit(resource.RLIMIT_FSIZE, (500, 500))
-try:
-    while True:
-        sink.write(reading)
-except StorageError as error:
-    print(error)
-"""
-    ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True, timeout=60)
-    assert "cannot write" in ended.stdout
-    lines = file.read_text().splitlines(keepends=True)
-    assert len(lines) >= 2
-    assert all(json.loads(line)["label"] == "Red" and line.endswith("\n") for line in lines)
 
 
 def test_latency_quantiles_are_within_one_percent_in_constant_memory(rng: np.random.Generator) -> None:

@@ -8,10 +8,7 @@ import shlex
 import signal
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +18,7 @@ from click.testing import CliRunner, Result
 from edgebcnn.camera.truth import write_truth
 from edgebcnn.cli import main
 from edgebcnn.errors import BundleError, CameraError, StorageError
-from tests.mjpeg_server import network_camera
+from tests.mjpeg_server import network_camera, running_camera
 from tests.tiny_bundle import COLOURS_BGR, coloured, make_tiny_bundle, write_photos, write_video
 
 NAMES = list(COLOURS_BGR)
@@ -195,11 +192,12 @@ def test_a_signal_ends_a_live_run_cleanly(shelf: Path, tmp_path: Path, number: s
     assert process.returncode == 0, errors
     assert "Traceback" not in errors
     lines = output.read_text().splitlines()
-    subjects = ["source", "frames", "speed", "latency", "age", "delegate", "accuracy"]
-    assert [line.split()[0] for line in lines[-7:]] == subjects
+    subjects = ["source", "frames", "speed", "latency", "age", "delegate", "accuracy", "events"]
+    assert [line.split()[0] for line in lines[-8:]] == subjects
     read = [json.loads(line)["frame"] for line in file.read_text().splitlines()]
     assert read
-    assert [int(line.split()[1]) for line in lines[:-7]] == read
+    assert [int(line.split()[1]) for line in lines[:-8]] == read
+    assert lines[-1].endswith(f"{file} {len(read)} delivered")
 
 
 def test_a_signals_former_handlers_are_put_back(shelf: Path) -> None:
@@ -224,22 +222,3 @@ print(int(peak_kib) // 1024, *heavy)
     peak_mb, *heavy = ended.stdout.splitlines()[-1].split()
     assert heavy == []
     assert int(peak_mb) < MEMORY_LIMIT_MB
-
-
-@contextmanager
-def running_camera() -> Iterator[str]:
-    """The address of a camera that gives a frame every 20 ms until the block ends."""
-    stop = threading.Event()
-
-    def film() -> None:
-        while not stop.wait(0.02):
-            camera.send(coloured("Blue", np.random.default_rng(4)))
-
-    with network_camera() as camera:
-        thread = threading.Thread(target=film, daemon=True)
-        thread.start()
-        try:
-            yield camera.address
-        finally:
-            stop.set()
-            thread.join(5)

@@ -6,10 +6,11 @@ import math
 import threading
 import time
 from collections.abc import Iterable, Sequence
+from contextlib import ExitStack
+from typing import Protocol
 
 from edgebcnn.camera.quality import EVERY_FRAME, FrameCheck, Limits
 from edgebcnn.camera.reading import Reading, make_reading, no_reading
-from edgebcnn.camera.sinks import Sink
 from edgebcnn.camera.source import Done, Frame, Source
 from edgebcnn.camera.summary import Summary, Tally
 from edgebcnn.camera.watchdog import Watchdog
@@ -19,6 +20,18 @@ from edgebcnn.errors import DeviceError
 MAX_FAILURES = 5  # of the model within `FAILURES_WITHIN_S`: a hiccup of a driver passes, a broken delegate does not
 FAILURES_WITHIN_S = 60.0
 RETRY_PAUSE_S = 0.2
+
+
+class Sink(Protocol):
+    """Takes each reading as it comes, without keeping the loop waiting."""
+
+    def write(self, reading: Reading) -> None:
+        """Takes one reading."""
+        ...
+
+    def close(self) -> None:
+        """Finishes; the loop calls it once, however it ended."""
+        ...
 
 
 class CameraLoop:
@@ -84,8 +97,9 @@ class CameraLoop:
         finally:
             self._elapsed_s = time.monotonic() - started_s
             self._watchdog.enter("close")
-            for sink in self._sinks:
-                sink.close()
+            with ExitStack() as closing:
+                for sink in reversed(self._sinks):
+                    closing.callback(sink.close)
 
     def summary(self) -> Summary:
         """The figures so far."""

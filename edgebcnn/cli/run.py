@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import re
 import sys
+from collections.abc import Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -13,14 +14,15 @@ from typing import TYPE_CHECKING
 import click
 
 from edgebcnn.cli.device_options import DEFAULT_BUNDLE, device_for, device_options, open_from, policy_of
+from edgebcnn.cli.sink_flags import sink_flags
 
 if TYPE_CHECKING:
     from edgebcnn.bundle import Precision
     from edgebcnn.camera.quality import Limits
-    from edgebcnn.camera.sinks import Sink
-    from edgebcnn.camera.source import Source
+    from edgebcnn.camera.summary import Summary
     from edgebcnn.camera.view import View
-    from edgebcnn.progress import Reporter
+    from edgebcnn.sinks.choices import SinkChoices
+    from edgebcnn.sinks.outlet import Counts
 
 
 def _number(_context: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:
@@ -57,7 +59,7 @@ def _size(_context: click.Context, _parameter: click.Parameter, value: str | Non
     "--bundle", "bundle_path", type=click.Path(path_type=Path), default=DEFAULT_BUNDLE, help="What export wrote."
 )
 @device_options
-@click.option("--jsonl", type=click.Path(path_type=Path), help="Append one JSON object a frame to this file.")
+@sink_flags
 @click.option("--max-frames", type=click.IntRange(min=1), help="Stop after so many classified frames.")
 @click.option(
     "--duration",
@@ -108,7 +110,7 @@ def command(
     require_full_delegation: bool,
     precision: Precision | None,
     threads: int | None,
-    jsonl: Path | None,
+    choices: SinkChoices,
     max_frames: int | None,
     duration: float | None,
     max_age: float | None,
@@ -125,7 +127,6 @@ def command(
     when they are lost. Frames that show nothing get no product but a reason. Folders named like products, and
     VIDEO.truth.csv beside a VIDEO (columns frame,label), say what is right and bring the accuracy.
     """
-    from edgebcnn.atomic import json_bytes
     from edgebcnn.camera.loop import CameraLoop
     from edgebcnn.camera.recovery import MAX_OUTAGE_S, Patience
     from edgebcnn.camera.service import watched
@@ -133,8 +134,11 @@ def command(
     from edgebcnn.cli.console import TerminalReporter
     from edgebcnn.cli.signals import stopped_by_signals
     from edgebcnn.device.delegate import open_classifier
+    from edgebcnn.sinks.choices import open_sinks
+    from edgebcnn.sinks.terminal import ProgressSink
 
     reporter = TerminalReporter()
+    lines = not (quiet or as_json)
     limits = _limits(max_age, frozen_after, min_sharpness, every_frame=every_frame)
     patience = Patience(max_outage_s=MAX_OUTAGE_S if max_outage is None else max_outage)
     policy = policy_of(allow_cpu_fallback=allow_cpu_fallback, require_full_delegation=require_full_delegation)
@@ -147,13 +151,30 @@ def command(
     camera, view = spec or profile.camera.source, _view(size, rate, rotate)
     opened = open_source(camera, labels=names, reporter=reporter, patience=patience, view=view)
     with closing(opened) as source, stopped_by_signals() as stop, watched(source) as watchdog:
-        sinks = _sinks(source, jsonl, reporter, lines=not (quiet or as_json))
-        loop = CameraLoop(source, classifier, sinks, limits=limits, watchdog=watchdog)
+        events = open_sinks(
+            choices,
+            bundle_digest=bundle.digest,
+            terminal=sys.stdout if lines else None,
+            keep_every_line=source.total is not None,
+            reporter=reporter,
+            in_a_hurry=stop.is_set,
+        )
+        bar = [] if lines or source.total is None else [ProgressSink(reporter, source.total)]
+        loop = CameraLoop(source, classifier, [events, *bar], limits=limits, watchdog=watchdog)
         try:
             loop.run(stop=stop, max_frames=max_frames, duration_s=duration)
         finally:
-            summary = loop.summary()
-            click.echo(json_bytes(summary.as_json()).decode() if as_json else f"{summary}\n", nl=False)
+            click.echo(_told(loop.summary(), events.counts(), as_json=as_json), nl=False)
+
+
+def _told(summary: Summary, counts: Sequence[Counts], *, as_json: bool) -> str:
+    """The summary, and what became of the events; of lines on the terminal only that some were left out."""
+    from edgebcnn.atomic import json_bytes
+
+    if as_json:
+        return json_bytes({**summary.as_json(), "sinks": [each.as_json() for each in counts]}).decode()
+    told = [f"{'events':<10}{each}" for each in counts if each.sink != "terminal" or each.dropped]
+    return "\n".join([str(summary), *told, ""])
 
 
 def _limits(
@@ -174,15 +195,3 @@ def _view(size: tuple[int, int] | None, rate: float | None, rotate: str) -> View
     from edgebcnn.camera.view import View
 
     return View(size, rate, int(rotate))  # type: ignore[arg-type]
-
-
-def _sinks(source: Source, jsonl: Path | None, reporter: Reporter, *, lines: bool) -> list[Sink]:
-    """The file, and lines on stdout; where none are wanted and the end is known, a progress bar on stderr."""
-    from edgebcnn.camera.sinks import JsonLinesSink, ProgressSink, TerminalSink
-
-    sinks: list[Sink] = [JsonLinesSink(jsonl)] if jsonl else []
-    if lines:
-        sinks.append(TerminalSink(sys.stdout))
-    elif source.total is not None:
-        sinks.append(ProgressSink(reporter, source.total))
-    return sinks

@@ -11,7 +11,6 @@ from threading import Event
 from typing import Any
 
 from edgebcnn.camera.loop import CameraLoop
-from edgebcnn.camera.sinks import ProgressSink
 from edgebcnn.camera.source import open_source
 from edgebcnn.camera.summary import Summary
 from edgebcnn.demo.products import PRODUCTS
@@ -20,6 +19,7 @@ from edgebcnn.device.classifier import Classifier
 from edgebcnn.progress import Reporter
 from edgebcnn.quantize.calibrate import load_recipe
 from edgebcnn.quantize.export import ExportResult, export
+from edgebcnn.sinks.terminal import ProgressSink
 from edgebcnn.train.augment import Augmentation
 from edgebcnn.train.claim import new_name
 from edgebcnn.train.config import StageConfig, TrainConfig

@@ -1,0 +1,155 @@
+"""Which sinks did the user ask for? Each is opened before the loop starts: what cannot work is said at once."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TextIO
+
+from edgebcnn.errors import SinkError
+from edgebcnn.progress import Reporter
+from edgebcnn.sinks.address import parsed_address, secret_from
+from edgebcnn.sinks.backlog import Backlog
+from edgebcnn.sinks.event import Stamp
+from edgebcnn.sinks.fan_out import EventSinks
+from edgebcnn.sinks.files import CsvSink, JsonLinesSink, Rotation
+from edgebcnn.sinks.metrics import LOOPBACK, MetricsSink
+from edgebcnn.sinks.mqtt import PORTS as MQTT_PORTS
+from edgebcnn.sinks.mqtt import MqttTransport
+from edgebcnn.sinks.outlet import Outlet, Sink, WhenFull
+from edgebcnn.sinks.remote import RemoteSink, Transport
+from edgebcnn.sinks.terminal import TerminalSink
+from edgebcnn.sinks.webhook import PORTS as WEBHOOK_PORTS
+from edgebcnn.sinks.webhook import WebhookTransport
+
+MB = 1_000_000
+
+
+@dataclass(frozen=True)
+class SinkChoices:
+    """Flags of `edgebcnn run`, as they were given; `docs/events.md` says what each sink does.
+
+    Attributes:
+        jsonl: File for JSON lines.
+        csv: File for rows.
+        rotate_mb: Size at which both are put aside; never where None.
+        rotate_keep: How many files put aside are kept.
+        mqtt: Address of a broker.
+        mqtt_password_file: Its password.
+        mqtt_discovery: Where Home Assistant looks; empty to tell it nothing.
+        webhook: Address to post to.
+        webhook_token_file: Its bearer token.
+        ca_file: Certificates to trust for both, in place of the system's.
+        metrics: Port, or host and port, to serve `/metrics` on.
+        spool: Folder where events wait for broker and webhook.
+        spool_mb: Size of what waits for each of them.
+        allow_offline: Whether to begin without broker and webhook.
+        device_id: Name of this device; the machine's where None.
+    """
+
+    jsonl: Path | None = None
+    csv: Path | None = None
+    rotate_mb: float | None = None
+    rotate_keep: int = 5
+    mqtt: str | None = None
+    mqtt_password_file: Path | None = None
+    mqtt_discovery: str = "homeassistant"
+    webhook: str | None = None
+    webhook_token_file: Path | None = None
+    ca_file: Path | None = None
+    metrics: str | None = None
+    spool: Path = Path("spool")
+    spool_mb: float = 64
+    allow_offline: bool = False
+    device_id: str | None = None
+
+
+def open_sinks(
+    choices: SinkChoices,
+    *,
+    bundle_digest: str,
+    terminal: TextIO | None,
+    keep_every_line: bool,
+    reporter: Reporter,
+    in_a_hurry: Callable[[], bool],
+) -> EventSinks:
+    """Opens every sink that was asked for.
+
+    Args:
+        choices: What was asked for.
+        bundle_digest: Of the bundle that runs.
+        terminal: Where lines for people go, if anywhere.
+        keep_every_line: Whether the loop rather waits than leaves out a line for people.
+        reporter: Told when a broker or server goes and comes back.
+        in_a_hurry: Asked whether somebody waits for the end.
+
+    Raises:
+        SinkError: a broker or server is not there or does not let us in, or a port is taken.
+        StorageError: a path cannot be written.
+        MissingExtraError: a sink's package is not installed.
+    """
+    device = choices.device_id or platform.node() or "device"
+    outlets: list[Outlet] = []
+    with ExitStack() as opened:
+        for sink, when_full in _sinks(choices, device, terminal, keep_every_line, reporter):
+            outlets.append(Outlet(sink, when_full=when_full, in_a_hurry=in_a_hurry))
+            opened.callback(outlets[-1].finish)
+            if isinstance(sink, MetricsSink):
+                sink.watch(lambda: (outlet.counts() for outlet in outlets))
+        opened.pop_all()
+    return EventSinks(outlets, stamp=Stamp(device=device, bundle_digest=bundle_digest))
+
+
+def _sinks(
+    choices: SinkChoices, device: str, terminal: TextIO | None, keep_every_line: bool, reporter: Reporter
+) -> Iterator[tuple[Sink, WhenFull]]:
+    """Those whose lines must not be lost make the loop wait; the others drop, or spool what they cannot send."""
+    rotation = Rotation(round(choices.rotate_mb * MB), choices.rotate_keep) if choices.rotate_mb else None
+    if choices.jsonl is not None:
+        yield JsonLinesSink(choices.jsonl, rotation=rotation), WhenFull.WAIT
+    if choices.csv is not None:
+        yield CsvSink(choices.csv, rotation=rotation), WhenFull.WAIT
+    if choices.metrics is not None:
+        yield MetricsSink(*_listening_at(choices.metrics)), WhenFull.DROP_OLDEST
+    if choices.mqtt is not None:
+        yield _remote("mqtt", _mqtt(choices.mqtt, choices, device), choices, reporter), WhenFull.DROP_OLDEST
+    if choices.webhook is not None:
+        yield _remote("webhook", _webhook(choices.webhook, choices), choices, reporter), WhenFull.DROP_OLDEST
+    if terminal is not None:
+        yield TerminalSink(terminal), WhenFull.WAIT if keep_every_line else WhenFull.DROP_OLDEST
+
+
+def _mqtt(address: str, choices: SinkChoices, device: str) -> MqttTransport:
+    file = choices.mqtt_password_file
+    return MqttTransport(
+        parsed_address(address, flag="--mqtt", ports=MQTT_PORTS),
+        password=secret_from(file, flag="--mqtt-password-file") if file else None,
+        device=device,
+        ca_file=choices.ca_file,
+        discovery_prefix=choices.mqtt_discovery,
+    )
+
+
+def _webhook(address: str, choices: SinkChoices) -> WebhookTransport:
+    file = choices.webhook_token_file
+    return WebhookTransport(
+        parsed_address(address, flag="--webhook", ports=WEBHOOK_PORTS),
+        token=secret_from(file, flag="--webhook-token-file") if file else None,
+        ca_file=choices.ca_file,
+    )
+
+
+def _remote(name: str, transport: Transport, choices: SinkChoices, reporter: Reporter) -> RemoteSink:
+    backlog = Backlog(choices.spool / f"{name}.sqlite", max_bytes=round(choices.spool_mb * MB))
+    return RemoteSink(name, transport, backlog=backlog, reporter=reporter, allow_offline=choices.allow_offline)
+
+
+def _listening_at(text: str) -> tuple[str, int]:
+    """Host and port of `9464`, `0.0.0.0:9464` or `[::]:9464`."""
+    host, _, port = text.rpartition(":")
+    if not port.isdecimal() or int(port) > 65535:
+        raise SinkError(f"--metrics {text} is not a port: give PORT, or HOST:PORT to listen beyond this machine")
+    return host.strip("[]") or LOOPBACK, int(port)

@@ -1,0 +1,143 @@
+"""What leaves the camera loop? One flat JSON object an event, which `docs/events.md` describes.
+
+`python -m edgebcnn.sinks.event` prints `docs/events.schema.json`. A new kind of event is a subclass in `KINDS`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import secrets
+from functools import cached_property
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic.json_schema import models_json_schema
+
+from edgebcnn.atomic import json_bytes
+from edgebcnn.camera.reading import Candidate, Reading
+
+SCHEMA_VERSION: Literal[2] = 2
+RUN_ID_BYTES = 6  # a chance of one in a million that two of 20,000 runs share an id
+
+
+def _as_text(value: object) -> object:
+    """A file's name may hold bytes that are no text; they are written as JSON would escape them."""
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+
+
+Text = Annotated[str, BeforeValidator(_as_text)]
+
+
+class Event(BaseModel):
+    """Something that happened in front of the camera."""
+
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", strict=True, json_schema_serialization_defaults_required=True
+    )
+
+    holds_until_next: ClassVar[bool] = False
+    """Whether it says a state that lasts, which an MQTT broker keeps for whoever subscribes later."""
+
+    schema_version: Literal[2] = Field(
+        SCHEMA_VERSION, description="Version of this record. Grows when a field changes its meaning or goes."
+    )
+    kind: str = Field(description="What happened. Pass over kinds that you do not know.")
+    id: str = Field(description="`RUN-NUMBER`: no other event has it. Within a run, numbers go up by one from 0.")
+    time: str = Field(
+        description="When it happened: ISO 8601, UTC, milliseconds.", json_schema_extra={"format": "date-time"}
+    )
+    device: Text = Field(description="Name of the device: `--device-id`, by default the machine's.")
+    bundle: str = Field(description="Which bundle ran: the first 16 characters of the `digest` in its `bundle.json`.")
+    source: Text = Field(description="What `--camera` named; user, password and query of an address are `***`.")
+
+    @property
+    def subtopic(self) -> str:
+        """Where it belongs below the device's MQTT topic; a level more tells apart what has states of its own."""
+        return self.kind
+
+    @cached_property
+    def json_line(self) -> bytes:
+        """The event as one line of JSON, with its newline."""
+        return json.dumps(self.model_dump(), ensure_ascii=False, allow_nan=False).encode() + b"\n"
+
+    def for_people(self) -> str:
+        """The event as one line for a terminal."""
+        return f"{self.time}  {self.kind}"
+
+
+class ReadingEvent(Event):
+    """One frame: its product, or the reason why it has none."""
+
+    kind: Literal["reading"] = Field("reading", description="What happened.")
+    frame: int = Field(description="Number of the frame in its source, from 0. Gaps are dropped or unreadable frames.")
+    photo: Text | None = Field(description="Path of the photo within the folder; null for cameras and videos.")
+    label: str | None = Field(description="The most probable product; null where there is a `reason`.")
+    class_id: int | None = Field(description="Its place in the bundle's `labels.json`, from 0.")
+    gtin: str | None = Field(description="Its GTIN/UPC, where the bundle has one.")
+    score: float | None = Field(description="Its probability, 0-1, as the model gives it.")
+    top3: tuple[Candidate, ...] = Field(
+        description="The most probable products, best first. Fewer where the model knows fewer."
+    )
+    age_ms: float = Field(description="From capture or arrival to the end of its classification, or to its refusal.")
+    latency_ms: float | None = Field(description="Preprocessing and inference; null where it was not.")
+    truth: str | None = Field(description="What the frame really shows, where the source knows.")
+    reason: str | None = Field(None, description='Why no product is said: see "No reading".')
+
+    def for_people(self) -> str:
+        """`frame 12  Oatly Oat Milk  98.4 %  age 21 ms  latency 1.9 ms`."""
+        name = self.photo or f"frame {self.frame}"
+        if self.label is None or self.score is None or self.latency_ms is None:
+            return f"{name}  no reading: {self.reason}  age {self.age_ms:.0f} ms"
+        wrong = f"  (is {self.truth})" if self.truth not in (None, self.label) else ""
+        times = f"age {self.age_ms:.0f} ms  latency {self.latency_ms:.1f} ms"
+        return f"{name}  {self.label}  {100 * self.score:.1f} %  {times}{wrong}"
+
+
+KINDS: tuple[type[Event], ...] = (ReadingEvent,)
+
+AnyEvent = TypeVar("AnyEvent", bound=Event)
+
+
+class Stamp:
+    """Gives every event of a run its id, its device and its bundle; may be used from several threads."""
+
+    def __init__(self, *, device: str, bundle_digest: str) -> None:
+        self._device = device
+        self._bundle = bundle_digest[:16]
+        self._run = secrets.token_hex(RUN_ID_BYTES)
+        self._numbers = itertools.count()
+
+    def __call__(self, kind: type[AnyEvent], **fields: Any) -> AnyEvent:
+        """An event of that kind, the next of this run."""
+        number = f"{self._run}-{next(self._numbers)}"
+        return kind(id=number, device=self._device, bundle=self._bundle, **fields)
+
+    def reading(self, reading: Reading) -> ReadingEvent:
+        """The event of one reading."""
+        fields = (ReadingEvent.model_fields.keys() & vars(reading).keys()) - {"schema_version"}
+        return self(ReadingEvent, **{name: getattr(reading, name) for name in fields})
+
+
+def json_schema() -> dict[str, Any]:
+    """JSON Schema of every event."""
+    names, schema = models_json_schema([(kind, "serialization") for kind in KINDS], ref_template="#/$defs/{model}")
+    return {
+        "$schema": "https://json-schema.org/draft/2020-12/schema",
+        "title": f"Events of edgebcnn run, version {SCHEMA_VERSION}",
+        "oneOf": list(names.values()),
+        "$defs": _without(schema["$defs"], "title", "default", "additionalProperties"),
+    }
+
+
+def _without(tree: Any, *keys: str) -> Any:
+    """Drops what pydantic adds: titles that repeat names, and a ban on fields that a later edgebcnn may add."""
+    if isinstance(tree, list):
+        return [_without(item, *keys) for item in tree]
+    if isinstance(tree, dict):
+        return {key: _without(value, *keys) for key, value in tree.items() if key not in keys}
+    return tree
+
+
+if __name__ == "__main__":
+    print(json_bytes(json_schema()).decode(), end="")

@@ -1,0 +1,107 @@
+"""What does Prometheus see? Counts and times of this run, at `/metrics` on a port of its own."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from datetime import datetime
+from typing import TYPE_CHECKING
+
+from edgebcnn.errors import MissingExtraError, SinkError
+from edgebcnn.sinks.event import Event, ReadingEvent
+from edgebcnn.sinks.outlet import Counts, Deadline, Sink
+
+if TYPE_CHECKING:
+    from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+LOOPBACK = "127.0.0.1"
+
+# From a small model on a fast machine to a frame that is of no use any more.
+SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+class MetricsSink(Sink):
+    """Counts events for Prometheus.
+
+    Args:
+        host: Address to listen on.
+        port: Port to listen on; 0 for any that is free.
+
+    Attributes:
+        port: On which it listens.
+
+    Raises:
+        MissingExtraError: prometheus-client is not installed.
+        SinkError: the port is taken or not allowed; said before the loop starts.
+    """
+
+    name = "metrics"
+
+    def __init__(self, host: str, port: int) -> None:
+        try:
+            from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+        except ModuleNotFoundError as error:
+            raise MissingExtraError("edgebcnn run --metrics", "metrics") from error
+        self._registry = CollectorRegistry()
+        self._events = Counter("edgebcnn_events", "Events.", ["kind"], registry=self._registry)
+        self._newest = Gauge(
+            "edgebcnn_event_timestamp_seconds", "Time of the newest.", ["kind"], registry=self._registry
+        )
+        self._readings = Counter("edgebcnn_readings", "Readings by product.", ["product"], registry=self._registry)
+        self._refused = Counter("edgebcnn_no_reading", "Frames by why not.", ["reason"], registry=self._registry)
+        self._latency = Histogram(
+            *("edgebcnn_latency_seconds", "Preprocessing and inference."), buckets=SECONDS, registry=self._registry
+        )
+        self._age = Histogram(
+            *("edgebcnn_age_seconds", "From a frame's arrival to the end of its classification."),
+            buckets=SECONDS,
+            registry=self._registry,
+        )
+        try:
+            self._server, self._thread = start_http_server(port, host, self._registry)
+        except (OSError, OverflowError) as error:
+            reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else "there is no such port"
+            raise SinkError(f"--metrics cannot listen on {host}:{port} ({reason}): give another port") from error
+        self.port = self._server.server_port
+
+    def watch(self, counts: Callable[[], Iterable[Counts]]) -> None:
+        """Shows what became of each sink's events, asked for at each scrape."""
+        self._registry.register(_SinkCounts(counts))
+
+    def write(self, event: Event) -> None:
+        """Counts the event."""
+        self._events.labels(event.kind).inc()
+        self._newest.labels(event.kind).set(datetime.fromisoformat(event.time.replace("Z", "+00:00")).timestamp())
+        if isinstance(event, ReadingEvent):
+            if event.label is None:
+                self._refused.labels(event.reason or "unknown").inc()
+            else:
+                self._readings.labels(event.label).inc()
+            if event.latency_ms is not None:
+                self._latency.observe(event.latency_ms / 1000)
+            self._age.observe(event.age_ms / 1000)
+
+    def close(self, deadline: Deadline) -> None:
+        """Stops listening."""
+        self._server.shutdown()
+        self._server.server_close()
+
+
+class _SinkCounts:
+    """Asks the sinks for their counts whenever Prometheus asks."""
+
+    def __init__(self, counts: Callable[[], Iterable[Counts]]) -> None:
+        self._counts = counts
+
+    def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
+        """One family a fate."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        fates = CounterMetricFamily("edgebcnn_sink_events", "What became of events.", labels=["sink", "fate"])
+        waiting = GaugeMetricFamily("edgebcnn_sink_waiting", "Events that wait to be delivered.", labels=["sink"])
+        for counts in self._counts():
+            fates.add_metric([counts.sink, "delivered"], counts.delivered)
+            fates.add_metric([counts.sink, "dropped"], counts.dropped)
+            fates.add_metric([counts.sink, "refused"], counts.refused)
+            waiting.add_metric([counts.sink], counts.waiting)
+        yield fates
+        yield waiting

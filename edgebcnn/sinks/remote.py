@@ -1,0 +1,229 @@
+"""How does an event reach a broker or server that is slow, restarts, or is away for a day?
+
+It is sent again until the other side confirms it: at least once, in order, each time with the same `id`.
+"""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Sequence
+from contextlib import suppress
+from typing import Protocol
+
+from edgebcnn.errors import SinkError, StorageError
+from edgebcnn.progress import Reporter
+from edgebcnn.sinks.backlog import Backlog, Message
+from edgebcnn.sinks.event import Event
+from edgebcnn.sinks.outlet import POLL_S, Counts, Deadline, Sink
+
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
+MAX_RETRY_AFTER_S = 300.0  # what a server may ask us to wait
+IDLE_S = 1.0  # how often a connection on which nothing happens is looked after
+START_TIMEOUT_S = 5.0
+SEND_TIMEOUT_S = 10.0
+LEAVE_S = 0.2  # to say goodbye; a thread that hangs in the network longer is a daemon and dies with us
+
+
+class UnreachableError(Exception):
+    """The other side cannot take events now; the message says why, without credentials.
+
+    Attributes:
+        confirmed: How many of the messages it took before.
+        retry_after_s: How long it asked us to wait; None where it did not.
+        is_final: Whether only a person can change it, as with a wrong password.
+    """
+
+    def __init__(
+        self, reason: str, *, confirmed: int = 0, retry_after_s: float | None = None, is_final: bool = False
+    ) -> None:
+        super().__init__(reason)
+        self.confirmed = confirmed
+        self.retry_after_s = retry_after_s
+        self.is_final = is_final
+
+
+class RefusedError(Exception):
+    """The other side will never take these messages; the message says why."""
+
+
+class Transport(Protocol):
+    """A way to the other side. One thread uses it, after `connect` was called before the loop.
+
+    Attributes:
+        where: The other side, fit to be shown.
+        batch: Most messages that it sends at once.
+    """
+
+    where: str
+    batch: int
+
+    def connect(self) -> None:
+        """Makes sure that the other side is there.
+
+        Raises:
+            UnreachableError: it is not.
+        """
+
+    def send(self, messages: Sequence[Message]) -> None:
+        """Returns once all of them are confirmed; connects first where that is needed.
+
+        Raises:
+            UnreachableError: not all were confirmed.
+            RefusedError: the other side will not have them.
+        """
+
+    def rest(self) -> None:
+        """Called while there is nothing to send.
+
+        Raises:
+            UnreachableError: the connection is lost.
+        """
+
+    def close(self) -> None:
+        """Takes leave; called from the thread that sends."""
+
+
+class RemoteSink(Sink):
+    """Sends events over a transport, in a thread of its own, and keeps those that wait in a backlog.
+
+    Args:
+        name: What messages and counts call it.
+        transport: The way to the other side.
+        backlog: Where events wait; closed by this sink.
+        reporter: Told when the other side goes and comes back.
+        allow_offline: Whether to begin although the other side is not there.
+
+    Raises:
+        SinkError: the other side is not there, or does not let us in; said before the loop starts.
+    """
+
+    def __init__(
+        self, name: str, transport: Transport, *, backlog: Backlog, reporter: Reporter, allow_offline: bool
+    ) -> None:
+        self.name = name
+        self._transport = transport
+        self._backlog = backlog
+        self._reporter = reporter
+        self._delivered = self._refused = 0
+        self._failure: Exception | None = None
+        self._is_online = True
+        self._pause_s = FIRST_PAUSE_S
+        self._one_by_one = 0  # messages of a refused batch that go alone, to find the one at fault
+        self._closing = threading.Event()
+        self._start(allow_offline)
+        self._sender = threading.Thread(target=self._send_until_closed, name=f"sender of {name}", daemon=True)
+        self._sender.start()
+
+    def write(self, event: Event) -> None:
+        """Adds the event to those that wait.
+
+        Raises:
+            StorageError: it has to wait on the disk, which is full.
+        """
+        self._raise_failure()
+        self._backlog.append(event.subtopic, event.json_line, holds_until_next=event.holds_until_next)
+
+    def close(self, deadline: Deadline) -> None:
+        """Delivers what waits while there is time, and keeps the rest on the disk."""
+        while len(self._backlog) and self._sender.is_alive() and deadline.remaining_s:
+            self._sender.join(POLL_S)
+        try:
+            self._backlog.spare_the_disk(False)  # before anything that may hang
+        finally:
+            self._closing.set()
+            self._backlog.wake()
+            self._sender.join(LEAVE_S)
+            waiting = len(self._backlog)
+            self._backlog.close()
+        self._raise_failure()
+        if waiting:
+            self._reporter.say(
+                f"{self.name}: {waiting} events wait in {self._backlog.path} and are delivered by the next run"
+            )
+
+    def counts(self, written: int, dropped: int) -> Counts:
+        """Of what the outlet wrote here, that which was confirmed counts as delivered."""
+        return Counts(
+            self.name, self._delivered, dropped + self._backlog.dropped, self._refused, waiting=len(self._backlog)
+        )
+
+    def _raise_failure(self) -> None:
+        if isinstance(self._failure, StorageError):  # not one to be tried again: nobody sends any more
+            raise SinkError(f"{self.name}: {self._failure}") from self._failure
+        if self._failure:
+            raise self._failure
+
+    def _start(self, allow_offline: bool) -> None:
+        if self._backlog.damaged:
+            self._reporter.say(f"{self.name}: {self._backlog.path} was damaged and is now {self._backlog.damaged}")
+        try:
+            self._transport.connect()
+        except UnreachableError as error:
+            if error.is_final or not allow_offline:
+                self._backlog.close()
+                remedy = "correct it" if error.is_final else "start it, or begin without it with --allow-offline"
+                raise SinkError(f"{self._transport.where}: {error}; {remedy}") from error
+            self._went_away(error)
+
+    def _send_until_closed(self) -> None:
+        try:
+            while not self._closing.is_set():
+                self._send_some()
+            self._transport.close()
+        except Exception as error:  # `write` raises it in the outlet's thread
+            self._failure = error
+
+    def _send_some(self) -> None:
+        messages = self._backlog.first(1 if self._one_by_one else self._transport.batch, wait_s=IDLE_S)
+        try:
+            if messages:
+                self._transport.send(messages)
+            elif self._is_online:
+                self._transport.rest()
+            else:
+                self._transport.connect()
+            self._came_back()
+        except UnreachableError as error:
+            self._delivered_some(messages[: error.confirmed])
+            self._went_away(error)
+            self._closing.wait(self._next_pause_s(error))
+        except RefusedError as error:
+            self._refuse(messages, error)
+        else:
+            self._delivered_some(messages)
+
+    def _delivered_some(self, messages: Sequence[Message]) -> None:
+        self._backlog.remove(messages)
+        self._delivered += len(messages)
+        self._one_by_one = max(0, self._one_by_one - len(messages))
+
+    def _refuse(self, messages: Sequence[Message], error: RefusedError) -> None:
+        if len(messages) > 1:
+            self._one_by_one = len(messages)
+            return
+        if not self._refused:
+            self._reporter.say(f"{self.name}: {self._transport.where} refuses an event ({error}); such are passed over")
+        self._backlog.remove(messages)
+        self._refused += len(messages)
+        self._one_by_one = max(0, self._one_by_one - 1)
+
+    def _went_away(self, error: UnreachableError) -> None:
+        if self._is_online:
+            self._is_online = False
+            self._reporter.say(f"{self.name}: {self._transport.where}: {error}; events wait in {self._backlog.path}")
+        with suppress(StorageError):  # those few stay in memory; the next event meets the full disk too, and tells
+            self._backlog.spare_the_disk(False)
+
+    def _came_back(self) -> None:
+        self._pause_s = FIRST_PAUSE_S
+        if not self._is_online:
+            self._is_online = True
+            self._backlog.spare_the_disk(True)
+            self._reporter.say(f"{self.name}: {self._transport.where} takes events again")
+
+    def _next_pause_s(self, error: UnreachableError) -> float:
+        """Doubles from one to the next, less up to half, so that a hundred devices do not come back at once."""
+        pause_s, self._pause_s = self._pause_s, min(2 * self._pause_s, LONGEST_PAUSE_S)
+        asked_s = min(error.retry_after_s or 0.0, MAX_RETRY_AFTER_S)
+        return max(asked_s, pause_s * random.uniform(0.5, 1.0))

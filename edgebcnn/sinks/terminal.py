@@ -1,0 +1,42 @@
+"""What does a person at the terminal see of the frames?"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from typing import TextIO
+
+from edgebcnn.camera.reading import Reading
+from edgebcnn.progress import Reporter
+from edgebcnn.sinks.event import Event
+from edgebcnn.sinks.outlet import Sink
+
+
+class TerminalSink(Sink):
+    """One line an event; the stream stays open, it is the caller's."""
+
+    name = "terminal"
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, event: Event) -> None:
+        """Prints the event as a line for people."""
+        print(event.for_people(), file=self._stream, flush=True)
+
+
+class ProgressSink:
+    """A progress bar, for a source whose end is known; it takes readings from the loop itself."""
+
+    def __init__(self, reporter: Reporter, total: int) -> None:
+        self._stack = ExitStack()
+        self._advance = self._stack.enter_context(reporter.progress("frames", total))
+        self._passed = 0
+
+    def write(self, reading: Reading) -> None:
+        """Moves the bar to the frame that was read, past those that could not be."""
+        self._advance(reading.frame + 1 - self._passed)
+        self._passed = reading.frame + 1
+
+    def close(self) -> None:
+        """Leaves the terminal to what is printed next."""
+        self._stack.close()

@@ -1,0 +1,41 @@
+"""Readings of frames that nobody took, for tests of what becomes of them."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+from edgebcnn.camera.reading import Candidate, Reading
+from edgebcnn.sinks.event import ReadingEvent, Stamp
+
+READING = Reading(
+    schema_version=2,
+    source="shelf.avi",
+    frame=0,
+    photo=None,
+    time="2025-03-01T09:30:00.125Z",
+    label="Oatly-Oat-Milk",
+    class_id=51,
+    gtin=None,
+    score=0.984375,
+    top3=(Candidate(51, "Oatly-Oat-Milk", 0.984375), Candidate(52, "Oatly-Natural-Oatghurt", 0.007812)),
+    age_ms=21.4,
+    latency_ms=1.912,
+    truth=None,
+)
+
+
+def reading(frame: int = 0, **changes: Any) -> Reading:
+    """The reading of one frame."""
+    return dataclasses.replace(READING, frame=frame, **changes)
+
+
+def stamp() -> Stamp:
+    """That of a new run."""
+    return Stamp(device="shelf-3", bundle_digest="0123456789abcdef" * 4)
+
+
+def events(count: int) -> list[ReadingEvent]:
+    """The first events of one run."""
+    stamped = stamp()
+    return [stamped.reading(reading(frame)) for frame in range(count)]
