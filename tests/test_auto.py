@@ -69,8 +69,9 @@ def test_the_fastest_that_is_right_is_chosen_and_the_others_say_why_not(
 @pytest.mark.timeout(1200)
 def test_the_choice_is_right_every_time(bundle: Bundle, planted: dict[str, DeviceProfile]) -> None:
     shuffled = random.Random(1)
+    among = [planted[name] for name in ("right", "slow", "wrong", "partial", "crashing")]
     for _ in range(RUNS):
-        order = shuffled.sample(list(planted.values()), len(planted))
+        order = shuffled.sample(among, len(among))
         assert choose(bundle, order).chosen == planted["right"]
 
 
