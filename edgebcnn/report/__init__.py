@@ -21,6 +21,7 @@ from edgebcnn.report.agreement import (
 from edgebcnn.report.comparison import ModelComparison, compare
 from edgebcnn.report.drift import Drift, drift, drift_by_product, holm
 from edgebcnn.report.evaluation import Evaluation, expected_calibration_error, judge
+from edgebcnn.report.fidelity import Fidelity, calibration_error, fidelity
 from edgebcnn.report.sequential import AgreementAlarm, confidence_sequence
 from edgebcnn.report.weighted import WeightedShare, weighted_share, weighted_shares
 
@@ -30,18 +31,21 @@ __all__ = [
     "AgreementAlarm",
     "Drift",
     "Evaluation",
+    "Fidelity",
     "McNemar",
     "ModelComparison",
     "Proportion",
     "WeightedShare",
     "accuracy",
     "agreement",
+    "calibration_error",
     "compare",
     "confidence_sequence",
     "difference_interval",
     "drift",
     "drift_by_product",
     "expected_calibration_error",
+    "fidelity",
     "holm",
     "judge",
     "mcnemar_exact",

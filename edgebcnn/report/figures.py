@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 import io
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any, ParamSpec
 
 COLOURS = {"full": "#1f5fa8", "compact": "#b36b00", "edge": "#b3261e"}
 """Apart in brightness too, for eyes and printers that see no colours."""
@@ -24,7 +25,26 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def reliability(quality: Mapping[str, Any]) -> str:
+P = ParamSpec("P")
+
+
+def _drawn(draw: Callable[P, Any]) -> Callable[P, str]:
+    """Turns what gives a matplotlib figure into what gives its address."""
+
+    @wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> str:
+        from matplotlib import rc_context
+
+        picture = io.BytesIO()
+        with rc_context(_STYLE):
+            draw(*args, **kwargs).savefig(picture, format="svg", metadata={"Date": None, "Creator": None})
+        return f"data:image/svg+xml;base64,{base64.b64encode(picture.getvalue()).decode()}"
+
+    return drawn
+
+
+@_drawn
+def reliability(quality: Mapping[str, Any]) -> Any:
     """Accuracy of each model against its score, with 95 % intervals; on the diagonal, a score keeps its promise.
 
     Args:
@@ -42,11 +62,12 @@ def reliability(quality: Mapping[str, Any]) -> str:
             **_look(model),
         )
     axes.set(xlabel="score", ylabel="accuracy", xlim=(0, 1.03), ylim=(-0.02, 1.03))
-    axes.legend(frameon=False, loc="upper left")
-    return _address(figure)
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    return figure
 
 
-def products(of_products: Sequence[Mapping[str, Any]]) -> str:
+@_drawn
+def products(of_products: Sequence[Mapping[str, Any]]) -> Any:
     """Accuracy of full and edge model on the products that changed most, with 95 % intervals.
 
     Args:
@@ -63,10 +84,11 @@ def products(of_products: Sequence[Mapping[str, Any]]) -> str:
     axes.set_yticks(range(len(shown)), labels, fontsize=8, parse_math=False)
     axes.set(xlabel="accuracy (number of photos in brackets)", xlim=(-0.02, 1.02), ylim=(-0.7, len(shown) - 0.3))
     axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.3, 1), ncols=2)
-    return _address(figure)
+    return figure
 
 
-def layers(names: Sequence[str], sqnr_db: Sequence[float | None]) -> str:
+@_drawn
+def layers(names: Sequence[str], sqnr_db: Sequence[float | None]) -> Any:
     """Signal-to-quantization-noise ratio of each layer, in the order of computation; nothing where nothing is lost.
 
     Args:
@@ -81,7 +103,7 @@ def layers(names: Sequence[str], sqnr_db: Sequence[float | None]) -> str:
     worst = ", ".join(_shortened(names[place]) for place, _ in lowest)
     axes.set(xlabel="layer, in the order of computation", ylabel="SQNR (dB)")
     axes.set_title(f"lowest: {worst}", fontsize=8, loc="left", parse_math=False)
-    return _address(figure)
+    return figure
 
 
 def _figure(height_in: float) -> tuple[Any, Any]:
@@ -111,12 +133,3 @@ def _arms(shares: Any) -> list[list[float]]:
 def _shortened(name: str) -> str:
     """Cut in the middle: what tells look-alike products apart often stands at the end."""
     return name if len(name) <= 26 else f"{name[:12]}…{name[-13:]}"
-
-
-def _address(figure: Any) -> str:
-    from matplotlib import rc_context
-
-    picture = io.BytesIO()
-    with rc_context(_STYLE):
-        figure.savefig(picture, format="svg", metadata={"Date": None, "Creator": None})
-    return f"data:image/svg+xml;base64,{base64.b64encode(picture.getvalue()).decode()}"
