@@ -48,7 +48,16 @@ MQTT = ["paho-mqtt>=2.1"]
 
 METRICS = ["prometheus-client>=0.20"]
 
-DEV = ["import-linter>=2", "mypy>=1.15", "pytest>=8", "pytest-timeout>=2.3", "ruff>=0.9", *MQTT, *METRICS]
+DEV = [
+    "import-linter>=2",
+    "mypy>=1.15",
+    "playwright>=1.48",
+    "pytest>=8",
+    "pytest-timeout>=2.3",
+    "ruff>=0.9",
+    *MQTT,
+    *METRICS,
+]
 
 OLD_RUNTIME = ["numpy<2", "tflite-runtime==2.14.0"]
 
@@ -65,6 +74,7 @@ setup(
     package_dir={"edgebcnn._calibration": "calibration", "edgebcnn._devices": "devices"},
     package_data={
         "edgebcnn": ["py.typed"],
+        "edgebcnn.report": ["*.j2"],
         "edgebcnn.train": ["*.j2"],
         "edgebcnn._calibration": ["*.toml", "*.md"],
         "edgebcnn._devices": ["*.toml", "*.md", "*.service"],

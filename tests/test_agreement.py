@@ -19,6 +19,7 @@ from edgebcnn.report.agreement import (
     agreement,
     mcnemar_exact,
     paired_interval,
+    share_interval,
     top_k_accuracy,
     wilson_interval,
 )
@@ -91,7 +92,7 @@ def test_a_proportion_prints_value_interval_and_n() -> None:
 
 def test_a_proportion_survives_json() -> None:
     read_back = json.loads(json.dumps(Proportion(3, 4).as_json()))
-    low, high = wilson_interval(3, 4)
+    low, high = share_interval(3, 4)
     assert read_back == {"value": 0.75, "low": low, "high": high, "confidence": 0.95, "successes": 3, "n": 4}
 
 

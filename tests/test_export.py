@@ -28,7 +28,7 @@ from edgebcnn.preprocessing import read_photo
 from edgebcnn.progress import Advance, Silent
 from edgebcnn.quantize import export as export_module
 from edgebcnn.quantize.calibrate import Recipe
-from edgebcnn.quantize.export import GOLDEN_PHOTOS, REPORT_NAME, ExportResult, export, golden_positions
+from edgebcnn.quantize.export import GOLDEN_PHOTOS, PAGE_NAME, REPORT_NAME, ExportResult, export, golden_positions
 from edgebcnn.train.dataset import Photo, ProductDataset
 from edgebcnn.train.features import PreparedPhotos
 from edgebcnn.train.run_folder import TrainedRun
@@ -118,7 +118,7 @@ def test_the_bundle_holds_what_a_device_needs(run: TrainedRun, exported: ExportR
     assert {"tensorflow", "tf-keras", "ai-edge-litert", "numpy"} <= set(bundle.manifest.tools)
     files = {str(file.relative_to(bundle.path)) for file in bundle.path.rglob("*") if file.is_file()}
     models = {"model.int8.tflite", "model.fp16.tflite"}
-    assert files == {"bundle.json", "labels.json", GOLDEN_NAME, REPORT_NAME, *models}
+    assert files == {"bundle.json", "labels.json", GOLDEN_NAME, REPORT_NAME, PAGE_NAME, *models}
 
 
 @pytest.mark.parametrize("precision", TWO)
@@ -200,12 +200,21 @@ def test_the_report_in_the_bundle_is_the_result(exported: ExportResult) -> None:
     assert (len(int8["ops"]) > 10, int8["float_ops"]) == (True, [])
 
 
+def test_the_page_in_the_bundle_shows_each_model_file_and_every_photo_that_changed(exported: ExportResult) -> None:
+    page = (exported.bundle.path / PAGE_NAME).read_text()
+    for precision, model in exported.models.items():
+        assert f'<section id="{precision}">' in page
+        agreement = model.comparison.pair("edge", "full").agreement
+        assert f"{agreement.n - agreement.successes} photos on which edge and full differ" in page
+
+
 def test_every_bar_is_filled(exported: ExportResult, diary: Diary) -> None:
     assert exported.held_out == "test"
     assert set(diary.bars) == {
         "choosing calibration photos",
         "converting to int8",
         "converting to fp16",
+        "writing the report",
         *(f"{name} model on test photos" for name in ("full", "compact", "int8", "fp16")),
     }
     assert all(done == total for done, total in diary.bars.values())

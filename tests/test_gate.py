@@ -15,7 +15,8 @@ from edgebcnn.bundle import Label
 from edgebcnn.cli.export import command
 from edgebcnn.errors import DataError, GateError
 from edgebcnn.quantize.calibrate import load_recipe
-from edgebcnn.quantize.gate import CHANCE, Gates, Verdict, binomial_tail, gate_json, holm, judge, refuse
+from edgebcnn.quantize.gate import CHANCE, Gates, Verdict, binomial_tail, gate_json, judge, refuse
+from edgebcnn.report.drift import holm
 
 Answers = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
 """Truth, and the top-1 of the compact and of the edge model."""

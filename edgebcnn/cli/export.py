@@ -118,6 +118,7 @@ def command(
 def _print(result: ExportResult, *, as_json: bool) -> None:
     from edgebcnn.atomic import json_bytes
     from edgebcnn.cli.console import stdout
+    from edgebcnn.quantize.export import PAGE_NAME
     from edgebcnn.report.render import comparison_table
 
     if as_json:
@@ -133,6 +134,7 @@ def _print(result: ExportResult, *, as_json: bool) -> None:
     if result.calibration is not None and result.calibration.stability is not None:
         stdout.print(str(result.calibration.stability))
     stdout.print(f"bundle: {result.bundle.path}")
+    stdout.print(f"report: {result.bundle.path / PAGE_NAME}")
     stdout.print(f"next:   {_next_command(result.bundle.path)}")
 
 

@@ -39,6 +39,8 @@ from edgebcnn.quantize.int8 import QuantizedIo
 from edgebcnn.quantize.metadata import with_metadata
 from edgebcnn.report.calibration import CalibrationReport
 from edgebcnn.report.comparison import ModelComparison, compare
+from edgebcnn.report.fidelity import Fidelity, fidelity
+from edgebcnn.report.page import page
 from edgebcnn.report.render import comparison_json
 from edgebcnn.train.claim import check_writable
 from edgebcnn.train.dataset import Photo
@@ -47,6 +49,7 @@ from edgebcnn.train.run_folder import TrainedRun, check_photos, resume_command
 from edgebcnn.train.steps import predict
 
 REPORT_NAME = "report/report.json"
+PAGE_NAME = "report/index.html"
 
 GOLDEN_PHOTOS = 48
 """Enough to show a broken delegate, few enough to be replayed in a second."""
@@ -62,21 +65,24 @@ class EdgeModel:
         size_bytes: Size of the file.
         audit: What it computes in.
         comparison: Full, compact and edge model (this file) on the held-out photos.
+        fidelity: Every figure of the three.
         verdict: What the gate says of what it lost.
     """
 
     size_bytes: int
     audit: Audit
     comparison: ModelComparison
+    fidelity: Fidelity
     verdict: Verdict
 
-    def as_json(self) -> dict[str, Any]:
-        """Everything, ops by name."""
+    def as_json(self, photos: Sequence[str]) -> dict[str, Any]:
+        """Everything, ops by name, and photos by the names given."""
         return {
             "size_bytes": self.size_bytes,
             "ops": [op.name for op in self.audit.ops],
             "float_ops": [op.name for op in self.audit.float_ops],
             **comparison_json(self.comparison),
+            "fidelity": self.fidelity.as_json(photos),
             "gate": self.verdict.as_json(),
         }
 
@@ -163,8 +169,9 @@ def export(
     verdicts = {precision: model.verdict for precision, model in models.items()}
     calibration = None if int8 is None else int8.report(run.dataset.labels)
     gate = gate_json(verdicts.values(), recipe.gates, accepted=accept_drop)
-    report = _report(held_out, models, gate, calibration)
+    report = _report(run, models, gate, calibration)
     files[REPORT_NAME] = json_bytes(report)
+    files[PAGE_NAME] = _page(run, report, reporter)
     if not accept_drop:
         refuse(verdicts, output, files=files, photos=held_out)
     files[GOLDEN_NAME] = _golden(run, references, edges)
@@ -308,6 +315,7 @@ def _edge_model(
         size_bytes=len(content),
         audit=audited,
         comparison=_compared(run, references, edge),
+        fidelity=fidelity(_truth(run), {**references, "edge": edge}, run.dataset.labels),
         verdict=_judged(run, references["compact"], edge, gates),
     )
 
@@ -352,14 +360,27 @@ def _golden(
 
 
 def _report(
-    held_out: str,
+    run: TrainedRun,
     models: Mapping[Precision, EdgeModel],
     gate: Mapping[str, Any],
     calibration: CalibrationReport | None,
 ) -> dict[str, Any]:
+    photos = [_name(photo, run) for photo in run.dataset.held_out]
     return {
-        "held_out": held_out,
+        "held_out": run.dataset.held_out_name,
         "gate": gate,
-        "models": {precision: model.as_json() for precision, model in models.items()},
+        "models": {precision: model.as_json(photos) for precision, model in models.items()},
         "calibration": None if calibration is None else calibration.as_json(),
     }
+
+
+def _name(photo: Photo, run: TrainedRun) -> str:
+    """Its path below the data set: where that lies is no device's business."""
+    is_below = photo.path.is_relative_to(run.dataset.origin)
+    return str(photo.path.relative_to(run.dataset.origin)) if is_below else photo.path.name
+
+
+def _page(run: TrainedRun, report: Mapping[str, Any], reporter: Reporter) -> bytes:
+    photos = PreparedPhotos(run.dataset.held_out, run.preprocessing)
+    with reporter.progress("writing the report", 0):
+        return page(report, name=run.name, pictures=lambda position: photos[position : position + 1][0])

@@ -23,6 +23,7 @@ from edgebcnn.atomic import replacing_folder
 from edgebcnn.bundle import Label, Precision
 from edgebcnn.errors import BundleError, GateError
 from edgebcnn.report.agreement import CONFIDENCE, AccuracyDrop, wilson_interval
+from edgebcnn.report.drift import holm
 
 CHANCE = 1 - CONFIDENCE
 """How often a model that lost nothing may be refused. Half is for top-1, whose interval has two tails."""
@@ -206,22 +207,6 @@ def gate_json(verdicts: Iterable[Verdict], gates: Gates, *, accepted: bool) -> d
     """What the gate says of an export as a whole: the worst outcome, whether that was accepted, and the limits."""
     outcome = max((verdict.outcome for verdict in verdicts), key=get_args(Outcome).index)
     return {"outcome": outcome, "accepted": accepted and outcome == "refused", "limits": gates.model_dump()}
-
-
-def holm(p_values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """P-values corrected for their number (Holm 1979, Scand. J. Statist. 6:65-70).
-
-    With p₁ ≤ … ≤ p_m sorted, the i-th becomes max over j ≤ i of min(1, (m - j + 1) p_j): what is then at most α is
-    false, anywhere among the m, with probability at most α, however the m depend on each other.
-
-    Args:
-        p_values: `(m,)`.
-    """
-    order = p_values.argsort()
-    corrected = np.empty_like(p_values)
-    steps = np.minimum(1, p_values[order] * np.arange(len(p_values), 0, -1))
-    corrected[order] = np.maximum.accumulate(steps)
-    return corrected
 
 
 def binomial_tail(n: int, share: float, *, at_least: int) -> float:

@@ -1,1 +1,58 @@
-"""What our figures mean: statistics (`agreement`, `comparison`) and how they are shown (`render`)."""
+"""What our figures mean, and how they are shown.
+
+`from edgebcnn.report import agreement, accuracy, weighted_share, confidence_sequence, drift, …`: every statistic takes
+numpy arrays or counts, and gives a value with its number of photos and a 95 % interval. Numpy and the standard library
+only, so that a device can say what it knows; what is drawn (`page`) needs the `train` extra.
+"""
+
+from edgebcnn.report.agreement import (
+    AccuracyDrop,
+    McNemar,
+    Proportion,
+    accuracy,
+    agreement,
+    difference_interval,
+    mcnemar_exact,
+    paired_interval,
+    share_interval,
+    top_k_accuracy,
+    wilson_interval,
+)
+from edgebcnn.report.comparison import ModelComparison, compare
+from edgebcnn.report.drift import Drift, drift, drift_by_product, holm
+from edgebcnn.report.evaluation import Evaluation, expected_calibration_error, judge
+from edgebcnn.report.fidelity import Fidelity, calibration_error, fidelity
+from edgebcnn.report.sequential import AgreementAlarm, confidence_sequence
+from edgebcnn.report.weighted import WeightedShare, weighted_share, weighted_shares
+
+# `agreement` and `drift` are the functions; the modules of their names stay importable by `from … import …`.
+__all__ = [
+    "AccuracyDrop",
+    "AgreementAlarm",
+    "Drift",
+    "Evaluation",
+    "Fidelity",
+    "McNemar",
+    "ModelComparison",
+    "Proportion",
+    "WeightedShare",
+    "accuracy",
+    "agreement",
+    "calibration_error",
+    "compare",
+    "confidence_sequence",
+    "difference_interval",
+    "drift",
+    "drift_by_product",
+    "expected_calibration_error",
+    "fidelity",
+    "holm",
+    "judge",
+    "mcnemar_exact",
+    "paired_interval",
+    "share_interval",
+    "top_k_accuracy",
+    "weighted_share",
+    "weighted_shares",
+    "wilson_interval",
+]

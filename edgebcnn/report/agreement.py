@@ -1,8 +1,8 @@
 """How often is a model right, how often do two models agree, and how sure are we of both?
 
 Accuracy needs labels. Agreement compares the top-1 of two models on the same photos and needs none. Neither is ever
-given under the other's name, both carry their number of photos and a Wilson interval, and a difference in accuracy
-between two models on the same photos carries McNemar's exact test, a drop its paired interval.
+given under the other's name, both carry their number of photos and an interval, and a difference in accuracy between
+two models on the same photos carries McNemar's exact test, a drop its paired interval.
 
 Numpy and the standard library only: this runs on the device.
 """
@@ -11,7 +11,9 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 from statistics import NormalDist
+from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +21,8 @@ from numpy.typing import NDArray
 CONFIDENCE = 0.95
 
 _HALVINGS = 53  # as many as a double has bits
+
+_CORNER, _FEW = 3, 50  # counts from either end at which Wilson's interval is mended, one less up to so many photos
 
 
 def wilson_interval(successes: int, n: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -38,19 +42,52 @@ def wilson_interval(successes: int, n: int, *, confidence: float = CONFIDENCE) -
         raise ValueError(f"{successes} of {n} is not a proportion: n must be 1 or more and successes between 0 and n")
     if not 0 < confidence < 1:
         raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
+    return score_interval(successes / n, n, confidence=confidence)
+
+
+def score_interval(share: float, n: float, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """`wilson_interval` of a share, 0-1, of so many photos, above 0; an effective number need not be a whole one."""
     z = NormalDist().inv_cdf((1 + confidence) / 2)
-    p = successes / n
-    centre = p + z * z / (2 * n)
-    half = z * math.sqrt(p * (1 - p) / n + z * z / (4 * n * n))
+    centre = share + z * z / (2 * n)
+    half = z * math.sqrt(share * (1 - share) / n + z * z / (4 * n * n))
     scale = 1 + z * z / n
-    low = (centre - half) / scale if successes > 0 else 0.0
-    high = (centre + half) / scale if successes < n else 1.0
+    return (centre - half) / scale if share > 0 else 0.0, (centre + half) / scale if share < 1 else 1.0
+
+
+def share_interval(successes: int, n: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
+    """Wilson's interval with its two corners mended (Brown, Cai, DasGupta 2001, doi:10.1214/ss/1009213286).
+
+    Where two models differ on 1 to 3 photos only (1 or 2 up to n = 50), Wilson's interval ends too early, and covers a
+    share near 1 as seldom as 85 times in 100. There its far end becomes 1 - λ/n, with λ the mean of the Poisson
+    variable that reaches the count with probability 1 - confidence; near 0 likewise. Everywhere else it is Wilson's.
+
+    From n = 20 to 5,000 and shares from 0.5 to 0.999 it covers 95.5 % on average and never less than 91.9 %. Photos are
+    whole, so coverage of every interval jumps from share to share: for half of the shares at n = 20 none can have 94 to
+    96 %, and this one errs to the safe side. `benchmarks/simulations.py` measures it beside five others.
+
+    Args:
+        successes: 0 to n.
+        n: 1 or more.
+        confidence: 0-1.
+
+    Returns:
+        Lower and upper end, in 0-1.
+
+    Raises:
+        ValueError: as `wilson_interval`.
+    """
+    low, high = wilson_interval(successes, n, confidence=confidence)
+    corner = min(_CORNER if n > _FEW else _CORNER - 1, n // 2)
+    if 1 <= successes <= corner:
+        low = _poisson_mean(successes, 1 - confidence) / n
+    if 1 <= n - successes <= corner:
+        high = 1 - _poisson_mean(n - successes, 1 - confidence) / n
     return low, high
 
 
 @dataclass(frozen=True)
 class Proportion:
-    """Successes out of n, with the 95 % Wilson interval.
+    """Successes out of n, with the 95 % interval of `share_interval`.
 
     Raises:
         ValueError: n is below 1, or successes lies outside 0-n.
@@ -61,7 +98,7 @@ class Proportion:
 
     def __post_init__(self) -> None:
         """Refuses counts that are no proportion."""
-        wilson_interval(self.successes, self.n)
+        share_interval(self.successes, self.n)
 
     @property
     def value(self) -> float:
@@ -71,12 +108,12 @@ class Proportion:
     @property
     def low(self) -> float:
         """Lower end of the interval."""
-        return wilson_interval(self.successes, self.n)[0]
+        return share_interval(self.successes, self.n)[0]
 
     @property
     def high(self) -> float:
         """Upper end of the interval."""
-        return wilson_interval(self.successes, self.n)[1]
+        return share_interval(self.successes, self.n)[1]
 
     def __str__(self) -> str:
         """`91.2 % (95 % CI 89.5-92.7, n=1265)`."""
@@ -141,6 +178,43 @@ def paired_interval(lost: int, gained: int, n: int, *, confidence: float = CONFI
         raise ValueError(f"confidence must lie between 0 and 1, not {confidence}")
     z = NormalDist().inv_cdf((1 + confidence) / 2)
     return _tango_low(lost, gained, n, z), -_tango_low(gained, lost, n, z)
+
+
+class Estimate(Protocol):
+    """A figure with an interval: a `Proportion`, or a `WeightedShare`."""
+
+    @property
+    def value(self) -> float:
+        """The figure."""
+
+    @property
+    def low(self) -> float:
+        """Lower end of its 95 % interval."""
+
+    @property
+    def high(self) -> float:
+        """Upper end."""
+
+
+def difference_interval(first: Estimate, second: Estimate) -> tuple[float, float]:
+    """95 % interval of the difference of two figures from different photos: agreement at export and in the field, say.
+
+    The method of variance recovery (Newcombe 1998, Stat. Med. 17:873-890, method 10; Zou, Donner 2008): with d the
+    difference and (l, u) each figure's own interval, d - √((p₁ - l₁)² + (u₂ - p₂)²) to d + √((u₁ - p₁)² + (p₂ - l₂)²).
+    For figures from the same photos it is too wide: take `paired_interval`.
+
+    Args:
+        first: A figure.
+        second: What is taken away from it.
+
+    Returns:
+        Lower and upper end.
+    """
+    difference = first.value - second.value
+    return (
+        difference - math.hypot(first.value - first.low, second.high - second.value),
+        difference + math.hypot(first.high - first.value, second.value - second.low),
+    )
 
 
 @dataclass(frozen=True)
@@ -310,6 +384,17 @@ def _sum_of_binomials(n: int, k: int) -> int:
         term = term * (n - i) // (i + 1)
         total += term
     return total
+
+
+@lru_cache
+def _poisson_mean(count: int, probability: float) -> float:
+    """The mean λ of the Poisson variable X with P(X ≥ count) = probability, found by halving."""
+    low, high = 0.0, float(count + 1)
+    for _ in range(_HALVINGS):
+        middle = (low + high) / 2
+        less = math.exp(-middle) * sum(middle**i / math.factorial(i) for i in range(count))
+        low, high = (middle, high) if 1 - less < probability else (low, middle)
+    return high
 
 
 def _tango_low(lost: int, gained: int, n: int, z: float) -> float:

@@ -1,0 +1,135 @@
+"""How do the figures of a report look as pictures? Scalable ones, each a `data:` address that needs no file."""
+
+from __future__ import annotations
+
+import base64
+import io
+from collections.abc import Callable, Mapping, Sequence
+from functools import wraps
+from typing import Any, ParamSpec
+
+COLOURS = {"full": "#1f5fa8", "compact": "#b36b00", "edge": "#b3261e"}
+"""Apart in brightness too, for eyes and printers that see no colours."""
+
+MARKERS = {"full": "o", "compact": "s", "edge": "^"}
+
+SHOWN_PRODUCTS = 30
+
+_STYLE: dict[Any, Any] = {
+    "svg.fonttype": "none",  # letters as letters: smaller, and they can be found
+    "svg.hashsalt": "edgebcnn",  # the same report gives the same bytes
+    "font.family": "sans-serif",
+    "font.size": 10,
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+}
+
+
+P = ParamSpec("P")
+
+
+def _drawn(draw: Callable[P, Any]) -> Callable[P, str]:
+    """Turns what gives a matplotlib figure into what gives its address."""
+
+    @wraps(draw)
+    def drawn(*args: P.args, **kwargs: P.kwargs) -> str:
+        from matplotlib import rc_context
+
+        picture = io.BytesIO()
+        with rc_context(_STYLE):
+            draw(*args, **kwargs).savefig(picture, format="svg", metadata={"Date": None, "Creator": None})
+        return f"data:image/svg+xml;base64,{base64.b64encode(picture.getvalue()).decode()}"
+
+    return drawn
+
+
+@_drawn
+def reliability(quality: Mapping[str, Any]) -> Any:
+    """Accuracy of each model against its score, with 95 % intervals; on the diagonal, a score keeps its promise.
+
+    Args:
+        quality: Of each model, as `Fidelity.as_json` has it.
+    """
+    figure, axes = _figure(4.6)
+    axes.plot([0, 1], [0, 1], color="0.7", linewidth=1)
+    for place, (model, of_model) in enumerate(quality.items()):
+        bins = of_model["reliability"]
+        scores = [each["score"] + 0.006 * (place - 1) for each in bins]  # side by side, so that none hides another
+        axes.errorbar(
+            scores,
+            [each["accuracy"]["value"] for each in bins],
+            yerr=_arms(each["accuracy"] for each in bins),
+            **_look(model),
+        )
+    axes.set(xlabel="score", ylabel="accuracy", xlim=(0, 1.03), ylim=(-0.02, 1.03))
+    axes.legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3)
+    return figure
+
+
+@_drawn
+def products(of_products: Sequence[Mapping[str, Any]]) -> Any:
+    """Accuracy of full and edge model on the products that changed most, with 95 % intervals.
+
+    Args:
+        of_products: As `Fidelity.as_json` has them.
+    """
+    changed = sorted(of_products, key=lambda each: -abs(each["accuracy_drop"]["value"]))[:SHOWN_PRODUCTS]
+    shown = sorted(changed, key=lambda each: each["accuracy_drop"]["value"])
+    figure, axes = _figure(1 + 0.3 * len(shown))
+    for model, offset in (("full", 0.14), ("edge", -0.14)):
+        shares = [each["accuracy"][model] for each in shown]
+        places = [place + offset for place in range(len(shown))]
+        axes.errorbar([share["value"] for share in shares], places, xerr=_arms(shares), **_look(model))
+    labels = [f"{_shortened(each['name'])} ({each['agreement']['n']})" for each in shown]
+    axes.set_yticks(range(len(shown)), labels, fontsize=8, parse_math=False)
+    axes.set(xlabel="accuracy (number of photos in brackets)", xlim=(-0.02, 1.02), ylim=(-0.7, len(shown) - 0.3))
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.3, 1), ncols=2)
+    return figure
+
+
+@_drawn
+def layers(names: Sequence[str], sqnr_db: Sequence[float | None]) -> Any:
+    """Signal-to-quantization-noise ratio of each layer, in the order of computation; nothing where nothing is lost.
+
+    Args:
+        names: The layers.
+        sqnr_db: Of each, None where nothing is lost.
+    """
+    figure, axes = _figure(3)
+    found = [(place, ratio) for place, ratio in enumerate(sqnr_db) if ratio is not None]
+    axes.plot([place for place, _ in found], [ratio for _, ratio in found], ".-", color="0.35")
+    lowest = sorted(found, key=lambda each: each[1])[:3]
+    axes.plot([place for place, _ in lowest], [ratio for _, ratio in lowest], "o", color=COLOURS["edge"])
+    worst = ", ".join(_shortened(names[place]) for place, _ in lowest)
+    axes.set(xlabel="layer, in the order of computation", ylabel="SQNR (dB)")
+    axes.set_title(f"lowest: {worst}", fontsize=8, loc="left", parse_math=False)
+    return figure
+
+
+def _figure(height_in: float) -> tuple[Any, Any]:
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, height_in), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _look(model: str) -> dict[str, Any]:
+    return {
+        "color": COLOURS[model],
+        "marker": MARKERS[model],
+        "markersize": 4,
+        "linestyle": "",
+        "elinewidth": 1,
+        "label": model,
+    }
+
+
+def _arms(shares: Any) -> list[list[float]]:
+    """Lengths of error bars, below and above."""
+    below, above = zip(*((s["value"] - s["low"], s["high"] - s["value"]) for s in shares), strict=True)
+    return [[max(0.0, arm) for arm in arms] for arms in (below, above)]
+
+
+def _shortened(name: str) -> str:
+    """Cut in the middle: what tells look-alike products apart often stands at the end."""
+    return name if len(name) <= 26 else f"{name[:12]}…{name[-13:]}"
