@@ -121,7 +121,7 @@ def test_a_bad_calibration_is_refused_and_the_old_bundle_survives(
     assert _bytes(bundle) == before
     refused = bundle.with_name("bundle.refused")
     assert sorted(bundle.parent.iterdir()) == [bundle, refused]
-    assert set(_bytes(refused)) == {"report.json", "index.html"}
+    assert set(_bytes(refused)) == {"index.html", "report.json"}
     report = json.loads((refused / "report.json").read_bytes())
     drop = report["models"]["int8"]["gate"]["drop"]
     right = {model["name"]: model["accuracy"]["successes"] for model in report["models"]["int8"]["models"]}

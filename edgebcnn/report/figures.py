@@ -25,14 +25,14 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-P = ParamSpec("P")
+_P = ParamSpec("_P")
 
 
-def _drawn(draw: Callable[P, Any]) -> Callable[P, str]:
+def _drawn(draw: Callable[_P, Any]) -> Callable[_P, str]:
     """Turns what gives a matplotlib figure into what gives its address."""
 
     @wraps(draw)
-    def drawn(*args: P.args, **kwargs: P.kwargs) -> str:
+    def drawn(*args: _P.args, **kwargs: _P.kwargs) -> str:
         from matplotlib import rc_context
 
         picture = io.BytesIO()
