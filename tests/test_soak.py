@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.soak import Phase, failures, false_products, memory_slope, recoveries, soak
+from edgebcnn.camera.jpeg import NOTICES_EVERY_DAMAGE
 
 
 def reading(at_s: float, label: str | None) -> dict[str, str | None]:
@@ -25,6 +26,7 @@ def test_the_soaks_own_checks_can_fail() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.skipif(not NOTICES_EVERY_DAMAGE, reason="needs simplejpeg")
 def test_forty_seconds_of_faults_cost_no_crash_and_no_false_product(tmp_path: Path) -> None:
     document = soak(tmp_path, seconds=40, good_s=2, fault_s=2.5)
     assert document["passed"], document

@@ -12,7 +12,8 @@ import ssl
 import time
 import urllib.error
 import urllib.request
-from functools import partial
+from functools import cache, partial
+from typing import Any
 from urllib.parse import unquote, urlsplit, urlunsplit
 
 from edgebcnn.camera.capture import Picture
@@ -86,35 +87,48 @@ class HttpMjpeg:
         raise CameraError("stopped giving frames")
 
 
+def _connection(kind: type[http.client.HTTPConnection], sockets: list[socket.socket], host: str, **options: Any) -> Any:
+    """A connection that will be made at once, so that its socket can be kept."""
+    connection = kind(host, **options)
+    connection.connect()
+    sockets.append(connection.sock)
+    return connection
+
+
+class _Http(urllib.request.HTTPHandler):
+    def __init__(self, sockets: list[socket.socket]) -> None:
+        super().__init__()
+        self._connection = partial(_connection, http.client.HTTPConnection, sockets)
+
+    def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(self._connection, request)
+
+
+class _Https(urllib.request.HTTPSHandler):
+    def __init__(self, sockets: list[socket.socket]) -> None:
+        super().__init__(context=_unverified())
+        self._connection = partial(_connection, http.client.HTTPSConnection, sockets, context=_unverified())
+
+    def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
+        return self.do_open(self._connection, request)
+
+
+@cache
+def _unverified() -> ssl.SSLContext:
+    """One for all connections: each holds the system's certificates, and a source may be opened for months."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    return context
+
+
 def _opener(address: str, sockets: list[socket.socket]) -> urllib.request.OpenerDirector:
     """Opens http and https addresses, and keeps the sockets of its connections in `sockets`."""
-    unverified = ssl.create_default_context()
-    unverified.check_hostname, unverified.verify_mode = False, ssl.CERT_NONE
-
-    class Connection(http.client.HTTPConnection):
-        def connect(self) -> None:
-            super().connect()
-            sockets.append(self.sock)
-
-    class TlsConnection(http.client.HTTPSConnection):
-        def connect(self) -> None:
-            super().connect()
-            sockets.append(self.sock)
-
-    class Http(urllib.request.HTTPHandler):
-        def http_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-            return self.do_open(Connection, request)
-
-    class Https(urllib.request.HTTPSHandler):
-        def https_open(self, request: urllib.request.Request) -> http.client.HTTPResponse:
-            return self.do_open(partial(TlsConnection, context=unverified), request)
-
     plain, user, password = _split_user(address)
     known = urllib.request.HTTPPasswordMgrWithDefaultRealm()
     if user:
         known.add_password(None, plain, user, password)
     ways_in = (urllib.request.HTTPBasicAuthHandler(known), urllib.request.HTTPDigestAuthHandler(known))
-    return urllib.request.build_opener(urllib.request.ProxyHandler({}), Http(), Https(), *ways_in)
+    return urllib.request.build_opener(urllib.request.ProxyHandler({}), _Http(sockets), _Https(sockets), *ways_in)
 
 
 def _split_user(address: str) -> tuple[str, str, str]:
