@@ -20,12 +20,12 @@ import pytest
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
-from edgebcnn.bundle import Label, open_bundle
+from edgebcnn.bundle import REPORT_NAME, Label, open_bundle
 from edgebcnn.cli import main
 from edgebcnn.errors import BundleError, GateError
 from edgebcnn.progress import Silent
 from edgebcnn.quantize.calibrate import Recipe
-from edgebcnn.quantize.export import REPORT_NAME, ExportResult, export
+from edgebcnn.quantize.export import ExportResult, export
 from edgebcnn.train.dataset import Photo, ProductDataset
 from edgebcnn.train.run_folder import TrainedRun, write_photos
 from tests.solved import solved_run

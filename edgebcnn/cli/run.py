@@ -38,7 +38,7 @@ def _number(_context: click.Context, _parameter: click.Parameter, value: float |
 )
 @click.option(
     "--precision",
-    type=click.Choice(["int8", "fp16", "float32"]),
+    type=click.Choice(["int8", "mixed", "int16", "dynamic", "fp16", "float32"]),
     show_default="the first of these that the bundle has",
     help="Which of the bundle's models to run.",
 )

@@ -24,6 +24,13 @@ _CONV, _DEPTHWISE, _DENSE = (
 )
 
 
+_DTYPES: dict[int, type[np.generic]] = {
+    schema.TensorType.FLOAT32: np.float32,
+    schema.TensorType.INT8: np.int8,
+    schema.TensorType.INT32: np.int32,
+}
+
+
 def bias_corrected(float_tflite: bytes, int8_tflite: bytes, means: Mapping[int, NDArray[np.float64]]) -> bytes:
     """The float file with biases that make up for what rounding its weights adds. A layer without one stays as it is.
 
@@ -45,18 +52,20 @@ def bias_corrected(float_tflite: bytes, int8_tflite: bytes, means: Mapping[int, 
 
 
 def constant(model: Any, index: int) -> NDArray[np.float64]:
-    """Value of a constant tensor of the main subgraph; of an int8 one, what it stands for.
+    """Value of a constant tensor of the main subgraph; of an integer one, what it stands for.
 
     Args:
         model: The schema's `ModelT`.
         index: Of the tensor.
     """
     tensor = model.subgraphs[0].tensors[index]
-    dtype = np.int8 if tensor.type == schema.TensorType.INT8 else np.float32
+    dtype = _DTYPES[tensor.type]
     values = np.frombuffer(bytes(model.buffers[tensor.buffer].data), dtype).reshape(tensor.shape).astype(np.float64)
     if dtype is np.float32:
         return values
     scales = np.asarray(tensor.quantization.scale, np.float64)
+    if len(scales) == 1:
+        return (values - int(tensor.quantization.zeroPoint[0])) * float(scales[0])
     shape = np.ones(values.ndim, np.int64)
     shape[tensor.quantization.quantizedDimension] = len(scales)
     return values * scales.reshape(shape)
