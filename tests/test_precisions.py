@@ -14,12 +14,14 @@ from edgebcnn.bundle import Bundle, Precision, open_bundle
 from edgebcnn.cli import main
 from edgebcnn.device.classifier import Classifier
 from edgebcnn.errors import BundleError, QuantizationError
-from edgebcnn.model.keras import tf
+from edgebcnn.model.keras import keras, tf
+from edgebcnn.quantize.activations import observe
 from edgebcnn.quantize.audit import audit
+from edgebcnn.quantize.bias import with_corrected_biases
 from edgebcnn.quantize.convert import convert, float_file
 from edgebcnn.quantize.int8 import quantize
 from edgebcnn.quantize.int16 import quantize_int16
-from edgebcnn.quantize.layer_error import propagated
+from edgebcnn.quantize.layer_error import Answers, propagated
 from edgebcnn.quantize.ranges import Int8Rules
 from edgebcnn.train.features import PreparedPhotos
 from edgebcnn.train.run_folder import open_run
@@ -122,6 +124,18 @@ def test_dynamic_has_int8_weights_and_float_between() -> None:
     dense = audit(convert(wide, "dynamic", preprocessing=PREPROCESSING)).ops[-2]
     assert (dense.name, dense.inputs, dense.outputs) == ("FULLY_CONNECTED", ("float32",), ("float32",))
     assert "int8" in dense.constants
+
+
+def test_corrected_biases_bring_int8_weights_closer_to_float() -> None:
+    keras.utils.set_random_seed(4)
+    image = keras.Input((PREPROCESSING.height_px, PREPROCESSING.width_px, 3))
+    x = keras.layers.Conv2D(128, 3, activation="relu", bias_initializer="ones")(image)
+    model = keras.Model(image, keras.layers.Dense(5)(keras.layers.GlobalAveragePooling2D()(x)))
+    source, plain = (convert(model, name, preprocessing=PREPROCESSING) for name in ("float32", "dynamic"))
+    seen = observe(source, photos(16), preprocessing=PREPROCESSING, advance=lambda photos: None)
+    corrected = with_corrected_biases(plain, source, {each.index: each.means for each in seen})
+    answers = Answers(source, photos(16), PREPROCESSING)
+    assert 0 < answers.distance(corrected) < answers.distance(plain)
 
 
 def test_a_precision_that_the_bundle_lacks_is_one_sentence(exported: Exported) -> None:

@@ -33,7 +33,7 @@ def _limit(flag: str, what: str, default: str) -> Callable[[click.decorators.FC]
 @click.option("--int8", is_flag=True, help="Integer model, smallest and fastest; made when no precision is given.")
 @click.option("--mixed", is_flag=True, help="The int8 model with the few layers in float that lose the most.")
 @click.option("--int16", is_flag=True, help="int16 activations (16x8), for accelerators; slow on every CPU.")
-@click.option("--dynamic", is_flag=True, help="Model with int8 weights and float32 activations; needs no photos.")
+@click.option("--dynamic", is_flag=True, help="Model with int8 weights and float32 activations.")
 @click.option("--fp16", is_flag=True, help="Model with float16 weights and float32 arithmetic.")
 @click.option("--float32", is_flag=True, help="Model as it was trained.")
 @click.option(

@@ -1,8 +1,8 @@
 """Which model files does an export make, and what do the layers of each lose?
 
-- `int8` is calibrated on photos. `mixed` is the same with the layers that cost the most in float; `int16` is made of
-  the same float file with its biases corrected.
-- `dynamic`, `fp16` and `float32` need no photos.
+- `int8` is calibrated on photos. `mixed` is the same with the layers that cost the most in float; `int16` and `dynamic`
+  get the same corrected biases.
+- `fp16` and `float32` need no photos.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from edgebcnn.bundle import Precision
 from edgebcnn.model.bcnn import Bcnn, folded
 from edgebcnn.progress import Reporter
+from edgebcnn.quantize.bias import with_corrected_biases
 from edgebcnn.quantize.calibrate import Recipe
 from edgebcnn.quantize.calibrated import CalibratedModel, calibrated, chosen_photos
 from edgebcnn.quantize.convert import convert, float_file
@@ -30,8 +31,8 @@ from edgebcnn.quantize.mixed import Mixed, choose_wide, tensors_of
 from edgebcnn.train.features import PreparedPhotos
 from edgebcnn.train.run_folder import TrainedRun
 
-CALIBRATED: frozenset[Precision] = frozenset({"int8", "mixed", "int16"})
-"""Precisions whose ranges are measured on photos."""
+CALIBRATED: frozenset[Precision] = frozenset({"int8", "mixed", "int16", "dynamic"})
+"""Precisions whose ranges or biases are measured on photos."""
 
 _IN_FLOAT: frozenset[Precision] = frozenset({"fp16", "float32"})
 
@@ -125,7 +126,10 @@ class Maker:
             source = self._int8.int8.calibrated
             with self._reporter.progress("converting to mixed", 0):
                 return source.quantized(self._io, wide=tensors_of(source.float_tflite, mixed))[0]
-        return self._int16() if precision == "int16" else self._converted(precision)
+        if precision == "int16":
+            return self._int16()
+        source = self._int8.int8.calibrated
+        return with_corrected_biases(self._converted(precision), source.float_tflite, source.means)
 
     def _int16(self) -> bytes:
         photos_u8 = PreparedPhotos(self._int8.chosen.photos, self._preprocessing)[:]
@@ -144,11 +148,8 @@ class Maker:
     def _probes(self) -> tuple[NDArray[np.uint8], bool]:
         """Photos that layers are judged by, and whether they are calibration photos."""
         count = photos_needed(self._float_tflite)
-        if self.calibrated is None:
-            train = self._run.dataset.train
-            return PreparedPhotos(train[:: -(-len(train) // count)], self._preprocessing)[:], False
-        photos = self.calibrated.others or self.calibrated.chosen.photos
-        return PreparedPhotos(photos[:count], self._preprocessing)[:], not self.calibrated.others
+        photos = self._int8.others or self._int8.chosen.photos
+        return PreparedPhotos(photos[:count], self._preprocessing)[:], not self._int8.others
 
     @cached_property
     def _simulation(self) -> Simulation:
