@@ -29,8 +29,10 @@ SCHEMA_VERSION = 1
 MANIFEST_NAME = "bundle.json"
 LABELS_NAME = "labels.json"
 GOLDEN_NAME = "golden.npz"
+REPORT_NAME = "report/report.json"
+PAGE_NAME = "report/index.html"
 
-Precision = Literal["int8", "fp16", "float32"]
+Precision = Literal["int8", "mixed", "int16", "dynamic", "fp16", "float32"]
 CalibrationSource = Literal["train", "captured"]
 
 

@@ -31,7 +31,20 @@ def test_batch_norm_and_tanh_are_integer_throughout(integer: Audit) -> None:
 
 
 def test_weights_are_not_counted_as_what_flows(integer: Audit) -> None:
-    assert next(op for op in integer.ops if op.name == "CONV_2D") == Op("CONV_2D", ("int8",), ("int8",))
+    convolution = next(op for op in integer.ops if op.name == "CONV_2D")
+    assert convolution == Op("CONV_2D", ("int8",), ("int8",), constants=("int8", "int32"))
+
+
+def test_the_proof_names_every_dtype_that_flows_or_lies_in_the_file(integer: Audit, with_sign: Audit) -> None:
+    flows = "int8 and uint8 flow, constants are int32 and int8"
+    assert integer.proof() == f"{len(integer.ops)} ops, all integer; {flows}"
+    assert "; float32 and int8 and uint8 flow, constants are " in with_sign.proof()
+
+
+def test_a_float_constant_is_a_float() -> None:
+    pixels = Tensor(dtype="uint8")
+    found = Audit((Op("ADD", ("int8",), ("int8",), constants=("float32",)),), input=pixels, output=pixels)
+    assert not found.integer_only
 
 
 def test_a_sign_is_found_with_the_conversions_around_it(with_sign: Audit) -> None:

@@ -18,7 +18,7 @@ import pytest
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
-from edgebcnn.bundle import GOLDEN_NAME, Label, Precision, open_bundle
+from edgebcnn.bundle import GOLDEN_NAME, PAGE_NAME, REPORT_NAME, Label, Precision, open_bundle
 from edgebcnn.cli import main
 from edgebcnn.device.classifier import Classifier
 from edgebcnn.errors import BundleError, DataError, QuantizationError, RunError, StorageError
@@ -26,9 +26,9 @@ from edgebcnn.model.bcnn import Bcnn, folded
 from edgebcnn.model.keras import keras, tf
 from edgebcnn.preprocessing import read_photo
 from edgebcnn.progress import Advance, Silent
-from edgebcnn.quantize import export as export_module
+from edgebcnn.quantize import model_files
 from edgebcnn.quantize.calibrate import Recipe
-from edgebcnn.quantize.export import GOLDEN_PHOTOS, PAGE_NAME, REPORT_NAME, ExportResult, export, golden_positions
+from edgebcnn.quantize.export import ExportResult, export
 from edgebcnn.train.dataset import Photo, ProductDataset
 from edgebcnn.train.features import PreparedPhotos
 from edgebcnn.train.run_folder import TrainedRun
@@ -118,7 +118,8 @@ def test_the_bundle_holds_what_a_device_needs(run: TrainedRun, exported: ExportR
     assert {"tensorflow", "tf-keras", "ai-edge-litert", "numpy"} <= set(bundle.manifest.tools)
     files = {str(file.relative_to(bundle.path)) for file in bundle.path.rglob("*") if file.is_file()}
     models = {"model.int8.tflite", "model.fp16.tflite"}
-    assert files == {"bundle.json", "labels.json", GOLDEN_NAME, REPORT_NAME, PAGE_NAME, *models}
+    pictures = {"report/layers.int8.png"}
+    assert files == {"bundle.json", "labels.json", GOLDEN_NAME, REPORT_NAME, PAGE_NAME, *pictures, *models}
 
 
 @pytest.mark.parametrize("precision", TWO)
@@ -172,15 +173,6 @@ def test_the_golden_set_is_labelled_held_out_photos_with_what_each_model_says(
     assert np.median(np.abs(golden["edge_int8"].astype(float) / 256 - golden["compact"].astype(float))) <= 2 / 256
 
 
-def test_the_golden_set_covers_products_before_it_repeats_one() -> None:
-    many = [Photo(Path(f"{i}"), i // 3) for i in range(300)]
-    chosen = golden_positions(many)
-    assert len({many[i].class_id for i in chosen}) == len(chosen) == GOLDEN_PHOTOS
-    few = [Photo(Path(f"{i}"), i // 100) for i in range(400)]
-    assert [sum(few[i].class_id == product for i in golden_positions(few)) for product in range(4)] == [12] * 4
-    assert golden_positions(few[:5]) == [0, 1, 2, 3, 4]
-
-
 def test_ranges_are_measured_on_training_photos_alone(run: TrainedRun, exported: ExportResult) -> None:
     calibration = exported.bundle.manifest.calibration
     assert calibration is not None
@@ -215,6 +207,8 @@ def test_every_bar_is_filled(exported: ExportResult, diary: Diary) -> None:
         "converting to int8",
         "converting to fp16",
         "writing the report",
+        "each layer alone in int8",
+        "layers of int8 beside float",
         *(f"{name} model on test photos" for name in ("full", "compact", "int8", "fp16")),
     }
     assert all(done == total for done, total in diary.bars.values())
@@ -233,7 +227,7 @@ def _with_sign(bcnn: Bcnn, *, height_px: int, width_px: int) -> Any:
 def test_an_op_that_stays_in_float_stops_the_export_and_leaves_the_old_bundle(
     run: TrainedRun, exported: ExportResult, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export_module, "folded", _with_sign)
+    monkeypatch.setattr(model_files, "folded", _with_sign)
     with pytest.raises(QuantizationError, match=r"3 not integer \(DEQUANTIZE, QUANTIZE, SIGN\); .* --allow-float"):
         _export(run, exported.bundle.path)
     assert open_bundle(exported.bundle.path).digest == exported.bundle.digest
@@ -243,7 +237,7 @@ def test_an_op_that_stays_in_float_stops_the_export_and_leaves_the_old_bundle(
 def test_an_op_that_stays_in_float_can_be_accepted_and_is_recorded(
     run: TrainedRun, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(export_module, "folded", _with_sign)
+    monkeypatch.setattr(model_files, "folded", _with_sign)
     entry = _export(run, tmp_path / "bundle", allow_float=True).bundle.manifest.models["int8"]
     assert (entry.integer_only, entry.float_ops) == (False, ("DEQUANTIZE", "QUANTIZE", "SIGN"))
 

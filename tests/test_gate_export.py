@@ -20,12 +20,12 @@ import pytest
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
-from edgebcnn.bundle import Label, open_bundle
+from edgebcnn.bundle import REPORT_NAME, Label, open_bundle
 from edgebcnn.cli import main
 from edgebcnn.errors import BundleError, GateError
 from edgebcnn.progress import Silent
 from edgebcnn.quantize.calibrate import Recipe
-from edgebcnn.quantize.export import REPORT_NAME, ExportResult, export
+from edgebcnn.quantize.export import ExportResult, export
 from edgebcnn.train.dataset import Photo, ProductDataset
 from edgebcnn.train.run_folder import TrainedRun, write_photos
 from tests.solved import solved_run
@@ -76,7 +76,7 @@ def bad(run: TrainedRun, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
     }
 
 
-def _export(run: TrainedRun, output: Path, *, accept_drop: bool = False) -> ExportResult:
+def _export(run: TrainedRun, output: Path, *, accept_drop: bool = False, captured: Path | None = None) -> ExportResult:
     return export(
         run,
         output,
@@ -84,6 +84,7 @@ def _export(run: TrainedRun, output: Path, *, accept_drop: bool = False) -> Expo
         recipe=RECIPE,
         allow_float=False,
         accept_drop=accept_drop,
+        captured=captured,
         reporter=Silent(),
     )
 
@@ -121,12 +122,46 @@ def test_a_bad_calibration_is_refused_and_the_old_bundle_survives(
     assert _bytes(bundle) == before
     refused = bundle.with_name("bundle.refused")
     assert sorted(bundle.parent.iterdir()) == [bundle, refused]
-    assert set(_bytes(refused)) == {"index.html", "report.json"}
+    assert set(_bytes(refused)) == {"index.html", "report.json", "layers.int8.png"}
     report = json.loads((refused / "report.json").read_bytes())
     drop = report["models"]["int8"]["gate"]["drop"]
     right = {model["name"]: model["accuracy"]["successes"] for model in report["models"]["int8"]["models"]}
     assert (report["gate"]["outcome"], report["gate"]["accepted"]) == ("refused", False)
     assert drop["lost"] - drop["gained"] == right["compact"] - right["edge"] >= 4
+
+
+@pytest.fixture(scope="module")
+def frames(run: TrainedRun, bad: dict[str, TrainedRun], tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Folders that a device may have captured: the same bad photos, and good ones."""
+    folder, rng = tmp_path_factory.mktemp("frames"), np.random.default_rng(7)
+    good = [rng.normal(PASTELS_BGR[i % 8], 3, SIZE) for i in range(32)]
+    _written(folder / "good", good, [0] * 32)
+    for kind, of_kind in bad.items():
+        (folder / kind).mkdir()
+        photos = [photo for photo in of_kind.dataset.train if photo not in run.dataset.train or kind == "one product"]
+        for photo in photos:
+            shutil.copy(photo.path, folder / kind)
+    for frame in (folder / "good").iterdir():
+        shutil.copy(frame, folder / "five outliers" / f"good-{frame.name}")
+    return {kind: folder / kind for kind in ("good", *bad)}
+
+
+@pytest.mark.parametrize(
+    ("kind", "is_stable", "outcome"),
+    [
+        ("good", True, "passed"),
+        ("noise", False, "refused"),
+        ("one product", False, "refused"),
+        ("five outliers", False, "refused"),
+    ],
+)
+def test_bad_frames_are_caught_twice_by_the_stability_check_and_by_the_gate(
+    run: TrainedRun, frames: dict[str, Path], tmp_path: Path, kind: str, is_stable: bool, outcome: str
+) -> None:
+    result = _export(run, tmp_path / "bundle", accept_drop=True, captured=frames[kind])
+    assert result.calibration is not None
+    assert result.calibration.stability is not None
+    assert (result.calibration.stability.is_stable, result.models["int8"].verdict.outcome) == (is_stable, outcome)
 
 
 def test_a_refused_export_can_be_accepted_and_the_bundle_says_so(bad: dict[str, TrainedRun], bundle: Path) -> None:

@@ -36,7 +36,7 @@ _OPTIONS = (
     ),
     click.option(
         "--precision",
-        type=click.Choice(["int8", "fp16", "float32"]),
+        type=click.Choice(["int8", "mixed", "int16", "dynamic", "fp16", "float32"]),
         show_default="the device's, or the first of these that the bundle has",
         help="Which of the bundle's models to run.",
     ),

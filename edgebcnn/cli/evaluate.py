@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgebcnn.train.models import Role
 
 _ROLES = click.Choice(["compact", "full"])
-_PRECISIONS = click.Choice(["int8", "fp16", "float32"])
+_PRECISIONS = click.Choice(["int8", "mixed", "int16", "dynamic", "fp16", "float32"])
 
 
 @click.command()

@@ -31,6 +31,9 @@ def _limit(flag: str, what: str, default: str) -> Callable[[click.decorators.FC]
 @click.command()
 @click.argument("run_path", metavar="[RUN]", type=click.Path(path_type=Path), default=DEFAULT_RUN)
 @click.option("--int8", is_flag=True, help="Integer model, smallest and fastest; made when no precision is given.")
+@click.option("--mixed", is_flag=True, help="The int8 model with the few layers in float that lose the most.")
+@click.option("--int16", is_flag=True, help="int16 activations (16x8), for accelerators; slow on every CPU.")
+@click.option("--dynamic", is_flag=True, help="Model with int8 weights and float32 activations.")
 @click.option("--fp16", is_flag=True, help="Model with float16 weights and float32 arithmetic.")
 @click.option("--float32", is_flag=True, help="Model as it was trained.")
 @click.option(
@@ -52,7 +55,18 @@ def _limit(flag: str, what: str, default: str) -> Callable[[click.decorators.FC]
 @click.option(
     "--int8-io",
     is_flag=True,
-    help="Give the int8 model int8 input and output, which MediaPipe refuses, in place of uint8.",
+    help="Give int8 and mixed models int8 input and output, which MediaPipe refuses, in place of uint8.",
+)
+@click.option(
+    "--runtime-compat",
+    is_flag=True,
+    help="Make models that tflite-runtime 2.14 runs, the old runtime of 32-bit ARM, or none.",
+)
+@click.option(
+    "--old-python",
+    type=click.Path(dir_okay=False, path_type=Path),
+    metavar="FILE",
+    help="Python of an environment with tflite-runtime 2.14: ask it as well, and report how often both agree.",
 )
 @click.option("--allow-float", is_flag=True, help="Accept an int8 model that keeps ops in float.")
 @_limit("--max-drop", "Refuse to export where top-1 drops by more, against the compact model in float.", "0.5")
@@ -64,12 +78,17 @@ def command(
     *,
     run_path: Path,
     int8: bool,
+    mixed: bool,
+    int16: bool,
+    dynamic: bool,
     fp16: bool,
     float32: bool,
     recipe: str,
     calibration_photos: Path | None,
     output: Path | None,
     int8_io: bool,
+    runtime_compat: bool,
+    old_python: Path | None,
     allow_float: bool,
     accept_drop: bool,
     as_json: bool,
@@ -83,9 +102,16 @@ def command(
     """
     from edgebcnn.cli.console import TerminalReporter
 
-    chosen: dict[Precision, bool] = {"int8": int8, "fp16": fp16, "float32": float32}
+    chosen: dict[Precision, bool] = {
+        "int8": int8,
+        "mixed": mixed,
+        "int16": int16,
+        "dynamic": dynamic,
+        "fp16": fp16,
+        "float32": float32,
+    }
     precisions = [precision for precision, wanted in chosen.items() if wanted] or ["int8"]
-    if int8_io and "int8" not in precisions:
+    if int8_io and not {"int8", "mixed"} & set(precisions):
         raise click.UsageError("--int8-io is for the int8 model: add --int8")
     reporter = TerminalReporter()
     with reporter.progress("starting TensorFlow", 0):
@@ -106,6 +132,8 @@ def command(
             captured=calibration_photos,
             accept_drop=accept_drop,
             io="int8" if int8_io else "uint8",
+            runtime_compat=runtime_compat or old_python is not None,
+            old_python=old_python,
             reporter=reporter,
         )
     except GateError as refused:
@@ -117,8 +145,8 @@ def command(
 
 def _print(result: ExportResult, *, as_json: bool) -> None:
     from edgebcnn.atomic import json_bytes
+    from edgebcnn.bundle import PAGE_NAME
     from edgebcnn.cli.console import stdout
-    from edgebcnn.quantize.export import PAGE_NAME
     from edgebcnn.report.render import comparison_table
 
     if as_json:
@@ -127,6 +155,8 @@ def _print(result: ExportResult, *, as_json: bool) -> None:
     for precision, model in result.models.items():
         stdout.print(f"{precision}: {model.audit.summary()}, {model.size_bytes / 1e6:.2f} MB")
         stdout.print(comparison_table(model.comparison))
+        for sentence in filter(None, (model.mixed, model.layers, model.old_runtime)):
+            stdout.print(str(sentence))
         stdout.print(f"gate: {model.verdict}")
     if result.report["gate"]["accepted"]:
         stdout.print("the refusal was accepted, as the bundle's report says")

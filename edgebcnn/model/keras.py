@@ -21,7 +21,7 @@ with muted_native_stderr():
 
 logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
-__all__ = ["keras", "tf", "tflite_quantizer"]
+__all__ = ["int16_quantizer", "keras", "tf", "tflite_quantizer"]
 
 
 def tflite_quantizer() -> Any:
@@ -33,3 +33,13 @@ def tflite_quantizer() -> Any:
     from tensorflow.lite.python.convert import mlir_quantize
 
     return mlir_quantize
+
+
+def int16_quantizer() -> Any:
+    """The class of TensorFlow's TFLite converter that gives a file int16 activations, from photos that it runs.
+
+    Public only as the last step of a converter that starts from a Keras model, where biases cannot be corrected.
+    """
+    from tensorflow.lite.python.optimize.calibrator import Calibrator
+
+    return Calibrator

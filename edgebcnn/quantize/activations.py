@@ -76,7 +76,7 @@ def observe(
         experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
     )
     interpreter.allocate_tensors()
-    activations = tuple(_activations(schema.ModelT.InitFromPackedBuf(float_tflite)))
+    activations = flowing(float_tflite)
     (image,) = (activation.index for activation in activations if activation.is_input)
     for photo_u8 in photos_u8:
         interpreter.set_tensor(image, preprocessing.normalize(photo_u8[np.newaxis]))
@@ -87,6 +87,15 @@ def observe(
             activation.means[:] += _rows(values).mean(axis=0, dtype=np.float64) / len(photos_u8)
         advance(1)
     return activations
+
+
+def flowing(float_tflite: bytes) -> tuple[Activation, ...]:
+    """The tensors that flow between the ops of a float model file, in the order of computation; nothing seen yet.
+
+    Args:
+        float_tflite: Content of the file.
+    """
+    return tuple(_activations(schema.ModelT.InitFromPackedBuf(float_tflite)))
 
 
 def annotated(float_tflite: bytes, ranges: Mapping[int, Range]) -> bytes:

@@ -33,18 +33,20 @@ class Op:
 
     Attributes:
         name: TFLite's name of it (`CONV_2D`), or its own where it is not built in.
-        inputs: Dtypes of the tensors that flow in; constants (weights) are left out.
+        inputs: Dtypes of the tensors that flow in.
         outputs: Dtypes of the tensors that flow out.
+        constants: Dtypes of what it reads from the file: weights, biases, sizes.
     """
 
     name: str
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+    constants: tuple[str, ...] = ()
 
     @property
     def is_integer(self) -> bool:
-        """Whether nothing but integers flows in and out."""
-        return INTEGER_DTYPES.issuperset(self.inputs + self.outputs)
+        """Whether nothing but integers flows in and out, and nothing else is in its constants."""
+        return INTEGER_DTYPES.issuperset(self.inputs + self.outputs + self.constants)
 
 
 @dataclass(frozen=True)
@@ -68,8 +70,14 @@ class Audit:
 
     @property
     def integer_only(self) -> bool:
-        """Whether an accelerator without float arithmetic can run the whole file."""
+        """Whether an accelerator without float arithmetic can run the whole file: no op of it sees a float."""
         return not self.float_ops
+
+    def proof(self) -> str:
+        """What `summary` says, and which dtypes there are: `71 ops, all integer; int8 and uint8 flow, …`."""
+        flowing = {dtype for op in self.ops for dtype in op.inputs + op.outputs}
+        constants = {dtype for op in self.ops for dtype in op.constants}
+        return f"{self.summary()}; {_listed(flowing)} flow, constants are {_listed(constants)}"
 
     def summary(self) -> str:
         """`69 ops, all integer`, `69 ops, all in float`, or `72 ops, 4 not integer (2 DEQUANTIZE, QUANTIZE, SIGN)`."""
@@ -109,18 +117,36 @@ def audit(tflite: bytes) -> Audit:
     )
 
 
-def _op(model: Any, graph: Any, operator: Any) -> Op:
-    code = model.operatorCodes[operator.opcodeIndex]
-    # Codes up to 127 are written to both fields, for old runtimes; later ones to the new field alone.
-    name = _OP_NAMES[max(code.builtinCode, code.deprecatedBuiltinCode)]
+def op_name(code: Any) -> str:
+    """TFLite's name of an op, or its own where it is not built in.
+
+    Args:
+        code: The schema's `OperatorCodeT`.
+    """
     if code.customCode is not None:
-        name = code.customCode.decode()
-    return Op(name, _dtypes(model, graph, operator.inputs), _dtypes(model, graph, operator.outputs))
+        return str(code.customCode.decode())
+    # Codes up to 127 are written to both fields, for old runtimes; later ones to the new field alone.
+    return _OP_NAMES[max(code.builtinCode, code.deprecatedBuiltinCode)]
 
 
-def _dtypes(model: Any, graph: Any, indices: Any) -> tuple[str, ...]:
-    present = [graph.tensors[index] for index in indices if index >= 0]  # -1 is an optional input that is left out
-    return tuple(_DTYPE_NAMES[tensor.type] for tensor in present if model.buffers[tensor.buffer].data is None)
+def _op(model: Any, graph: Any, operator: Any) -> Op:
+    name = op_name(model.operatorCodes[operator.opcodeIndex])
+    flowing, constants = _dtypes(model, graph, operator.inputs)
+    return Op(name, flowing, _dtypes(model, graph, operator.outputs)[0], constants)
+
+
+def _dtypes(model: Any, graph: Any, indices: Any) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """Dtypes of those tensors that flow, and of those that lie in the file."""
+    found: tuple[list[str], list[str]] = ([], [])
+    for index in indices:
+        if index >= 0:  # -1 is an optional input that is left out
+            tensor = graph.tensors[index]
+            found[model.buffers[tensor.buffer].data is not None].append(_DTYPE_NAMES[tensor.type])
+    return tuple(found[0]), tuple(found[1])
+
+
+def _listed(dtypes: set[str]) -> str:
+    return " and ".join(sorted(dtypes))
 
 
 def _tensor(tensor: Any) -> Tensor:

@@ -24,6 +24,13 @@ _CONV, _DEPTHWISE, _DENSE = (
 )
 
 
+_DTYPES: dict[int, type[np.generic]] = {
+    schema.TensorType.FLOAT32: np.float32,
+    schema.TensorType.INT8: np.int8,
+    schema.TensorType.INT32: np.int32,
+}
+
+
 def bias_corrected(float_tflite: bytes, int8_tflite: bytes, means: Mapping[int, NDArray[np.float64]]) -> bytes:
     """The float file with biases that make up for what rounding its weights adds. A layer without one stays as it is.
 
@@ -33,33 +40,62 @@ def bias_corrected(float_tflite: bytes, int8_tflite: bytes, means: Mapping[int, 
         means: E[x] `(channels,)` of the tensors that flow, by their index in the float file.
     """
     model, int8 = (schema.ModelT.InitFromPackedBuf(content) for content in (float_tflite, int8_tflite))
-    # Quantizing keeps the order of the ops, and renames tensors.
-    for (kind, operator), (_, rounded) in zip(_with_weights(model), _with_weights(int8), strict=True):
-        x, weights, bias = operator.inputs[:3]
-        if x not in means or bias < 0:
-            continue
-        added = constant(int8, rounded.inputs[1]) - constant(model, weights)
-        corrected = constant(model, bias) - _shift(kind, added, means[x])
-        operator.inputs = [x, weights, _add_constant(model, bias, corrected)]
+    for operator, _, bias in _corrections(model, int8, means):
+        _replace_bias(model, operator, bias)
     return packed(model)
 
 
+def with_corrected_biases(
+    quantized_tflite: bytes, float_tflite: bytes, means: Mapping[int, NDArray[np.float64]]
+) -> bytes:
+    """A file of rounded weights and float biases, with biases that make up for what rounding its weights adds.
+
+    Args:
+        quantized_tflite: Content of the file.
+        float_tflite: What it was made of.
+        means: E[x] `(channels,)` of the tensors that flow, by their index in the float file.
+    """
+    model, quantized = (schema.ModelT.InitFromPackedBuf(content) for content in (float_tflite, quantized_tflite))
+    for _, rounded, bias in _corrections(model, quantized, means):
+        _replace_bias(quantized, rounded, bias)
+    return packed(quantized)
+
+
 def constant(model: Any, index: int) -> NDArray[np.float64]:
-    """Value of a constant tensor of the main subgraph; of an int8 one, what it stands for.
+    """Value of a constant tensor of the main subgraph; of an integer one, what it stands for.
 
     Args:
         model: The schema's `ModelT`.
         index: Of the tensor.
     """
     tensor = model.subgraphs[0].tensors[index]
-    dtype = np.int8 if tensor.type == schema.TensorType.INT8 else np.float32
+    dtype = _DTYPES[tensor.type]
     values = np.frombuffer(bytes(model.buffers[tensor.buffer].data), dtype).reshape(tensor.shape).astype(np.float64)
     if dtype is np.float32:
         return values
     scales = np.asarray(tensor.quantization.scale, np.float64)
+    if len(scales) == 1:
+        return (values - int(tensor.quantization.zeroPoint[0])) * float(scales[0])
     shape = np.ones(values.ndim, np.int64)
     shape[tensor.quantization.quantizedDimension] = len(scales)
     return values * scales.reshape(shape)
+
+
+def _corrections(
+    model: Any, quantized: Any, means: Mapping[int, NDArray[np.float64]]
+) -> Iterator[tuple[Any, Any, NDArray[np.float64]]]:
+    """Each float layer that has a bias, the layer that it became, and its corrected bias."""
+    # Quantizing keeps the order of the ops, and renames tensors.
+    for (kind, operator), (_, rounded) in zip(_with_weights(model), _with_weights(quantized), strict=True):
+        x, weights, bias = operator.inputs[:3]
+        if x in means and bias >= 0:
+            added = constant(quantized, rounded.inputs[1]) - constant(model, weights)
+            yield operator, rounded, constant(model, bias) - _shift(kind, added, means[x])
+
+
+def _replace_bias(model: Any, operator: Any, values: NDArray[np.float64]) -> None:
+    x, weights, bias = operator.inputs[:3]
+    operator.inputs = [x, weights, _add_constant(model, bias, values)]
 
 
 def _with_weights(model: Any) -> Iterator[tuple[int, Any]]:

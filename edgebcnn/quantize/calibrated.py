@@ -17,7 +17,7 @@ from edgebcnn.quantize.convert import float_file, square_roots
 from edgebcnn.quantize.int8 import Int8Model, QuantizedIo, quantize
 from edgebcnn.quantize.ranges_figure import ranges_figure
 from edgebcnn.quantize.stability import compared, split_others
-from edgebcnn.report.calibration import CalibrationReport, Stability, TensorRange
+from edgebcnn.report.calibration import CalibrationReport, Stability
 from edgebcnn.train.dataset import Photo
 from edgebcnn.train.features import PreparedPhotos
 from edgebcnn.train.run_folder import TrainedRun, check_photos
@@ -28,16 +28,16 @@ class CalibratedModel:
     """An int8 model file and how its ranges came about.
 
     Attributes:
-        content: The file.
+        int8: The file and what it was made of.
         chosen: The photos.
-        tensors: The ranges.
         stability: None where too few training photos were left to tell.
+        others: Training photos that no calibration has seen; empty where too few were left.
     """
 
-    content: bytes
+    int8: Int8Model
     chosen: CalibrationSet
-    tensors: tuple[TensorRange, ...]
     stability: Stability | None
+    others: tuple[Photo, ...]
 
     def report(self, labels: tuple[Label, ...]) -> CalibrationReport:
         """What there is to see of it.
@@ -53,7 +53,7 @@ class CalibratedModel:
             source=self.chosen.source,
             photos=tuple(zip(products, self.chosen.brightness, strict=True)),
             notes=self.chosen.notes,
-            tensors=self.tensors,
+            tensors=self.int8.tensors,
             stability=self.stability,
         )
 
@@ -147,11 +147,11 @@ def calibrated(
     int8 = calibrated_on(chosen.photos, "converting to int8")
     second, probes = split_others(chosen.others, len(chosen.photos))
     if not probes:
-        return CalibratedModel(int8.content, chosen, int8.tensors, None)
+        return CalibratedModel(int8, chosen, None, ())
     other = calibrated_on(second, "converting to int8 on other photos")
     pixels = PreparedPhotos(probes, preprocessing)[:]
     with reporter.progress("comparing the two", len(probes)) as advance:
         stability = compared(int8.content, other.content, pixels, photos=len(second), advance=advance)
     if not stability.is_stable:
         reporter.say(str(stability))
-    return CalibratedModel(int8.content, chosen, int8.tensors, stability)
+    return CalibratedModel(int8, chosen, stability, tuple(probes))

@@ -3,10 +3,14 @@
 | precision | weights                      | between ops | input and output              |
 |-----------|------------------------------|-------------|-------------------------------|
 | `int8`    | int8, a scale per channel    | int8        | uint8 pixels, uint8 in 1/256  |
+| `mixed`   | int8, some layers float32    | int8        | uint8 pixels, uint8 in 1/256  |
+| `int16`   | int8, a scale per channel    | int16       | float32                       |
+| `dynamic` | int8, a scale per channel    | float32     | float32                       |
 | `fp16`    | float16                      | float32     | float32                       |
 | `float32` | float32                      | float32     | float32                       |
 
-int8 files can have int8 input and output as well: the same less 128, for accelerators that take nothing else.
+int8 and mixed files can have int8 input and output as well: the same less 128, for accelerators that take nothing else.
+`mixed` and `int16` start from a calibrated int8 model: `edgebcnn.quantize.model_files` makes them.
 
 Every file has one signature, `image` to `probabilities`, for one photo. The same model and pixels give the same bytes.
 """
@@ -42,6 +46,7 @@ def convert(
     calibration_u8: NDArray[np.uint8] | None = None,
     rules: Int8Rules = DEFAULT_RULES,
     io: QuantizedIo = "uint8",
+    runtime_compat: bool = False,
     advance: Advance = lambda photos: None,
 ) -> bytes:
     """Converts a model of logits to a model of probabilities in one `.tflite` file.
@@ -53,14 +58,17 @@ def convert(
         calibration_u8: `(n, h, w, 3)` uint8 RGB photos to take the ranges of `int8` from.
         rules: How those ranges are chosen and biases corrected.
         io: What `int8` takes and gives.
+        runtime_compat: Whether tflite-runtime 2.14 must know every op.
         advance: Called with 1 after each calibration photo that was run.
 
     Raises:
         QuantizationError: TFLite has no op for a part of the model, or cannot calibrate it.
-        ValueError: int8 without calibration photos.
+        ValueError: int8 without calibration photos, or a precision that starts from int8.
     """
+    if precision in ("mixed", "int16"):
+        raise ValueError(f"{precision} starts from a calibrated int8 model")
     if precision != "int8":
-        return float_file(model, precision, preprocessing=preprocessing)
+        return float_file(model, precision, preprocessing=preprocessing, runtime_compat=runtime_compat)
     if calibration_u8 is None or not len(calibration_u8):
         raise ValueError("int8 needs calibration photos")
     return quantize(
@@ -74,22 +82,29 @@ def convert(
     ).content
 
 
-def float_file(model: keras.Model, precision: Precision, *, preprocessing: Preprocessing) -> bytes:
-    """The `.tflite` file of `float32` or `fp16`, or the float one that `int8` is quantized from.
+def float_file(
+    model: keras.Model, precision: Precision, *, preprocessing: Preprocessing, runtime_compat: bool = False
+) -> bytes:
+    """The `.tflite` file of `float32`, `fp16` or `dynamic`, or the float one that `int8` is quantized from.
 
     Args:
         model: `(n, h, w, 3)` float32 image, normalized, to `(n, k)` logits.
         precision: What the file is for.
         preprocessing: The model's.
+        runtime_compat: Whether tflite-runtime 2.14 must know every op.
 
     Raises:
         QuantizationError: TFLite has no op for a part of the model.
     """
     module = _module(model, preprocessing)
     converter = tf.lite.TFLiteConverter.from_concrete_functions([module.serve.get_concrete_function()], module)
-    if precision == "fp16":
+    if precision in ("fp16", "dynamic"):
         converter.optimizations = [tf.lite.Optimize.DEFAULT]
+    if precision == "fp16":
         converter.target_spec.supported_types = [tf.float16]
+    if runtime_compat:
+        # A scale per channel makes its FULLY_CONNECTED, with float activations, one that the old runtime lacks.
+        converter._experimental_disable_per_channel_quantization_for_dense_layers = True
     return converted(converter, precision)
 
 

@@ -8,9 +8,8 @@ last and at once, so that an export that fails, is refused or is stopped leaves 
 
 from __future__ import annotations
 
-import io
+import io as io_module
 import shutil
-from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -24,19 +23,35 @@ from numpy.typing import NDArray
 
 from edgebcnn import __version__
 from edgebcnn.atomic import json_bytes
-from edgebcnn.bundle import GOLDEN_NAME, SCHEMA_VERSION, Bundle, Manifest, Precision, check_destination, write_bundle
+from edgebcnn.bundle import (
+    GOLDEN_NAME,
+    PAGE_NAME,
+    REPORT_NAME,
+    SCHEMA_VERSION,
+    Bundle,
+    Manifest,
+    Precision,
+    check_destination,
+    write_bundle,
+)
 from edgebcnn.device.classifier import Classifier
 from edgebcnn.errors import DataError, QuantizationError
-from edgebcnn.model.bcnn import Bcnn, folded
+from edgebcnn.model.bcnn import Bcnn
 from edgebcnn.model.keras import keras, tf
 from edgebcnn.progress import Reporter
 from edgebcnn.quantize.audit import Audit, audit
-from edgebcnn.quantize.calibrate import Recipe, deal, lot
-from edgebcnn.quantize.calibrated import CalibratedModel, calibrated, chosen_photos
-from edgebcnn.quantize.convert import check_pixel_input, convert
+from edgebcnn.quantize.calibrate import Recipe
+from edgebcnn.quantize.calibrated import CalibratedModel
+from edgebcnn.quantize.convert import check_pixel_input
 from edgebcnn.quantize.gate import Gates, Verdict, check_refused_folder, forget_refusal, gate_json, judge, refuse
+from edgebcnn.quantize.golden import golden_archive
 from edgebcnn.quantize.int8 import QuantizedIo
+from edgebcnn.quantize.layers import LayerErrors
+from edgebcnn.quantize.layers_figure import layers_figure
 from edgebcnn.quantize.metadata import with_metadata
+from edgebcnn.quantize.mixed import Mixed
+from edgebcnn.quantize.model_files import CALIBRATED, Maker
+from edgebcnn.quantize.old_runtime import OLD_RUNTIME, OldRuntimeResult, check_known, compared
 from edgebcnn.report.calibration import CalibrationReport
 from edgebcnn.report.comparison import ModelComparison, compare
 from edgebcnn.report.fidelity import Fidelity, fidelity
@@ -48,13 +63,8 @@ from edgebcnn.train.features import PreparedPhotos, chunks, read_ahead
 from edgebcnn.train.run_folder import TrainedRun, check_photos, resume_command
 from edgebcnn.train.steps import predict
 
-REPORT_NAME = "report/report.json"
-PAGE_NAME = "report/index.html"
-
-GOLDEN_PHOTOS = 48
-"""Enough to show a broken delegate, few enough to be replayed in a second."""
-
-_GOLDEN_SEED = 0
+MAX_COMPARED = 256
+"""Held-out photos that the old runtime is asked about: its int8 is twenty times as slow."""
 
 
 @dataclass(frozen=True)
@@ -64,16 +74,22 @@ class EdgeModel:
     Attributes:
         size_bytes: Size of the file.
         audit: What it computes in.
+        layers: What its layers lose; None for files in float.
+        mixed: Which layers of a `mixed` file are in float.
         comparison: Full, compact and edge model (this file) on the held-out photos.
         fidelity: Every figure of the three.
         verdict: What the gate says of what it lost.
+        old_runtime: What tflite-runtime 2.14 says of the photos; None where it was not asked.
     """
 
     size_bytes: int
     audit: Audit
+    layers: LayerErrors | None
+    mixed: Mixed | None
     comparison: ModelComparison
     fidelity: Fidelity
     verdict: Verdict
+    old_runtime: OldRuntimeResult | None
 
     def as_json(self, photos: Sequence[str]) -> dict[str, Any]:
         """Everything, ops by name, and photos by the names given."""
@@ -81,6 +97,9 @@ class EdgeModel:
             "size_bytes": self.size_bytes,
             "ops": [op.name for op in self.audit.ops],
             "float_ops": [op.name for op in self.audit.float_ops],
+            "layers": None if self.layers is None else self.layers.model_dump(mode="json"),
+            "mixed": None if self.mixed is None else self.mixed.model_dump(mode="json"),
+            "old_runtime": None if self.old_runtime is None else self.old_runtime.as_json(),
             **comparison_json(self.comparison),
             "fidelity": self.fidelity.as_json(photos),
             "gate": self.verdict.as_json(),
@@ -121,6 +140,8 @@ def export(
     captured: Path | None = None,
     reporter: Reporter,
     io: QuantizedIo = "uint8",
+    runtime_compat: bool = False,
+    old_python: Path | None = None,
 ) -> ExportResult:
     """Turns a run's compact model into a bundle, and measures what that cost.
 
@@ -133,10 +154,14 @@ def export(
         accept_drop: Write the bundle even if the gate refuses; its report says that it did.
         captured: Folder of photos to calibrate on in place of training photos.
         reporter: Who is told.
-        io: What the int8 file takes and gives.
+        io: What int8 and mixed files take and give.
+        runtime_compat: Make files that tflite-runtime 2.14 runs, or none.
+        old_python: The Python of an environment with tflite-runtime 2.14, to be asked about held-out photos.
 
     Raises:
-        QuantizationError: an op cannot be converted, or stays in float and `allow_float` is false.
+        QuantizationError: an op cannot be converted, stays in float and `allow_float` is false, or is unknown to
+            tflite-runtime 2.14 and `runtime_compat` is true.
+        DeviceError: `old_python` cannot run a model file.
         GateError: a model file lost too much accuracy; its report lies beside `output`.
         RunError: the run lacks a model.
         DataError: the run has no held-out photo, or a photo is gone or cannot be read any more.
@@ -148,22 +173,42 @@ def export(
     check_refused_folder(output)
     check_writable(output.parent)
     _check_run(run, reporter)
-    if "int8" in precisions and not allow_float:
+    if not CALIBRATED.isdisjoint(precisions) and not allow_float:
         _check_pooling(run)
     full, compact = run.load("full"), run.load("compact")
-    int8 = _calibrated(run, compact, recipe, captured, io, reporter) if "int8" in precisions else None
-    contents = _contents(run, compact, precisions, int8, reporter)
+    maker = Maker(
+        run,
+        compact,
+        precisions,
+        recipe=recipe,
+        captured=captured,
+        io=io,
+        runtime_compat=runtime_compat,
+        reporter=reporter,
+    )
+    made = maker.make()
+    contents = {precision: _described(run, each.content) for precision, each in made.items()}
     audits = {precision: audit(content) for precision, content in contents.items()}
-    if "int8" in audits:
-        _check_int8(audits["int8"], run, allow_float=allow_float)
+    _check(contents, audits, run, allow_float=allow_float, runtime_compat=runtime_compat)
+    int8 = maker.calibrated
     manifest = _manifest(run, audits, int8)
     files = {manifest.models[precision].file: content for precision, content in contents.items()}
+    files |= {f"report/layers.{name}.png": _picture(each.layers, name) for name, each in made.items() if each.layers}
     references = _references(run, {"full": full, "compact": compact}, reporter)
     with _draft(output, manifest, run, files) as draft:
         edges = _edges(run, draft, reporter)
     models = {
-        precision: _edge_model(run, recipe.gates, references, edge, contents[precision], audits[precision])
-        for precision, edge in edges.items()
+        precision: EdgeModel(
+            size_bytes=len(contents[precision]),
+            audit=audits[precision],
+            layers=each.layers,
+            mixed=each.mixed,
+            comparison=_compared(run, references, edges[precision]),
+            fidelity=fidelity(_truth(run), {**references, "edge": edges[precision]}, run.dataset.labels),
+            verdict=_judged(run, references["compact"], edges[precision], recipe.gates),
+            old_runtime=_in_old_runtime(run, contents[precision], precision, old_python, reporter),
+        )
+        for precision, each in made.items()
     }
     held_out = run.dataset.held_out_name
     verdicts = {precision: model.verdict for precision, model in models.items()}
@@ -174,19 +219,10 @@ def export(
     files[PAGE_NAME] = _page(run, report, reporter)
     if not accept_drop:
         refuse(verdicts, output, files=files, photos=held_out)
-    files[GOLDEN_NAME] = _golden(run, references, edges)
+    files[GOLDEN_NAME] = golden_archive(run, manifest.models, references, edges)
     bundle = write_bundle(output, manifest, run.dataset.labels, files)
     forget_refusal(output)
     return ExportResult(bundle, held_out, models, calibration, report)
-
-
-def golden_positions(photos: Sequence[Photo]) -> list[int]:
-    """Places of up to `GOLDEN_PHOTOS` photos, ascending: one of each product in turn, the same choice every time."""
-    by_product: defaultdict[int, list[int]] = defaultdict(list)
-    for position in sorted(range(len(photos)), key=lambda position: lot(_GOLDEN_SEED, position)):
-        by_product[photos[position].class_id].append(position)
-    products = sorted(by_product, key=lambda class_id: lot(_GOLDEN_SEED, class_id))
-    return sorted(deal([by_product[product] for product in products])[:GOLDEN_PHOTOS])
 
 
 def _check_run(run: TrainedRun, reporter: Reporter) -> None:
@@ -205,48 +241,36 @@ def _check_pooling(run: TrainedRun) -> None:
         )
 
 
-def _folded(run: TrainedRun, compact: Bcnn) -> Any:
-    return folded(compact, height_px=run.preprocessing.height_px, width_px=run.preprocessing.width_px)
-
-
-def _calibrated(
-    run: TrainedRun, compact: Bcnn, recipe: Recipe, captured: Path | None, io: QuantizedIo, reporter: Reporter
-) -> CalibratedModel:
-    chosen = chosen_photos(run, recipe, captured=captured, reporter=reporter)
-    return calibrated(_folded(run, compact), chosen, preprocessing=run.preprocessing, io=io, reporter=reporter)
-
-
-def _converted(run: TrainedRun, compact: Bcnn, precision: Precision, reporter: Reporter) -> bytes:
-    with reporter.progress(f"converting to {precision}", 0):
-        return convert(_folded(run, compact), precision, preprocessing=run.preprocessing)
-
-
-def _contents(
-    run: TrainedRun,
-    compact: Bcnn,
-    precisions: Sequence[Precision],
-    int8: CalibratedModel | None,
-    reporter: Reporter,
-) -> dict[Precision, bytes]:
-    def converted(precision: Precision) -> bytes:
-        if int8 is not None and precision == "int8":
-            return int8.content
-        return _converted(run, compact, precision, reporter)
-
-    return {precision: _described(run, converted(precision)) for precision in precisions}
-
-
 def _described(run: TrainedRun, content: bytes) -> bytes:
     return with_metadata(content, name=run.name, labels=run.dataset.labels, preprocessing=run.preprocessing)
 
 
-def _check_int8(found: Audit, run: TrainedRun, *, allow_float: bool) -> None:
-    check_pixel_input(found.input, run.preprocessing)
-    if not found.integer_only and not allow_float:
-        raise QuantizationError(
-            f"the int8 model would not be integer: {found.summary()}; "
-            "train with --tail tanh, or accept it as it is with --allow-float"
-        )
+def _check(
+    contents: Mapping[Precision, bytes],
+    audits: Mapping[Precision, Audit],
+    run: TrainedRun,
+    *,
+    allow_float: bool,
+    runtime_compat: bool,
+) -> None:
+    for precision, found in audits.items():
+        if precision in ("int8", "mixed"):
+            check_pixel_input(found.input, run.preprocessing)
+        if precision == "int8" and not found.integer_only and not allow_float:
+            raise QuantizationError(
+                f"the int8 model would not be integer: {found.summary()}; "
+                "train with --tail tanh, or accept it as it is with --allow-float"
+            )
+        if runtime_compat:
+            check_known(contents[precision], precision)
+
+
+def _picture(layers: LayerErrors, precision: Precision) -> bytes:
+    title = f"Layers of the {precision} model beside those of the float model, {layers.photos} photos"
+    picture = io_module.BytesIO()
+    # Matplotlib would write its version and the date.
+    layers_figure(layers, title=title).savefig(picture, dpi=120, format="png", metadata={"Software": None})
+    return picture.getvalue()
 
 
 def _manifest(run: TrainedRun, audits: Mapping[Precision, Audit], int8: CalibratedModel | None) -> Manifest:
@@ -303,21 +327,16 @@ def _edges(run: TrainedRun, draft: Bundle, reporter: Reporter) -> dict[Precision
     return probabilities
 
 
-def _edge_model(
-    run: TrainedRun,
-    gates: Gates,
-    references: Mapping[str, NDArray[np.float32]],
-    edge: NDArray[np.float32],
-    content: bytes,
-    audited: Audit,
-) -> EdgeModel:
-    return EdgeModel(
-        size_bytes=len(content),
-        audit=audited,
-        comparison=_compared(run, references, edge),
-        fidelity=fidelity(_truth(run), {**references, "edge": edge}, run.dataset.labels),
-        verdict=_judged(run, references["compact"], edge, gates),
-    )
+def _in_old_runtime(
+    run: TrainedRun, content: bytes, precision: Precision, python: Path | None, reporter: Reporter
+) -> OldRuntimeResult | None:
+    if python is None:
+        return None
+    held_out = run.dataset.held_out
+    photos = held_out[:: -(-len(held_out) // MAX_COMPARED)]
+    pixels = PreparedPhotos(photos, run.preprocessing)[:]
+    with reporter.progress(f"{precision} model in {OLD_RUNTIME}", len(photos)) as advance:
+        return compared(content, pixels, preprocessing=run.preprocessing, python=python, advance=advance)
 
 
 def _compared(
@@ -332,31 +351,6 @@ def _judged(run: TrainedRun, compact: NDArray[np.float32], edge: NDArray[np.floa
 
 def _truth(run: TrainedRun) -> NDArray[np.int64]:
     return np.array([photo.class_id for photo in run.dataset.held_out], np.int64)
-
-
-def _golden(
-    run: TrainedRun,
-    references: Mapping[str, NDArray[np.float32]],
-    edges: Mapping[Precision, NDArray[np.float32]],
-) -> bytes:
-    """`golden.npz`: up to `GOLDEN_PHOTOS` held-out photos and what each model says of them.
-
-    Arrays: `pixels` `(n, h, w, 3)` uint8 RGB; `class_ids` `(n,)` int64; `full` and `compact` `(n, k)` float32
-    probabilities; `edge_int8` `(n, k)` uint8, in 1/256 as the file gives them; `edge_fp16`, `edge_float32` float32.
-    """
-    chosen = golden_positions(run.dataset.held_out)
-    photos = [run.dataset.held_out[position] for position in chosen]
-    arrays: dict[str, NDArray[Any]] = {
-        "pixels": PreparedPhotos(photos, run.preprocessing)[:],
-        "class_ids": np.array([photo.class_id for photo in photos], np.int64),
-        **{name: probabilities[chosen] for name, probabilities in references.items()},
-        **{f"edge_{precision}": probabilities[chosen] for precision, probabilities in edges.items()},
-    }
-    if "edge_int8" in arrays:
-        arrays["edge_int8"] = np.round(arrays["edge_int8"] * 256).astype(np.uint8)
-    archive = io.BytesIO()
-    np.savez_compressed(archive, **arrays)  # type: ignore[arg-type]
-    return archive.getvalue()
 
 
 def _report(

@@ -263,7 +263,7 @@ def refuse(verdicts: Mapping[Precision, Verdict], output: Path, *, files: Mappin
     _write_report(report.parent, files)
     losses = "; ".join(f"{precision}: {'; '.join(verdict.reasons())}" for precision, verdict in refused.items())
     flags = ", ".join(dict.fromkeys(flag for verdict in refused.values() for flag in verdict.flags()))
-    recipe = "calibrate on more or other photos (--recipe), " if "int8" in refused else ""
+    recipe = "" if refused.keys() <= {"fp16", "float32"} else "calibrate on more or other photos (--recipe), "
     raise GateError(
         f"no bundle was written, because too much was lost against the compact model on the {photos} photos: {losses} "
         f"(report: {report}); {recipe}raise {flags}, or accept it with --accept-drop",

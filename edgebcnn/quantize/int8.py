@@ -8,7 +8,7 @@ TensorFlow's own converter does the same with min-max ranges and the biases as t
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -29,7 +29,39 @@ from edgebcnn.report.calibration import TensorRange
 
 QuantizedIo = Literal["uint8", "int8"]
 
-_NAMED_OPS = re.compile(r"(?:TF Select|Custom) ops: ([\w, ]+)|Node number \d+ \((\w+)\)")
+_NAMED_OPS = re.compile(r"(?:TF Select|Custom) ops: ([\w, ]+)|Node number \d+ \((\w+)\)|for op: '(\w+)'")
+
+
+@dataclass(frozen=True)
+class Calibrated:
+    """A float model file and all that its int8 form needs.
+
+    Attributes:
+        float_tflite: Content of the file.
+        ranges: Of its tensors, by `Activation.index`.
+        means: E[x] of the channels of its tensors where biases are to be corrected; empty where they are not.
+    """
+
+    float_tflite: bytes
+    ranges: Mapping[int, Range]
+    means: Mapping[int, NDArray[np.float64]]
+
+    def quantized(self, io: QuantizedIo, *, wide: Collection[str] = ()) -> tuple[bytes, bytes]:
+        """The int8 file, and the float file with the biases that it was made of.
+
+        Args:
+            io: What the int8 file takes and gives.
+            wide: Tensors of the float file whose ops stay in float.
+
+        Raises:
+            QuantizationError: TensorFlow cannot quantize the file.
+        """
+        corrected = self.float_tflite
+        content = _quantized(annotated(corrected, self.ranges), io, wide)
+        if self.means:
+            corrected = bias_corrected(corrected, content, self.means)
+            content = _quantized(annotated(corrected, self.ranges), io, wide)
+        return content, corrected
 
 
 @dataclass(frozen=True)
@@ -39,10 +71,14 @@ class Int8Model:
     Attributes:
         content: The file.
         tensors: What its ranges make of the values that were seen, in the order of computation.
+        corrected: The float file with biases that make up for what rounding its weights adds.
+        calibrated: What it was made of.
     """
 
     content: bytes
     tensors: tuple[TensorRange, ...]
+    corrected: bytes
+    calibrated: Calibrated
 
 
 def quantize(
@@ -80,16 +116,15 @@ def quantize(
         activation.index: _pixels(preprocessing) if activation.is_input else _chosen(activation, rules, square_roots)
         for activation in activations
     }
-    content = _quantized(annotated(float_tflite, ranges), io)
-    if rules.bias_correction:
-        means = {activation.index: activation.means for activation in activations}
-        content = _quantized(annotated(bias_corrected(float_tflite, content, means), ranges), io)
-    return Int8Model(content, _tensors(content, activations, rules))
+    means = {activation.index: activation.means for activation in activations} if rules.bias_correction else {}
+    calibrated = Calibrated(float_tflite, ranges, means)
+    content, corrected = calibrated.quantized(io)
+    return Int8Model(content, _tensors(content, activations, rules), corrected, calibrated)
 
 
 def refusal(message: str, precision: Precision) -> QuantizationError:
     """One sentence from what TensorFlow or LiteRT says of a model that it cannot convert or run."""
-    named = {op for match in _NAMED_OPS.finditer(message) for op in (match[1] or match[2]).split(", ")}
+    named = {op for match in _NAMED_OPS.finditer(message) for op in next(filter(None, match.groups())).split(", ")}
     if named:
         ops = ", ".join(sorted(named))
         return QuantizationError(f"{ops} has no {precision} form in TFLite: train with another pooling or tail")
@@ -107,11 +142,16 @@ def _chosen(activation: Activation, rules: Int8Rules, square_roots: Collection[s
     return choose_range(activation.seen, rules.of(activation.names), before_sqrt=before_sqrt)
 
 
-def _quantized(annotated_tflite: bytes, io: QuantizedIo) -> bytes:
+def _quantized(annotated_tflite: bytes, io: QuantizedIo, wide: Collection[str]) -> bytes:
     dtype = tf.as_dtype(io)
     try:
         with muted_native_stderr():
-            content: bytes = tflite_quantizer()(annotated_tflite, input_data_type=dtype, output_data_type=dtype)
+            content: bytes = tflite_quantizer()(
+                annotated_tflite,
+                input_data_type=dtype,
+                output_data_type=dtype,
+                denylisted_nodes=sorted(wide) or None,
+            )
     except Exception as error:  # the converter's own exception is private and derives from nothing narrower
         raise refusal(str(error), "int8") from error
     return content

@@ -60,7 +60,7 @@ def open_model(path: Path, *, role: Role | None = None, precision: Precision | N
     Args:
         path: Run folder or bundle.
         role: Which model of a run; the compact one by default.
-        precision: Which model of a bundle; by default the first of int8, fp16 and float32 that it has.
+        precision: Which model of a bundle; by default the smallest and fastest that it has.
 
     Raises:
         RunError: `path` is neither a run nor a bundle, or a run that cannot be used or was asked for a precision.

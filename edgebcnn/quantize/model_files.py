@@ -1,0 +1,186 @@
+"""Which model files does an export make, and what do the layers of each lose?
+
+- `int8` is calibrated on photos. `mixed` is the same with the layers that cost the most in float; `int16` and `dynamic`
+  get the same corrected biases.
+- `fp16` and `float32` need no photos.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgebcnn.bundle import Precision
+from edgebcnn.model.bcnn import Bcnn, folded
+from edgebcnn.progress import Reporter
+from edgebcnn.quantize.bias import with_corrected_biases
+from edgebcnn.quantize.calibrate import Recipe
+from edgebcnn.quantize.calibrated import CalibratedModel, calibrated, chosen_photos
+from edgebcnn.quantize.convert import convert, float_file
+from edgebcnn.quantize.int8 import QuantizedIo
+from edgebcnn.quantize.int16 import quantize_int16
+from edgebcnn.quantize.layer_error import Answers, Simulation, alone, photos_needed, propagated
+from edgebcnn.quantize.layers import LayerErrors
+from edgebcnn.quantize.mixed import Mixed, choose_wide, tensors_of
+from edgebcnn.train.features import PreparedPhotos
+from edgebcnn.train.run_folder import TrainedRun
+
+CALIBRATED: frozenset[Precision] = frozenset({"int8", "mixed", "int16", "dynamic"})
+"""Precisions whose ranges or biases are measured on photos."""
+
+_IN_FLOAT: frozenset[Precision] = frozenset({"fp16", "float32"})
+
+
+@dataclass(frozen=True)
+class MadeFile:
+    """A model file before it gets its metadata.
+
+    Attributes:
+        content: The file.
+        layers: What its layers lose; None for files in float.
+        mixed: Which layers of a `mixed` file are in float.
+    """
+
+    content: bytes
+    layers: LayerErrors | None = None
+    mixed: Mixed | None = None
+
+
+class Maker:
+    """Makes the model files of a run's compact model; what several of them need is made once.
+
+    Args:
+        run: The run.
+        compact: Its compact model.
+        precisions: The files to make.
+        recipe: How photos and ranges are chosen where they are needed.
+        captured: Folder of photos to calibrate on in place of training photos.
+        io: What int8 and mixed files take and give.
+        runtime_compat: Whether tflite-runtime 2.14 must know every op.
+        reporter: Who is told.
+    """
+
+    def __init__(
+        self,
+        run: TrainedRun,
+        compact: Bcnn,
+        precisions: Sequence[Precision],
+        *,
+        recipe: Recipe,
+        captured: Path | None,
+        io: QuantizedIo,
+        runtime_compat: bool,
+        reporter: Reporter,
+    ) -> None:
+        self._run, self._preprocessing, self._reporter = run, run.preprocessing, reporter
+        self._compact, self._recipe, self._captured, self._io = compact, recipe, captured, io
+        self._precisions, self._runtime_compat = precisions, runtime_compat
+
+    def make(self) -> dict[Precision, MadeFile]:
+        """Makes the files.
+
+        Raises:
+            DataError: the calibration photos or the recipe cannot be used.
+            QuantizationError: TFLite has no op for a part of the model.
+        """
+        return {precision: self._made(precision) for precision in self._precisions}
+
+    @cached_property
+    def calibrated(self) -> CalibratedModel | None:
+        """The int8 model, which `mixed` and `int16` start from; None where no file needs it."""
+        if CALIBRATED.isdisjoint(self._precisions):
+            return None
+        chosen = chosen_photos(self._run, self._recipe, captured=self._captured, reporter=self._reporter)
+        return calibrated(self._model, chosen, preprocessing=self._preprocessing, io=self._io, reporter=self._reporter)
+
+    def _made(self, precision: Precision) -> MadeFile:
+        if precision in _IN_FLOAT:
+            return MadeFile(self._converted(precision))
+        mixed = self._mixed if precision == "mixed" else None
+        content = self._quantized(precision, mixed)
+        return MadeFile(content, self._layer_errors(precision, content), mixed)
+
+    @property
+    def _int8(self) -> CalibratedModel:
+        assert self.calibrated is not None, "asked for by files that are calibrated alone"
+        return self.calibrated
+
+    @cached_property
+    def _model(self) -> Any:
+        return folded(self._compact, height_px=self._preprocessing.height_px, width_px=self._preprocessing.width_px)
+
+    @cached_property
+    def _float_tflite(self) -> bytes:
+        return float_file(self._model, "float32", preprocessing=self._preprocessing)
+
+    def _quantized(self, precision: Precision, mixed: Mixed | None) -> bytes:
+        if precision == "int8":
+            return self._int8.int8.content
+        if mixed is not None:
+            source = self._int8.int8.calibrated
+            with self._reporter.progress("converting to mixed", 0):
+                return source.quantized(self._io, wide=tensors_of(source.float_tflite, mixed))[0]
+        if precision == "int16":
+            return self._int16()
+        source = self._int8.int8.calibrated
+        return with_corrected_biases(self._converted(precision), source.float_tflite, source.means)
+
+    def _int16(self) -> bytes:
+        photos_u8 = PreparedPhotos(self._int8.chosen.photos, self._preprocessing)[:]
+        with self._reporter.progress("converting to int16", len(photos_u8)) as advance:
+            return quantize_int16(
+                self._int8.int8.corrected, photos_u8, preprocessing=self._preprocessing, advance=advance
+            )
+
+    def _converted(self, precision: Precision) -> bytes:
+        with self._reporter.progress(f"converting to {precision}", 0):
+            return convert(
+                self._model, precision, preprocessing=self._preprocessing, runtime_compat=self._runtime_compat
+            )
+
+    @cached_property
+    def _probes(self) -> tuple[NDArray[np.uint8], bool]:
+        """Photos that layers are judged by, and whether they are calibration photos."""
+        count = photos_needed(self._float_tflite)
+        photos = self._int8.others or self._int8.chosen.photos
+        return PreparedPhotos(photos[:count], self._preprocessing)[:], not self._int8.others
+
+    @cached_property
+    def _simulation(self) -> Simulation:
+        return Simulation(self._float_tflite, self._int8.int8.content)
+
+    @cached_property
+    def _answers(self) -> Answers:
+        return Answers(self._float_tflite, self._probes[0], self._preprocessing)
+
+    @cached_property
+    def _alone(self) -> dict[str, float]:
+        with self._reporter.progress("each layer alone in int8", len(self._simulation.layers)) as advance:
+            return alone(self._simulation, self._answers, advance=advance)
+
+    @cached_property
+    def _mixed(self) -> Mixed:
+        with self._reporter.progress("choosing layers to keep in float", 0):
+            return choose_wide(self._float_tflite, self._simulation, self._answers, self._alone)
+
+    def _layer_errors(self, precision: Precision, content: bytes) -> LayerErrors:
+        photos_u8, calibrated_on = self._probes
+        with self._reporter.progress(f"layers of {precision} beside float", len(photos_u8)) as advance:
+            layers = propagated(
+                self._float_tflite, content, photos_u8, preprocessing=self._preprocessing, advance=advance
+            )
+        if precision != "int8":
+            return LayerErrors(photos=len(photos_u8), calibrated_on=calibrated_on, layers=layers)
+        moved = {name: round(value, 5) for name, value in self._alone.items()}
+        return LayerErrors(
+            photos=len(photos_u8),
+            calibrated_on=calibrated_on,
+            distance=round(self._answers.distance(self._simulation.tflite(self._simulation.layers)), 5),
+            layers=tuple(layer.model_copy(update={"alone": moved.get(layer.name)}) for layer in layers),
+        )
