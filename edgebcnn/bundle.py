@@ -29,6 +29,7 @@ SCHEMA_VERSION = 1
 MANIFEST_NAME = "bundle.json"
 LABELS_NAME = "labels.json"
 GOLDEN_NAME = "golden.npz"
+REPORT_NAME = "report/report.json"
 
 Precision = Literal["int8", "fp16", "float32"]
 CalibrationSource = Literal["train", "captured"]
