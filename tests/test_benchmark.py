@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from benchmarks import device_overhead
 from edgebcnn.atomic import json_bytes
 from edgebcnn.bundle import GOLDEN_NAME, REPORT_NAME, Bundle, write_bundle
 from edgebcnn.cli import main
@@ -134,3 +136,20 @@ def test_without_matplotlib_only_the_picture_is_refused(
     assert result.exit_code == 10
     assert result.stderr.endswith("needs packages that are not installed: pip install 'edgebcnn[plot]'\n")
     assert run(bundle).exit_code == 0
+
+
+def test_the_overhead_of_a_call_is_measured_beside_its_invoke(bundle: Bundle) -> None:
+    arguments = [str(bundle.path), "--rounds", "2", "--calls", "3", "--json"]
+    result = CliRunner().invoke(device_overhead.main, arguments)
+    assert result.exit_code == 0, result.stderr
+    rows = json.loads(result.stdout)["rows"]
+    assert [row["time"] for row in rows] == ["CPU", "wall"]
+    for row in rows:
+        assert row["invoke_ms"] > 0
+        assert row["prepare_ms"] > 0
+        assert row["ratio_of_rounds"] == sorted(row["ratio_of_rounds"])
+
+
+def test_overhead_is_all_but_the_invoke() -> None:
+    times = [np.full((2, 3), value) for value in (4.0, 1.0, 0.2)]
+    assert device_overhead.Calls(*times).as_json()["ratio"] == 0.3
