@@ -46,6 +46,8 @@ TRAIN = [
 
 MQTT = ["paho-mqtt>=2.1"]
 
+PLOT = ["matplotlib>=3.8"]
+
 METRICS = ["prometheus-client>=0.20"]
 
 DEV = [
@@ -81,5 +83,12 @@ setup(
     },
     entry_points={"console_scripts": ["edgebcnn = edgebcnn.cli:main"]},
     install_requires=DEVICE,
-    extras_require={"train": TRAIN, "dev": DEV, "metrics": METRICS, "mqtt": MQTT, "old-runtime": OLD_RUNTIME},
+    extras_require={
+        "train": TRAIN,
+        "dev": DEV,
+        "metrics": METRICS,
+        "mqtt": MQTT,
+        "old-runtime": OLD_RUNTIME,
+        "plot": PLOT,
+    },
 )

@@ -10,13 +10,16 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
+from typing import get_args
 
 import click
 import pytest
 from click.testing import CliRunner, Result
 
 from edgebcnn import __version__, errors
+from edgebcnn.bundle import Precision
 from edgebcnn.cli import COMMANDS, console, main
+from edgebcnn.cli.device_options import PRECISIONS
 from edgebcnn.errors import BundleError, EdgebcnnError, StorageError, UnreadablePhotoError
 
 HEAVY = ("ai_edge_litert", "cv2", "numpy", "pydantic", "rich", "tensorflow", "tf_keras")
@@ -242,3 +245,7 @@ def test_text_is_printed_as_it_is(capsys: pytest.CaptureFixture[str]) -> None:
     assert name in printed.err
     assert "reading [photos]" in printed.err
     assert "2/2" in printed.err
+
+
+def test_the_precisions_of_the_commands_are_those_of_a_bundle() -> None:
+    assert tuple(PRECISIONS.choices) == get_args(Precision)

@@ -41,7 +41,7 @@ def stub(tmp_path_factory: pytest.TempPathFactory) -> Stub:
 
 def judged(bundle: Bundle, profile: DeviceProfile, precision: Precision = "float32", **policy: bool) -> Judgement:
     golden = read_golden(bundle, precision)
-    return judge(bundle, profile, golden, precision=precision, policy=Policy(**policy), timed=False)
+    return judge(bundle, profile, golden, precision=precision, policy=Policy(**policy), calls=0)
 
 
 def refusal(bundle: Bundle, profile: DeviceProfile) -> str:

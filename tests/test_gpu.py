@@ -182,7 +182,7 @@ def test_the_gpu_takes_a_compact_head_whole(
     tmp_path: Path, pooling: Any, rank: int | None, tail: Any, precision: Precision
 ) -> None:
     head = bundle_with_head(tmp_path / "head", pooling, rank, tail, precision)
-    found = judge(head, gpu(), read_golden(head, precision), precision=precision, timed=False)
+    found = judge(head, gpu(), read_golden(head, precision), precision=precision, calls=0)
     assert found.problem is None
     assert found.trial.receipt.ops_left == 0
     assert np.isfinite(found.trial.outputs).all()

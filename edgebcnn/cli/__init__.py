@@ -30,6 +30,7 @@ COMMANDS = {
     "evaluate": "Judge a model, full, compact or edge, on labelled photos",
     "devices": "List the device profiles, and what this machine can run them with",
     "check": "Check that a bundle is right on this device, and measure it",
+    "benchmark": "Measure how fast a bundle is here, on each delegate and number of threads",
     "run": "Name the products that a camera, video or folder of photos shows",
 }
 """Commands and their first sentence, in the order in which a user meets them."""

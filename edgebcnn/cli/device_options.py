@@ -18,6 +18,9 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 DEFAULT_BUNDLE = Path("runs/latest/bundle")
 
+PRECISIONS = click.Choice(["int8", "mixed", "int16", "dynamic", "fp16", "float32"])
+"""What `bundle.Precision` names, without loading that for `--help`."""
+
 _OPTIONS = (
     click.option(
         "--device",
@@ -36,7 +39,7 @@ _OPTIONS = (
     ),
     click.option(
         "--precision",
-        type=click.Choice(["int8", "mixed", "int16", "dynamic", "fp16", "float32"]),
+        type=PRECISIONS,
         show_default="the device's, or the first of these that the bundle has",
         help="Which of the bundle's models to run.",
     ),

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgebcnn.cli.device_options import PRECISIONS
+
 if TYPE_CHECKING:
     from edgebcnn.bundle import Precision
     from edgebcnn.train.evaluate import EvaluationResult
@@ -14,7 +16,6 @@ if TYPE_CHECKING:
     from edgebcnn.train.models import Role
 
 _ROLES = click.Choice(["compact", "full"])
-_PRECISIONS = click.Choice(["int8", "mixed", "int16", "dynamic", "fp16", "float32"])
 
 
 @click.command()
@@ -32,10 +33,10 @@ _PRECISIONS = click.Choice(["int8", "mixed", "int16", "dynamic", "fp16", "float3
     help="Which of the photos.",
 )
 @click.option("--role", type=_ROLES, show_default="compact", help="Which model of a run.")
-@click.option("--precision", type=_PRECISIONS, show_default="the first it has", help="Which model of a bundle.")
+@click.option("--precision", type=PRECISIONS, show_default="the first it has", help="Which model of a bundle.")
 @click.option("--against", type=click.Path(path_type=Path), help="Another run or bundle, asked about the same photos.")
 @click.option("--against-role", type=_ROLES, show_default="compact", help="Which model of that run.")
-@click.option("--against-precision", type=_PRECISIONS, show_default="the first it has", help="Which of that bundle.")
+@click.option("--against-precision", type=PRECISIONS, show_default="the first it has", help="Which of that bundle.")
 @click.option(
     "--output",
     type=click.Path(path_type=Path),

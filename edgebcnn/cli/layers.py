@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgebcnn.cli.device_options import PRECISIONS
+
 if TYPE_CHECKING:
     from edgebcnn.bundle import Precision
     from edgebcnn.quantize.layers import ModelLayers
@@ -18,7 +20,7 @@ if TYPE_CHECKING:
 )
 @click.option(
     "--precision",
-    type=click.Choice(["int8", "mixed", "int16", "dynamic", "fp16", "float32"]),
+    type=PRECISIONS,
     show_default="all that it has",
     help="Which model.",
 )

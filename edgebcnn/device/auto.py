@@ -112,9 +112,14 @@ def choose(bundle: Bundle, candidates: Sequence[DeviceProfile], *, reporter: Rep
             advance(1)
     considered.sort(key=lambda one: one.latency_p50_ms or math.inf)
     if not considered or considered[0].dropped:
-        reasons = "; ".join(map(str, considered)) or "no TFLite runtime is installed"
-        raise DeviceError(f"nothing here runs {bundle.path} right ({reasons}): pip install --upgrade ai-edge-litert")
+        raise nothing_right(bundle, considered)
     return Choice(chosen=considered[0].profile, considered=tuple(considered))
+
+
+def nothing_right(bundle: Bundle, dropped: Sequence[Considered]) -> DeviceError:
+    """The error where every candidate was dropped."""
+    reasons = "; ".join(map(str, dropped)) or "no TFLite runtime is installed"
+    return DeviceError(f"nothing here runs {bundle.path} right ({reasons}): pip install --upgrade ai-edge-litert")
 
 
 def candidates(bundle: Bundle, wanted: Wanted, inventory: Inventory) -> Iterator[DeviceProfile]:

@@ -147,7 +147,7 @@ def check_bundle(
         judged = judge(bundle, profile, golden, precision=chosen, threads=threads, policy=policy)
         advance(1)
         plain = judged.profile.model_copy(update={"delegate": "none", "gpu": None, "external": None})
-        on_cpu = try_model(bundle, plain, precision=chosen, threads=threads, timed=False)
+        on_cpu = try_model(bundle, plain, precision=chosen, threads=threads, calls=0)
         advance(1)
     machine = inspect_machine()
     problems = (judged.problem, *_over_limits(profile, judged.trial, machine))

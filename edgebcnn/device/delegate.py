@@ -13,7 +13,7 @@ from edgebcnn.device.classifier import Classifier, Receipt, preferred_precision
 from edgebcnn.device.profile import DEFAULT_PROFILE, DeviceProfile, load_profile
 from edgebcnn.device.runtime import check_threads
 from edgebcnn.device.selftest import Golden, difference, read_golden
-from edgebcnn.device.trial import Trial, try_model
+from edgebcnn.device.trial import TIMED_CALLS, Trial, try_model
 from edgebcnn.errors import DeviceError
 
 
@@ -75,7 +75,7 @@ def open_classifier(
     fallback = None
     if profile.is_accelerator:
         golden = read_golden(bundle, chosen)
-        judged = judge(bundle, profile, golden, precision=chosen, threads=threads, policy=policy, timed=False)
+        judged = judge(bundle, profile, golden, precision=chosen, threads=threads, policy=policy, calls=0)
         if judged.problem:
             raise DeviceError(judged.problem)
         profile, fallback = judged.profile, judged.trial.receipt.fallback
@@ -93,7 +93,7 @@ def judge(
     precision: Precision,
     threads: int | None = None,
     policy: Policy = STRICT,
-    timed: bool = True,
+    calls: int = TIMED_CALLS,
 ) -> Judgement:
     """Tries a bundle as a profile says, and on the CPU where that fails and the policy allows it.
 
@@ -103,7 +103,7 @@ def judge(
     """
     may_fall_back = profile.is_accelerator and policy.allow_cpu_fallback
     try:
-        trial = try_model(bundle, profile, precision=precision, threads=threads, timed=timed)
+        trial = try_model(bundle, profile, precision=precision, threads=threads, calls=calls)
         unusable = _nothing_taken(trial.receipt, profile) or _wrong(trial, profile, golden)
     except DeviceError as error:
         if not may_fall_back:
@@ -111,7 +111,7 @@ def judge(
         unusable = str(error)
     if unusable and may_fall_back:
         cpu = load_profile(DEFAULT_PROFILE)
-        trial = try_model(bundle, cpu, precision=precision, threads=threads, timed=timed)
+        trial = try_model(bundle, cpu, precision=precision, threads=threads, calls=calls)
         return Judgement(_fallen_back(trial, unusable), cpu, _wrong(trial, cpu, golden))
     left = _left_ops(trial.receipt, profile, policy)
     if not unusable and may_fall_back and trial.receipt.left:

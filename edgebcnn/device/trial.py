@@ -47,7 +47,7 @@ class Trial:
         receipt: What ran it.
         outputs: `(n, classes)` float32 probabilities of the golden photos.
         load_ms: From the model file to the first prediction, in a fresh process that has imported the runtime.
-        latencies_ms: Time of each timed photo, input copied in and output read back; none where timing was not wanted.
+        latencies_ms: Time of each timed photo, input copied in and output read back; none where none was to be.
         memory_mb: Peak of the process, with Python and the golden photos.
     """
 
@@ -73,10 +73,18 @@ def try_model(
     *,
     precision: Precision,
     threads: int | None = None,
-    timed: bool = True,
+    calls: int = TIMED_CALLS,
     timeout_s: float = TIMEOUT_S,
 ) -> Trial:
     """Loads a model as a profile says and replays the golden photos, in a process of its own.
+
+    Args:
+        bundle: The bundle.
+        profile: Runtime and delegate.
+        precision: Which model.
+        threads: CPU threads; by default the profile's.
+        calls: How many photos to time after the replay, which is their warm-up; 0 where nobody asks how fast it is.
+        timeout_s: When the process is given up.
 
     Raises:
         DeviceError: the delegate cannot be had, or the process crashed or hung.
@@ -87,7 +95,7 @@ def try_model(
         "profile": profile.model_dump(mode="json"),
         "precision": precision,
         "threads": threads,
-        "timed": timed,
+        "calls": calls,
     }
     with tempfile.TemporaryDirectory(prefix="edgebcnn-trial-") as name:
         folder = Path(name)
@@ -154,7 +162,7 @@ def main(folder: Path) -> None:
     write_json(folder / _RESULT, {"receipt": asdict(trial.receipt), **fields})
 
 
-def _tried(bundle: str, profile: dict[str, Any], precision: Precision, threads: int | None, timed: bool) -> Trial:
+def _tried(bundle: str, profile: dict[str, Any], precision: Precision, threads: int | None, calls: int) -> Trial:
     opened = open_bundle(Path(bundle))
     golden = read_golden(opened, precision)
     chosen = DeviceProfile.model_validate(profile)
@@ -162,15 +170,15 @@ def _tried(bundle: str, profile: dict[str, Any], precision: Precision, threads: 
     classifier = Classifier.from_bundle(opened, precision=precision, threads=threads, profile=chosen)
     load_ms = 1000 * (time.monotonic() - started_s)
     outputs = classifier.probabilities(golden.pixels)
-    latencies_ms = _latencies_ms(classifier, golden.pixels) if timed else ()
+    latencies_ms = _latencies_ms(classifier, golden.pixels, calls)
     return Trial(classifier.receipt, outputs, load_ms, latencies_ms, _peak_memory_mb())
 
 
-def _latencies_ms(classifier: Classifier, pixels: NDArray[np.uint8]) -> tuple[float, ...]:
+def _latencies_ms(classifier: Classifier, pixels: NDArray[np.uint8], calls: int) -> tuple[float, ...]:
     """Photo after photo; the replay before it was the warm-up."""
     latencies: list[float] = []
     until_s = time.monotonic() + TIMING_BUDGET_S
-    while len(latencies) < TIMED_CALLS and time.monotonic() < until_s:
+    while len(latencies) < calls and time.monotonic() < until_s:
         photo = pixels[len(latencies) % len(pixels)][np.newaxis]
         started_s = time.monotonic()
         classifier.probabilities(photo)
