@@ -30,6 +30,7 @@ COMMANDS = {
     "devices": "List the device profiles, and what this machine can run them with",
     "check": "Check that a bundle is right on this device, and measure it",
     "run": "Name the products that a camera, video or folder of photos shows",
+    "audit": "Ask the full model about the frames that a device kept",
 }
 """Commands and their first sentence, in the order in which a user meets them."""
 
