@@ -189,7 +189,7 @@ def _export(
 
 def _golden(bundle: Bundle, precision: Precision) -> tuple[Frames, str]:
     golden = read_golden(bundle, precision)
-    answers = {"edge": golden.edge, "full": golden.full, "looks": looks(golden.pixels)}
+    answers: Answers = {"edge": golden.edge, "full": golden.full, "looks": looks(golden.pixels)}
     return _frames(answers), f"{len(golden.pixels)} golden photos"
 
 
