@@ -93,7 +93,7 @@ class Sample:
 
 
 def open_sample(path: Path) -> Sample:
-    """Opens a sample to read it; a run may go on filling it meanwhile.
+    """Opens a sample to read it.
 
     Raises:
         DataError: there is no sample, it is not whole, it holds no frame, or frames of several bundles.
