@@ -34,6 +34,18 @@ class Sink(Protocol):
         ...
 
 
+class FrameSink(Protocol):
+    """Takes each frame with its reading, without keeping the loop waiting; it may keep the frame, not change it."""
+
+    def write(self, frame: Frame, reading: Reading) -> None:
+        """Takes one frame."""
+        ...
+
+    def close(self) -> None:
+        """Finishes; the loop calls it once, however it ended."""
+        ...
+
+
 class CameraLoop:
     """A source, a classifier and the sinks between which readings flow.
 
@@ -43,6 +55,7 @@ class CameraLoop:
         source: Where frames come from.
         classifier: What names their products.
         sinks: Where readings go.
+        frame_sinks: Where frames go, with their readings.
         limits: What a frame must keep to be classified; by default nothing.
         watchdog: Told which stage begins.
     """
@@ -53,12 +66,14 @@ class CameraLoop:
         classifier: Classifier,
         sinks: Sequence[Sink] = (),
         *,
+        frame_sinks: Sequence[FrameSink] = (),
         limits: Limits = EVERY_FRAME,
         watchdog: Watchdog | None = None,
     ) -> None:
         self._source = source
         self._classifier = classifier
         self._sinks = sinks
+        self._frame_sinks = frame_sinks
         self._check = FrameCheck(limits)
         self._watchdog = watchdog or Watchdog(on_hang=lambda stage, took_s: None)
         self._failures_s: list[float] = []
@@ -93,11 +108,15 @@ class CameraLoop:
                 self._watchdog.enter("write")
                 for sink in self._sinks:
                     sink.write(reading)
+                for frame_sink in self._frame_sinks:
+                    frame_sink.write(frame, reading)
                 self._watchdog.enter("wait for a frame")
         finally:
             self._elapsed_s = time.monotonic() - started_s
             self._watchdog.enter("close")
             with ExitStack() as closing:
+                for frame_sink in reversed(self._frame_sinks):
+                    closing.callback(frame_sink.close)
                 for sink in reversed(self._sinks):
                     closing.callback(sink.close)
 

@@ -14,13 +14,14 @@ from typing import TYPE_CHECKING
 import click
 
 from edgebcnn.cli.device_options import DEFAULT_BUNDLE, device_for, device_options, open_from, policy_of
-from edgebcnn.cli.sink_flags import sink_flags
+from edgebcnn.cli.sink_flags import PATH, sink_flags
 
 if TYPE_CHECKING:
     from edgebcnn.bundle import Precision
     from edgebcnn.camera.quality import Limits
     from edgebcnn.camera.summary import Summary
     from edgebcnn.camera.view import View
+    from edgebcnn.field.sampler import SampleCounts
     from edgebcnn.sinks.choices import SinkChoices
     from edgebcnn.sinks.outlet import Counts
 
@@ -60,6 +61,17 @@ def _size(_context: click.Context, _parameter: click.Parameter, value: str | Non
 )
 @device_options
 @sink_flags
+@click.option(
+    "--sample", "sample_path", type=PATH, metavar="DIR", help="Keep a sample of the frames for edgebcnn audit."
+)
+@click.option(
+    "--sample-rate",
+    type=click.FloatRange(0, 1, min_open=True),
+    callback=_number,
+    default=0.02,
+    help="Share of frames to keep; uncertain readings and rare products up to nine times as many.",
+)
+@click.option("--sample-mb", type=click.FloatRange(min=1), callback=_number, default=512, help="Size of --sample.")
 @click.option("--max-frames", type=click.IntRange(min=1), help="Stop after so many classified frames.")
 @click.option(
     "--duration",
@@ -111,6 +123,9 @@ def command(
     precision: Precision | None,
     threads: int | None,
     choices: SinkChoices,
+    sample_path: Path | None,
+    sample_rate: float,
+    sample_mb: float,
     max_frames: int | None,
     duration: float | None,
     max_age: float | None,
@@ -134,7 +149,9 @@ def command(
     from edgebcnn.cli.console import TerminalReporter
     from edgebcnn.cli.signals import stopped_by_signals
     from edgebcnn.device.delegate import open_classifier
-    from edgebcnn.sinks.choices import open_sinks
+    from edgebcnn.field.sample import SampleFolder
+    from edgebcnn.field.sampler import Sampler
+    from edgebcnn.sinks.choices import MB, open_sinks
     from edgebcnn.sinks.terminal import ProgressSink
 
     reporter = TerminalReporter()
@@ -147,6 +164,7 @@ def command(
     classifier = open_classifier(bundle, profile, precision=precision, threads=threads, policy=policy)
     if classifier.receipt.fallback:
         reporter.say(f"Going on with the CPU: {classifier.receipt.fallback}")
+    folder = sample_path and SampleFolder(sample_path, bundle_digest=bundle.digest, max_bytes=round(sample_mb * MB))
     names = {label.name for label in classifier.labels}
     camera, view = spec or profile.camera.source, _view(size, rate, rotate)
     opened = open_source(camera, labels=names, reporter=reporter, patience=patience, view=view)
@@ -160,20 +178,35 @@ def command(
             in_a_hurry=stop.is_set,
         )
         bar = [] if lines or source.total is None else [ProgressSink(reporter, source.total)]
-        loop = CameraLoop(source, classifier, [events, *bar], limits=limits, watchdog=watchdog)
+        sampler = folder and Sampler(
+            folder,
+            rate=sample_rate,
+            run=events.stamp.run,
+            precision=classifier.receipt.precision,
+            classes=len(classifier.labels),
+            preprocessing=bundle.manifest.preprocessing,
+            reporter=reporter,
+            may_wait=source.total is not None,
+            in_a_hurry=stop.is_set,
+        )
+        kept = [sampler] if sampler else []
+        loop = CameraLoop(source, classifier, [events, *bar], frame_sinks=kept, limits=limits, watchdog=watchdog)
         try:
             loop.run(stop=stop, max_frames=max_frames, duration_s=duration)
         finally:
-            click.echo(_told(loop.summary(), events.counts(), as_json=as_json), nl=False)
+            sample = sampler.counts() if sampler else None
+            click.echo(_told(loop.summary(), events.counts(), sample, as_json=as_json), nl=False)
 
 
-def _told(summary: Summary, counts: Sequence[Counts], *, as_json: bool) -> str:
-    """The summary, and what became of the events; of lines on the terminal only that some were left out."""
+def _told(summary: Summary, counts: Sequence[Counts], sample: SampleCounts | None, *, as_json: bool) -> str:
+    """The summary, and what became of events and frames; of lines on the terminal only that some were left out."""
     from edgebcnn.atomic import json_bytes
 
     if as_json:
-        return json_bytes({**summary.as_json(), "sinks": [each.as_json() for each in counts]}).decode()
+        document = {**summary.as_json(), "sinks": [each.as_json() for each in counts]}
+        return json_bytes(document | ({"sample": sample.as_json()} if sample else {})).decode()
     told = [f"{'events':<10}{each}" for each in counts if each.sink != "terminal" or each.dropped]
+    told += [f"{'sample':<10}{sample}"] if sample else []
     return "\n".join([str(summary), *told, ""])
 
 

@@ -100,17 +100,21 @@ AnyEvent = TypeVar("AnyEvent", bound=Event)
 
 
 class Stamp:
-    """Gives every event of a run its id, its device and its bundle; may be used from several threads."""
+    """Gives every event of a run its id, its device and its bundle; may be used from several threads.
+
+    Attributes:
+        run: Id of the run.
+    """
 
     def __init__(self, *, device: str, bundle_digest: str) -> None:
         self._device = device
         self._bundle = bundle_digest[:16]
-        self._run = secrets.token_hex(RUN_ID_BYTES)
+        self.run = secrets.token_hex(RUN_ID_BYTES)
         self._numbers = itertools.count()
 
     def __call__(self, kind: type[AnyEvent], **fields: Any) -> AnyEvent:
         """An event of that kind, the next of this run."""
-        number = f"{self._run}-{next(self._numbers)}"
+        number = f"{self.run}-{next(self._numbers)}"
         return kind(id=number, device=self._device, bundle=self._bundle, **fields)
 
     def reading(self, reading: Reading) -> ReadingEvent:

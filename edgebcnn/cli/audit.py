@@ -1,0 +1,70 @@
+"""`edgebcnn audit`: how far is the edge model from the full model in the field?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+if TYPE_CHECKING:
+    from edgebcnn.train.field_audit import FieldAudit
+
+
+@click.command()
+@click.argument("sample", type=click.Path(path_type=Path))
+@click.option(
+    "--full", "full_path", type=click.Path(path_type=Path), default=Path("runs/latest"), help="Run with the full model."
+)
+@click.option(
+    "--bundle",
+    "bundle_path",
+    type=click.Path(path_type=Path),
+    show_default="the one in the run",
+    help="The bundle that ran.",
+)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="DIR",
+    show_default="SAMPLE-audit",
+    help="Where report.json goes, and the answers so far, from which an audit goes on that was stopped.",
+)
+@click.option(
+    "--scene",
+    "scene_s",
+    type=click.FloatRange(min=0),
+    default=10,
+    help="Seconds within which the frames of a camera or video count as one scene; 0 for none.",
+)
+@click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
+def command(
+    *, sample: Path, full_path: Path, bundle_path: Path | None, output: Path | None, scene_s: float, as_json: bool
+) -> None:
+    """Ask the full model about the frames that a device kept.
+
+    SAMPLE is what run --sample kept. The report estimates how often edge and full model agree on all frames, overall
+    and by product, compares that with the export, and says what has drifted. An audit that was stopped goes on.
+    """
+    from edgebcnn.cli.console import TerminalReporter
+
+    reporter = TerminalReporter()
+    with reporter.progress("starting TensorFlow", 0):
+        from edgebcnn.train.field_audit import audit
+
+    place = output or sample.absolute().with_name(f"{sample.absolute().name}-audit")
+    result = audit(sample, full_path, bundle_path=bundle_path, output=place, scene_s=scene_s, reporter=reporter)
+    _print(result, place, as_json=as_json)
+
+
+def _print(result: FieldAudit, output: Path, *, as_json: bool) -> None:
+    from edgebcnn.atomic import json_bytes
+    from edgebcnn.cli.console import stdout
+    from edgebcnn.field.render import tables
+
+    if as_json:
+        click.echo(json_bytes(result.as_json()).decode(), nl=False)
+        return
+    for table in tables(result.findings, reference=result.reference):
+        stdout.print(table)
+    stdout.print(f"report: {output / 'report.json'}")

@@ -1,0 +1,180 @@
+"""How are frames kept without holding up the loop? It draws; a thread of the sampler's own prepares and writes."""
+
+from __future__ import annotations
+
+import queue
+import threading
+from collections.abc import Callable
+from dataclasses import asdict, dataclass
+
+import numpy as np
+
+from edgebcnn.bundle import Precision
+from edgebcnn.camera.frames import Frame
+from edgebcnn.camera.reading import Reading
+from edgebcnn.errors import StorageError
+from edgebcnn.field.plan import Boosts
+from edgebcnn.field.record import Record, encoded
+from edgebcnn.field.sample import SampleFolder
+from edgebcnn.preprocessing import Preprocessing
+from edgebcnn.progress import Reporter
+from edgebcnn.sinks.outlet import POLL_S, Deadline
+
+WAITING_FRAMES = 8  # 50 MB of 1080p; a disk that is so far behind does not catch up
+LEAVE_S = 0.4  # after the deadline, for the frame in hand
+
+
+@dataclass(frozen=True)
+class SampleCounts:
+    """What became of the frames of one run.
+
+    Attributes:
+        offered: Frames with a product.
+        kept: Those that were written; later ones may have taken their place since.
+        lost: Those that were drawn and not written, because the disk was slow or full.
+        held: Frames in the sample now, with those of earlier runs.
+    """
+
+    offered: int
+    kept: int
+    lost: int
+    held: int
+
+    def __str__(self) -> str:
+        """`117 of 5200 frames kept · 340 in the sample`."""
+        lost = f" · {self.lost} lost" if self.lost else ""
+        return f"{self.kept} of {self.offered} frames kept{lost} · {self.held} in the sample"
+
+    def as_json(self) -> dict[str, int]:
+        """Every count by name."""
+        return asdict(self)
+
+
+class Sampler:
+    """What the loop hands each frame to, with its reading.
+
+    Args:
+        folder: Where frames are kept; closed by this sampler.
+        rate: Probability, above 0 and up to 1, with which a frame that nothing boosts is kept.
+        run: Id of the run, as in its events.
+        precision: The model file that runs.
+        classes: Number of products.
+        preprocessing: What turns a frame into what the model saw.
+        reporter: Told when frames cannot be written.
+        may_wait: Whether the loop waits rather than lose a frame, as where frames come from a file.
+        in_a_hurry: Asked whether somebody waits for the end.
+        rng: Draws; by default different in every run.
+    """
+
+    def __init__(
+        self,
+        folder: SampleFolder,
+        *,
+        rate: float,
+        run: str,
+        precision: Precision,
+        classes: int,
+        preprocessing: Preprocessing,
+        reporter: Reporter,
+        may_wait: bool = False,
+        in_a_hurry: Callable[[], bool] = lambda: False,
+        rng: np.random.Generator | None = None,
+    ) -> None:
+        self._folder = folder
+        self._rate = rate
+        self._run = run
+        self._precision = precision
+        self._preprocessing = preprocessing
+        self._reporter = reporter
+        self._may_wait = may_wait
+        self._in_a_hurry = in_a_hurry
+        self._rng = rng or np.random.default_rng()
+        self._boosts = Boosts(folder.frames_by_product(classes))
+        self._offered = self._kept = self._lost = 0
+        self._is_full = False
+        self._failure: Exception | None = None
+        self._waiting: queue.Queue[tuple[Record, Frame] | None] = queue.Queue(WAITING_FRAMES)
+        self._thread = threading.Thread(target=self._work, name="sampler", daemon=True)
+        self._thread.start()
+
+    def write(self, frame: Frame, reading: Reading) -> None:
+        """Draws, and queues the frame if it is to be kept; a frame without a product is none of the sample's."""
+        if self._failure:
+            raise self._failure
+        if reading.label is None:
+            return
+        boost = self._boosts.next(reading.top3)
+        draw = float(self._rng.random())
+        number, self._offered = self._offered, self._offered + 1
+        if draw / boost >= min(self._rate, self._folder.threshold):
+            return
+        assert reading.class_id is not None and reading.score is not None
+        record = Record(
+            id=f"{self._run}-{number}",
+            bundle=self._folder.bundle,
+            precision=self._precision,
+            rate=self._rate,
+            boost=boost,
+            draw=draw,
+            class_id=reading.class_id,
+            label=reading.label,
+            score=reading.score,
+            time=reading.time,
+            source=reading.source,
+            frame=reading.frame,
+            photo=reading.photo,
+            truth=reading.truth,
+        )
+        self._put((record, frame))
+
+    def close(self) -> None:
+        """Writes what is queued: for seconds at the end of a source, for half a second once a signal came."""
+        deadline = Deadline(self._in_a_hurry)
+        self._put(None, deadline)
+        while self._thread.is_alive() and deadline.remaining_s:
+            self._thread.join(POLL_S)
+        self._thread.join(LEAVE_S)
+        if self._failure:
+            raise self._failure
+
+    def counts(self) -> SampleCounts:
+        """What became of the frames so far."""
+        return SampleCounts(self._offered, self._kept, self._lost, self._folder.frames)
+
+    def _put(self, item: tuple[Record, Frame] | None, deadline: Deadline | None = None) -> None:
+        waits = self._may_wait or deadline is not None
+        while True:
+            try:
+                return self._waiting.put(item, timeout=POLL_S) if waits else self._waiting.put_nowait(item)
+            except queue.Full:
+                is_over = self._in_a_hurry() if deadline is None else not deadline.remaining_s
+                if not waits or is_over or not self._thread.is_alive():
+                    self._lost += item is not None
+                    return None
+
+    def _work(self) -> None:
+        try:
+            try:
+                while item := self._waiting.get():
+                    self._keep(*item)
+            finally:
+                self._close_folder()
+        except Exception as error:  # whatever it is, `write` and `close` raise it in the loop's thread
+            self._failure = error
+
+    def _keep(self, record: Record, frame: Frame) -> None:
+        content = encoded(record, self._preprocessing.apply(frame.image_bgr))
+        try:
+            self._kept += self._folder.add(record, content)
+            self._is_full = False
+        except StorageError as error:  # the loop goes on; the disk may have room later
+            self._lost += 1
+            if not self._is_full:
+                self._reporter.say(f"sample: {error}; no frame is kept until then")
+            self._is_full = True
+
+    def _close_folder(self) -> None:
+        try:
+            self._folder.close()
+        except StorageError as error:  # without its count it is still a sample
+            self._reporter.say(f"sample: {error}")

@@ -1,0 +1,267 @@
+"""What does the full model say of the frames that a device kept?
+
+The sample is asked about first, then the photos that its run held out, which are what the edge model was judged by at
+export; where those are gone, the golden photos of the bundle. Answers are saved as they come: an audit that was stopped
+goes on, and a sample that has grown is asked about its new frames alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgebcnn.atomic import write_bytes, write_json
+from edgebcnn.bundle import Bundle, Label, Precision, open_bundle
+from edgebcnn.device.classifier import Classifier
+from edgebcnn.device.selftest import read_golden
+from edgebcnn.errors import BundleError, DataError, RunError
+from edgebcnn.field.findings import Findings, Frames, findings, looks
+from edgebcnn.field.record import Record
+from edgebcnn.field.sample import Sample, open_sample
+from edgebcnn.progress import Advance, Reporter
+from edgebcnn.train.claim import check_writable
+from edgebcnn.train.features import PreparedPhotos, chunks, read_ahead
+from edgebcnn.train.models import OpenedModel, open_model
+from edgebcnn.train.run_folder import check_photos, weights_path
+
+REPORT_NAME = "report.json"
+SAVE_EVERY_S = 20.0  # what a kill can cost
+
+Answers = Mapping[str, NDArray[Any]]
+Ask = Callable[[NDArray[np.uint8]], Answers]
+
+
+@dataclass(frozen=True)
+class FieldAudit:
+    """An audit.
+
+    Attributes:
+        sample: The sample.
+        full: Name of the full model.
+        reference: Which photos stand for the export, such as `1265 test photos`.
+        findings: What it says.
+    """
+
+    sample: Sample
+    full: str
+    reference: str
+    findings: Findings
+
+    def as_json(self) -> dict[str, Any]:
+        """Everything by name."""
+        return {
+            "schema_version": 1,
+            "sample": str(self.sample.path),
+            "bundle": self.sample.bundle,
+            "full": self.full,
+            "reference": self.reference,
+            "frames": len(self.sample.records),
+            "plain_frames": int(self.sample.is_plain.sum()),
+            **self.findings.as_json(),
+        }
+
+
+def audit(
+    sample_path: Path, full_path: Path, *, bundle_path: Path | None, output: Path, scene_s: float, reporter: Reporter
+) -> FieldAudit:
+    """Asks the full model about a sample, and writes the report.
+
+    Args:
+        sample_path: What `edgebcnn run --sample` kept.
+        full_path: The run whose full model is asked.
+        bundle_path: The bundle that ran; by default the one in the run.
+        output: Folder for `report.json` and the answers so far.
+        scene_s: Frames of one source within so many seconds count as one scene; photos never do.
+        reporter: Who is told.
+
+    Raises:
+        DataError: there is no sample, or it is not whole.
+        BundleError: the bundle is not the one that ran, or cannot be used.
+        RunError: the run cannot be used, or its full model knows other products than the bundle.
+        StorageError: `output` cannot be written.
+    """
+    sample = open_sample(sample_path)
+    bundle = open_bundle(bundle_path or full_path / "bundle")
+    if bundle.digest != sample.bundle:
+        raise BundleError(
+            f"{sample_path} was kept by bundle {sample.bundle[:16]}, and {bundle.path} is {bundle.digest[:16]}: "
+            "give the one that ran with --bundle"
+        )
+    full = open_model(full_path, role="full")
+    columns = _columns(full, bundle)
+    check_writable(output)
+    key = _key(full, bundle)
+
+    def ask_full(pixels: NDArray[np.uint8]) -> Answers:
+        own = np.stack([full.preprocessing.apply(picture[..., ::-1]) for picture in pixels])
+        return {"full": full.predict(own, lambda done: None)[:, columns], "looks": looks(pixels)}
+
+    with reporter.progress("full model on the sample", len(sample.records)) as advance:
+        names = [each.id for each in sample.records]
+        answers = _answered(
+            output / "sample.npz", names, lambda rows: sample.pixels(sample.records[rows]), ask_full, key, advance
+        )
+    field = Frames(
+        np.array([each.class_id for each in sample.records], np.int64),
+        np.array([each.score for each in sample.records]),
+        answers["full"],
+        answers["looks"],
+    )
+    export, reference = _export(full, bundle, sample.records[-1].precision, ask_full, output, key, reporter)
+    found = findings(
+        field,
+        export,
+        kept_with=sample.kept_with,
+        is_plain=sample.is_plain,
+        scenes=_scenes(sample.records, scene_s),
+        names=[label.name for label in bundle.labels],
+    )
+    result = FieldAudit(sample, full.name, reference, found)
+    write_json(output / REPORT_NAME, result.as_json())
+    return result
+
+
+def _columns(full: OpenedModel, bundle: Bundle) -> list[int]:
+    """Where the full model keeps each product of the bundle."""
+    place = {label.name: column for column, label in enumerate(full.labels)}
+    names = _names(bundle.labels)
+    if not names & place.keys():
+        raise RunError(f"{full.name} and {bundle.path} have no product in common: give the run of that bundle")
+    if strangers := sorted(names ^ place.keys()):
+        raise RunError(
+            f"{full.name} and {bundle.path} differ in {len(strangers)} products, such as {strangers[0]!r}: "
+            "give the run that the bundle was exported from"
+        )
+    return [place[label.name] for label in bundle.labels]
+
+
+def _names(labels: Sequence[Label]) -> set[str]:
+    return {label.name for label in labels}
+
+
+def _key(full: OpenedModel, bundle: Bundle) -> str:
+    """Changes with anything that changes an answer."""
+    assert full.run is not None
+    weights = hashlib.sha256(weights_path(full.run.path, "full").read_bytes()).hexdigest()
+    return f"{weights} {full.preprocessing.model_dump_json()} {bundle.digest}"
+
+
+def _export(
+    full: OpenedModel,
+    bundle: Bundle,
+    precision: Precision,
+    ask_full: Ask,
+    output: Path,
+    key: str,
+    reporter: Reporter,
+) -> tuple[Frames, str]:
+    assert full.run is not None
+    photos = full.run.dataset.held_out
+    try:
+        check_photos(full.run.path, full.run.dataset)
+    except DataError as error:
+        photos = ()
+        reporter.say(f"{error}. The bundle's golden photos take their place")
+    if not photos:
+        return _golden(bundle, precision)
+    classifier = Classifier.from_bundle(bundle, precision=precision)
+
+    def ask_both(pixels: NDArray[np.uint8]) -> Answers:
+        return {**ask_full(pixels), "edge": classifier.probabilities(pixels)}
+
+    described = f"{full.run.dataset.held_out_name} photos"
+    pictures = PreparedPhotos(photos, bundle.manifest.preprocessing)
+    with reporter.progress(f"both models on {described}", len(photos)) as advance:
+        names = [str(photo.path) for photo in photos]
+        path = output / "export.npz"
+        answers = _answered(path, names, pictures.__getitem__, ask_both, f"{key} {precision}", advance)
+    return _frames(answers), f"{len(photos)} {described}"
+
+
+def _golden(bundle: Bundle, precision: Precision) -> tuple[Frames, str]:
+    golden = read_golden(bundle, precision)
+    answers: Answers = {"edge": golden.edge, "full": golden.full, "looks": looks(golden.pixels)}
+    return _frames(answers), f"{len(golden.pixels)} golden photos"
+
+
+def _frames(answers: Answers) -> Frames:
+    edge = answers["edge"]
+    return Frames(edge.argmax(axis=1), edge.max(axis=1).astype(np.float64), answers["full"], answers["looks"])
+
+
+def _answered(
+    path: Path,
+    names: Sequence[str],
+    read: Callable[[slice], NDArray[np.uint8]],
+    ask: Ask,
+    key: str,
+    advance: Advance,
+) -> Answers:
+    """Answers about every picture, in order, of which those in `path` are not asked for again."""
+    known = _saved(path, key)
+    asked = [row for row, name in enumerate(names) if name not in known]
+    advance(len(names) - len(asked))
+    saved_s = time.monotonic()
+    try:
+        batches = [asked[rows] for rows in chunks(len(asked))]
+        for rows, pixels in zip(batches, read_ahead(lambda rows: _read(read, rows), batches), strict=True):
+            for field, values in ask(pixels).items():
+                for row, value in zip(rows, values, strict=True):
+                    known.setdefault(names[row], {})[field] = value
+            advance(len(rows))
+            if time.monotonic() - saved_s > SAVE_EVERY_S:
+                _save(path, key, known)
+                saved_s = time.monotonic()
+    finally:
+        if asked:
+            _save(path, key, known)
+    return {field: np.stack([known[name][field] for name in names]) for field in known[names[0]]}
+
+
+def _read(read: Callable[[slice], NDArray[np.uint8]], rows: Sequence[int]) -> NDArray[np.uint8]:
+    return np.concatenate([read(slice(row, row + 1)) for row in rows])
+
+
+def _saved(path: Path, key: str) -> dict[str, dict[str, NDArray[Any]]]:
+    """Answers of an earlier audit; none where it asked another model, or the file is not whole."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            arrays = dict(file)
+    except (OSError, ValueError, EOFError):
+        return {}
+    if str(arrays.pop("key")) != key:
+        return {}
+    names = arrays.pop("names").tolist()
+    return {name: {field: values[row] for field, values in arrays.items()} for row, name in enumerate(names)}
+
+
+def _save(path: Path, key: str, known: Mapping[str, Mapping[str, NDArray[Any]]]) -> None:
+    if not known:
+        return
+    content = io.BytesIO()
+    fields = next(iter(known.values()))
+    arrays = {field: np.stack([answer[field] for answer in known.values()]) for field in fields}
+    np.savez(content, key=np.array(key), names=np.array(list(known)), **arrays)  # type: ignore[arg-type]
+    write_bytes(path, content.getvalue())
+
+
+def _scenes(records: Sequence[Record], scene_s: float) -> NDArray[np.int64]:
+    """A number for each scene: a photo, or what one source saw within so many seconds."""
+    scenes: dict[tuple[str, object], int] = {}
+
+    def scene(record: Record) -> tuple[str, object]:
+        if record.photo is not None or not scene_s:
+            return record.source, record.id
+        time_s = datetime.fromisoformat(record.time.replace("Z", "+00:00")).timestamp()
+        return record.source, int(time_s // scene_s)
+
+    return np.array([scenes.setdefault(scene(each), len(scenes)) for each in records], np.int64)

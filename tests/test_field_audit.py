@@ -1,0 +1,188 @@
+"""`edgebcnn audit`: from what a device kept to how good it is there, and what has drifted."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+import pytest
+from click.testing import Result
+
+from edgebcnn.errors import BundleError, DataError, EdgebcnnError, RunError, StorageError
+from edgebcnn.field.findings import Frames, findings
+from edgebcnn.field.sample import open_sample
+from edgebcnn.train import field_audit
+from edgebcnn.train.models import OpenedModel, open_model
+from tests.blocks import draw_blocks
+from tests.tiny_bundle import make_tiny_bundle, write_photos
+from tests.typing_in import typed
+
+
+@pytest.fixture(scope="module")
+def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Photos of a store whose lights are dim and warm."""
+    folder = draw_blocks(tmp_path_factory.mktemp("store"), per_product={"now": 60})
+    for file in folder.rglob("*.png"):
+        photo = np.asarray(cv2.imread(str(file)))
+        cv2.imwrite(str(file), (photo * [0.3, 0.5, 0.6]).astype(np.uint8))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def sample(shop: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """What a device kept of them."""
+    path = tmp_path_factory.mktemp("kept") / "sample"
+    camera = ["--camera", store / "now", "--every-frame", "--json"]
+    result = typed(shop, "run", *camera, "--sample", path, "--sample-rate", "0.4")
+    assert result.exit_code == 0, result.stderr
+    counts = json.loads(result.stdout)["sample"]
+    assert counts["offered"] == 180 and counts["lost"] == 0
+    assert 72 < counts["kept"] == counts["held"] == len(open_sample(path).records)
+    return path
+
+
+def audited(shop: Path, sample: Path, *arguments: object) -> dict[str, Any]:
+    result = typed(shop, "audit", sample, "--json", *arguments)
+    assert result.exit_code == 0, result.output
+    document: dict[str, Any] = json.loads(result.stdout)
+    return document
+
+
+def test_an_audit_estimates_agreement_and_finds_what_has_drifted(
+    shop: Path, store: Path, sample: Path, tmp_path: Path
+) -> None:
+    report = audited(shop, sample, "--output", tmp_path / "audit")
+    assert report == json.loads((tmp_path / "audit" / "report.json").read_text())
+    everything = tmp_path / "everything"
+    camera = ["--camera", store / "now", "--every-frame", "--quiet"]
+    assert typed(shop, "run", *camera, "--sample", everything, "--sample-rate", "1").exit_code == 0
+    truth = audited(shop, everything)["agreement"]
+    assert truth["n"] == truth["frames"] == 180
+    assert report["agreement"]["low"] <= truth["value"] <= report["agreement"]["high"]
+    assert abs(report["agreement"]["frames"] - 180) < 40
+    drifted = {each["name"] for each in report["drifts"] if each["is_real"]}
+    assert {"brightness", "warmth"} <= drifted
+    assert report["reference"] == "36 test photos"
+    assert (everything.parent / "everything-audit" / "report.json").is_file()
+
+
+def test_people_get_tables(shop: Path, sample: Path, tmp_path: Path) -> None:
+    result = typed(shop, "audit", sample, "--output", tmp_path)
+    assert result.exit_code == 0
+    for words in ("in the field", "at export (36 test photos)", "brightness", "drifted", f"report: {tmp_path}"):
+        assert words in result.stdout
+
+
+def test_an_audit_that_was_stopped_goes_on(
+    shop: Path, sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = audited(shop, sample, "--output", tmp_path / "whole")
+    asked: list[int] = []
+
+    def counting(*arguments: Any, stop_after: int = 10**9, **choices: Any) -> OpenedModel:
+        model = open_model(*arguments, **choices)
+        predict = model.predict
+
+        def counted(pictures: Any, advance: Any) -> Any:
+            if sum(asked) >= stop_after:
+                raise KeyboardInterrupt
+            asked.append(len(pictures))
+            return predict(pictures, advance)
+
+        object.__setattr__(model, "predict", counted)
+        return model
+
+    monkeypatch.setattr(field_audit, "open_model", lambda *a, **c: counting(*a, stop_after=64, **c))
+    place = tmp_path / "stopped"
+    assert typed(shop, "audit", sample, "--output", place).exit_code == 130
+    assert asked == [64] and not (place / "report.json").exists()
+    monkeypatch.setattr(field_audit, "open_model", counting)
+    report = audited(shop, sample, "--output", place)
+    assert sum(asked) == report["frames"] + 36, "each frame and photo was asked about once"
+    assert report == whole
+
+
+def test_golden_photos_stand_in_for_photos_that_are_gone(
+    shop: Path, sample: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def gone(*_: object) -> None:
+        raise DataError("180 of the 180 photos are no longer there")
+
+    monkeypatch.setattr(field_audit, "check_photos", gone)
+    result = typed(shop, "audit", sample, "--output", tmp_path, "--json")
+    assert "no longer there" in result.stderr and "golden photos take their place" in result.stderr
+    assert json.loads(result.stdout)["reference"] == "36 golden photos"
+
+
+def refused(result: Result, error: type[EdgebcnnError]) -> str:
+    """The one sentence of a command that failed as it should."""
+    assert (result.exit_code, result.stdout) == (error.exit_code, ""), result.output
+    lines = [line for line in result.stderr.splitlines() if line.startswith("Error: ")]
+    assert len(lines) == 1 and "Traceback" not in result.stderr
+    return lines[0]
+
+
+def test_what_cannot_be_audited_is_one_sentence(shop: Path, sample: Path, tmp_path: Path) -> None:
+    make_tiny_bundle(tmp_path / "bundle", ["int8"])
+    write_photos(tmp_path / "photos", per_label=2)
+    own = tmp_path / "own"
+    camera = ["--camera", tmp_path / "photos", "--bundle", tmp_path / "bundle", "--quiet"]
+    assert typed(tmp_path, "run", *camera, "--sample", own, "--sample-rate", "1").exit_code == 0
+
+    assert "was kept by bundle" in refused(typed(shop, "audit", own), BundleError)
+    said = refused(typed(shop, "audit", own, "--bundle", tmp_path / "bundle"), RunError)
+    assert "differ in 1 products, such as 'Grey'" in said
+    said = refused(typed(shop, "run", *camera[2:], "--camera", tmp_path / "photos", "--sample", sample), BundleError)
+    assert "holds frames of bundle" in said
+    assert "not a whole sample" in refused(typed(shop, "audit", tmp_path / "photos"), DataError)
+
+    half = shutil.copytree(sample, tmp_path / "half")
+    files = sorted(half.glob("*.png"))
+    for file in files[len(files) // 2 :]:
+        file.unlink()
+    assert f"of its {len(files)} frames" in refused(typed(shop, "audit", half), DataError)
+    cut = shutil.copytree(sample, tmp_path / "cut")
+    file = next(cut.glob("*.png"))
+    file.write_bytes(file.read_bytes()[:-1])
+    assert f"{file.name} is cut short" in refused(typed(shop, "audit", cut), DataError)
+    (tmp_path / "file").write_text("")
+    refused(typed(shop, "audit", sample, "--output", tmp_path / "file"), StorageError)
+
+
+def test_a_model_of_other_products_has_none_in_common(shop: Path, tmp_path: Path) -> None:
+    bundle = make_tiny_bundle(tmp_path / "bundle", ["int8"])
+    full = open_model(shop / "runs" / "latest", role="full")
+    strangers = tuple(label.model_copy(update={"name": f"Other {label.name}"}) for label in full.labels)
+    object.__setattr__(full, "labels", strangers)
+    with pytest.raises(RunError, match="no product in common"):
+        field_audit._columns(full, bundle)
+
+
+def frames(rng: np.random.Generator, n: int, *, agree: list[float], shift: float = 0.0) -> Frames:
+    """Frames of three products, on each of which edge and full model agree with a probability of its own."""
+    product = rng.integers(0, 3, n)
+    full = np.eye(3, dtype=np.float32)[product] * 0.9 + 0.03
+    edge = np.where(rng.random(n) < np.array(agree)[product], product, (product + 1) % 3)
+    return Frames(edge, rng.random(n), full, rng.normal(shift, 1, (n, 4)))
+
+
+def test_the_product_that_suffered_is_named_and_no_other() -> None:
+    named = []
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        found = findings(
+            frames(rng, 300, agree=[0.97, 0.5, 0.97]),
+            frames(rng, 300, agree=[0.97, 0.97, 0.97]),
+            kept_with=np.full(300, 0.1),
+            is_plain=np.ones(300, bool),
+            scenes=np.arange(300),
+            names=["a", "b", "c"],
+        )
+        named.append([each.name for each in found.products if each.suffered])
+        assert found.change[2] < 0
+    assert all("b" in each for each in named)
+    assert sum(each != ["b"] for each in named) <= 1
