@@ -6,6 +6,7 @@ import io
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from click.testing import CliRunner, Result
 from edgebcnn.bundle import GOLDEN_NAME, LABELS_NAME, Bundle, write_bundle
 from edgebcnn.cli import main
 from edgebcnn.device.profile import load_profile
+from edgebcnn.device.selftest import read_golden
 from edgebcnn.errors import BundleError, DeviceError
 from tests.tiny_bundle import LABELS, make_tiny_bundle, write_photos
 
@@ -174,3 +176,12 @@ def test_the_service_file_types_a_command_that_exists() -> None:
     assert command is not None
     context = command.make_context(name, arguments)
     assert load_profile(context.params["device"]).name == "raspberry-pi-5"
+
+
+def test_hard_photos_show_whether_a_device_is_right_and_not_how_good_the_model_is(bundle: Bundle) -> None:
+    golden = read_golden(bundle, "int8")
+    hard = np.arange(len(golden.pixels)) % 3 == 0
+    mistaken = np.where(hard, (golden.class_ids + 1) % 4, golden.class_ids)
+    chosen = replace(golden, hard=hard, class_ids=mistaken, full=np.eye(4, dtype=np.float32)[mistaken])
+    for share in (chosen.accuracy(golden.edge), chosen.agreement(golden.edge)):
+        assert (share.successes, share.n) == (8, 8)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -115,7 +116,7 @@ def test_golden_photos_stand_in_for_photos_that_are_gone(
     monkeypatch.setattr(field_audit, "check_photos", gone)
     result = typed(shop, "audit", sample, "--output", tmp_path, "--json")
     assert "no longer there" in result.stderr and "golden photos take their place" in result.stderr
-    assert json.loads(result.stdout)["reference"] == "36 golden photos"
+    assert re.fullmatch(r"\d+ golden photos", json.loads(result.stdout)["reference"])
 
 
 def refused(result: Result, error: type[EdgebcnnError]) -> str:

@@ -27,7 +27,7 @@ from edgebcnn.device.selftest import Golden, read_golden
 from edgebcnn.device.trial import Trial
 from edgebcnn.errors import BundleError, DeviceError
 from edgebcnn.progress import Reporter, Silent
-from edgebcnn.report.agreement import Proportion, accuracy
+from edgebcnn.report.agreement import Proportion
 
 SCHEMA_VERSION = 1
 ROUNDS = 5
@@ -45,7 +45,7 @@ class Measured:
     Attributes:
         profile: The candidate.
         trials: What it did, round by round.
-        golden: Share of the golden photos that it gets right.
+        golden: Share of the golden photos, without the hard ones, that it gets right.
         at_export: Share of the held-out photos that its model file got right at export, where the bundle says it.
     """
 
@@ -257,8 +257,7 @@ def _tried(bundle: Bundle, profile: DeviceProfile, golden: Golden, calls: int) -
 
 
 def _measured(profile: DeviceProfile, trials: list[Trial], golden: Golden, at_export: Proportion | None) -> Measured:
-    top1 = trials[0].outputs.argmax(axis=1)
-    return Measured(profile, tuple(trials), accuracy(top1, golden.class_ids), at_export)
+    return Measured(profile, tuple(trials), golden.accuracy(trials[0].outputs), at_export)
 
 
 def _accuracies_at_export(bundle: Bundle) -> dict[Precision, Proportion]:

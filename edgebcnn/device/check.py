@@ -15,10 +15,10 @@ from edgebcnn.device.classifier import preferred_precision
 from edgebcnn.device.delegate import STRICT, Policy, check_cores, judge
 from edgebcnn.device.machine import Machine, inspect_machine
 from edgebcnn.device.profile import DeviceProfile
-from edgebcnn.device.selftest import Difference, Golden, difference, read_golden
+from edgebcnn.device.selftest import Difference, difference, read_golden
 from edgebcnn.device.trial import Trial, try_model
 from edgebcnn.progress import Reporter, Silent
-from edgebcnn.report.agreement import Proportion, accuracy, agreement
+from edgebcnn.report.agreement import Proportion
 
 SCHEMA_VERSION = 1
 
@@ -35,8 +35,8 @@ class CheckReport:
         trial: What ran, here and now.
         at_export: Its outputs for the golden photos against those of the same file at export.
         on_cpu: The same against the CPU's here, without any delegate.
-        accuracy: Share of the golden photos that it gets right.
-        agreement: Share of the golden photos on which it agrees with the full model.
+        accuracy: Share of the golden photos, without the hard ones, that it gets right.
+        agreement: Share of the same photos on which it agrees with the full model.
         machine: Where that was.
         considered: What `--device auto` chose among, the fastest first; nothing where the user chose.
         problems: Why the bundle should not run so, a sentence each; none where it may.
@@ -157,16 +157,12 @@ def check_bundle(
         trial=judged.trial,
         at_export=difference(judged.trial.outputs, golden.edge),
         on_cpu=difference(judged.trial.outputs, on_cpu.outputs),
-        **_shares(judged.trial, golden),
+        accuracy=golden.accuracy(judged.trial.outputs),
+        agreement=golden.agreement(judged.trial.outputs),
         machine=machine,
         considered=considered,
         problems=tuple(problem for problem in problems if problem),
     )
-
-
-def _shares(trial: Trial, golden: Golden) -> dict[str, Proportion]:
-    top1 = trial.outputs.argmax(axis=1)
-    return {"accuracy": accuracy(top1, golden.class_ids), "agreement": agreement(top1, golden.full.argmax(axis=1))}
 
 
 def _over_limits(profile: DeviceProfile, trial: Trial, machine: Machine) -> list[str]:

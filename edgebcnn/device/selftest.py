@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from edgebcnn.bundle import GOLDEN_NAME, Bundle, Precision
 from edgebcnn.errors import BundleError
+from edgebcnn.report.agreement import Proportion, accuracy, agreement
 
 STEPS = 256
 
@@ -38,12 +39,23 @@ class Golden:
         class_ids: `(n,)` int64, what they show.
         full: `(n, classes)` float32 probabilities of the full model.
         edge: `(n, classes)` float32 probabilities of the edge model.
+        hard: `(n,)` bool, photos that were chosen because the models differ on them, or nearly do. They show whether a
+            device computes the same; a share that holds them says nothing of how good the model is.
     """
 
     pixels: NDArray[np.uint8]
     class_ids: NDArray[np.int64]
     full: NDArray[np.float32]
     edge: NDArray[np.float32]
+    hard: NDArray[np.bool_]
+
+    def accuracy(self, outputs: NDArray[np.float32]) -> Proportion:
+        """Share of the photos, without the hard ones, of which outputs `(n, classes)` name the product."""
+        return accuracy(outputs.argmax(axis=1)[~self.hard], self.class_ids[~self.hard])
+
+    def agreement(self, outputs: NDArray[np.float32]) -> Proportion:
+        """Share of the photos, without the hard ones, of which outputs `(n, classes)` say what the full model says."""
+        return agreement(outputs.argmax(axis=1)[~self.hard], self.full.argmax(axis=1)[~self.hard])
 
 
 @dataclass(frozen=True)
@@ -108,13 +120,16 @@ def read_golden(bundle: Bundle, precision: Precision) -> Golden:
     try:
         with np.load(io.BytesIO(content), allow_pickle=False) as archive:
             arrays = {name: archive[name] for name in ("pixels", "class_ids", "full", edge)}
+            # Bundles of before had no hard photos.
+            arrays["hard"] = archive["hard"] if "hard" in archive.files else np.zeros(len(arrays["pixels"]), np.bool_)
     except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
         raise BundleError(f"{path} has no golden photos for {precision}: export the bundle again") from error
     size = bundle.manifest.preprocessing
     n, outputs = len(arrays["pixels"]), (len(arrays["pixels"]), len(bundle.labels))
-    expected = {"pixels": (n, size.height_px, size.width_px, 3), "class_ids": (n,), "full": outputs, edge: outputs}
+    pixels = (n, size.height_px, size.width_px, 3)
+    expected = {"pixels": pixels, "class_ids": (n,), "hard": (n,), "full": outputs, edge: outputs}
     for name, shape in expected.items():
         if arrays[name].shape != shape or not n:
             raise BundleError(f"{path}: {name} has shape {arrays[name].shape}, not {shape}: export the bundle again")
     probabilities = arrays[edge].astype(np.float32) / (STEPS if arrays[edge].dtype == np.uint8 else 1)
-    return Golden(arrays["pixels"], arrays["class_ids"], arrays["full"], probabilities)
+    return Golden(arrays["pixels"], arrays["class_ids"], arrays["full"], probabilities, arrays["hard"])

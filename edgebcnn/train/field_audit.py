@@ -189,8 +189,10 @@ def _export(
 
 def _golden(bundle: Bundle, precision: Precision) -> tuple[Frames, str]:
     golden = read_golden(bundle, precision)
-    answers: Answers = {"edge": golden.edge, "full": golden.full, "looks": looks(golden.pixels)}
-    return _frames(answers), f"{len(golden.pixels)} golden photos"
+    typical = ~golden.hard
+    looked = looks(golden.pixels[typical])
+    answers: Answers = {"edge": golden.edge[typical], "full": golden.full[typical], "looks": looked}
+    return _frames(answers), f"{len(looked)} golden photos"
 
 
 def _frames(answers: Answers) -> Frames:
