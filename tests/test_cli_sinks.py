@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import subprocess
 import sys
@@ -146,3 +147,26 @@ def test_a_signal_loses_no_event_though_broker_and_server_are_gone(shelf: Path, 
     for got in (listener.events(), server.events()):
         once = list(dict.fromkeys(event["id"] for event in got))
         assert once[:-1] == ids, "the last one is of the second run"
+
+
+@pytest.mark.parametrize(
+    ("flags", "missing"),
+    [
+        (["--rotate-mb", "3"], "--jsonl or --csv"),
+        (["--jsonl", "x.jsonl", "--rotate-keep", "3"], "--rotate-mb"),
+        (["--webhook", "http://127.0.0.1:9", "--mqtt-discovery", ""], "--mqtt"),
+        (["--allow-offline"], "--mqtt or --webhook"),
+        (["--sample-rate", "0.5"], "--sample"),
+    ],
+)
+def test_a_flag_that_would_do_nothing_is_refused(shelf: Path, flags: list[str], missing: str) -> None:
+    result = run(shelf, *flags)
+    assert result.exit_code == 2
+    assert re.search(rf"Error: --[a-z-]+ is for {missing}: add that, or leave --[a-z-]+ out$", result.stderr.strip())
+
+
+def test_a_flag_may_serve_an_address_from_the_environment(shelf: Path, tmp_path: Path) -> None:
+    with web_server() as server:
+        result = run(shelf, "--spool", str(tmp_path / "spool"), EDGEBCNN_WEBHOOK=server.address)
+    assert result.exit_code == 0, result.stderr
+    assert len(server.events()) == 8

@@ -150,6 +150,7 @@ def test_what_cannot_be_audited_is_one_sentence(shop: Path, sample: Path, tmp_pa
     file = next(cut.glob("*.png"))
     file.write_bytes(file.read_bytes()[:-1])
     assert f"{file.name} is cut short" in refused(typed(shop, "audit", cut), DataError)
+    assert "is not a run" in refused(typed(shop, "audit", sample, "--full", tmp_path / "gone"), RunError)
     (tmp_path / "file").write_text("")
     refused(typed(shop, "audit", sample, "--output", tmp_path / "file"), StorageError)
 

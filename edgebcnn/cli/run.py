@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
 
 from edgebcnn.cli.device_options import DEFAULT_BUNDLE, device_for, device_options, open_from, policy_of
 from edgebcnn.cli.sink_flags import PATH, sink_flags
@@ -24,6 +25,24 @@ if TYPE_CHECKING:
     from edgebcnn.field.sampler import SampleCounts
     from edgebcnn.sinks.choices import SinkChoices
     from edgebcnn.sinks.outlet import Counts
+
+
+_FILES = ("--jsonl", "--csv")
+_REMOTE = ("--mqtt", "--webhook")
+_SERVES = {
+    "--rotate-mb": _FILES,
+    "--rotate-keep": ("--rotate-mb",),
+    "--mqtt-password-file": ("--mqtt",),
+    "--mqtt-discovery": ("--mqtt",),
+    "--webhook-token-file": ("--webhook",),
+    "--ca-file": _REMOTE,
+    "--spool": _REMOTE,
+    "--spool-mb": _REMOTE,
+    "--allow-offline": _REMOTE,
+    "--sample-rate": ("--sample",),
+    "--sample-mb": ("--sample",),
+}
+"""Flags that do nothing unless one of these others is given."""
 
 
 def _number(_context: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:
@@ -154,6 +173,7 @@ def command(
     from edgebcnn.sinks.choices import MB, open_sinks
     from edgebcnn.sinks.terminal import ProgressSink
 
+    _check_that_flags_do_something()
     reporter = TerminalReporter()
     lines = not (quiet or as_json)
     limits = _limits(max_age, frozen_after, min_sharpness, every_frame=every_frame)
@@ -196,6 +216,18 @@ def command(
         finally:
             sample = sampler.counts() if sampler else None
             click.echo(_told(loop.summary(), events.counts(), sample, as_json=as_json), nl=False)
+
+
+def _check_that_flags_do_something() -> None:
+    context = click.get_current_context()
+    given = {
+        flag.opts[0]
+        for flag in context.command.params
+        if context.get_parameter_source(str(flag.name)) is not ParameterSource.DEFAULT
+    }
+    for flag, served in _SERVES.items():
+        if flag in given and given.isdisjoint(served):
+            raise click.UsageError(f"{flag} is for {' or '.join(served)}: add that, or leave {flag} out")
 
 
 def _told(summary: Summary, counts: Sequence[Counts], sample: SampleCounts | None, *, as_json: bool) -> str:

@@ -31,7 +31,7 @@ from edgebcnn.progress import Advance, Reporter
 from edgebcnn.train.claim import check_writable
 from edgebcnn.train.features import PreparedPhotos, chunks, read_ahead
 from edgebcnn.train.models import OpenedModel, open_model
-from edgebcnn.train.run_folder import check_photos, weights_path
+from edgebcnn.train.run_folder import check_photos, open_run, weights_path
 
 REPORT_NAME = "report.json"
 SAVE_EVERY_S = 20.0  # what a kill can cost
@@ -90,7 +90,7 @@ def audit(
         StorageError: `output` cannot be written.
     """
     sample = open_sample(sample_path)
-    bundle = open_bundle(bundle_path or full_path / "bundle")
+    bundle = open_bundle(bundle_path or open_run(full_path).path / "bundle")
     if bundle.digest != sample.bundle:
         raise BundleError(
             f"{sample_path} was kept by bundle {sample.bundle[:16]}, and {bundle.path} is {bundle.digest[:16]}: "
