@@ -207,6 +207,12 @@ def test_every_default_of_the_command_is_that_of_the_library() -> None:
     assert _config(command.make_context("train", []).params) == TrainConfig(data="data")
 
 
+def test_the_compact_model_is_fine_tuned_as_long_as_the_full_one_unless_it_is_said() -> None:
+    for flags, expected in (([], 7), (["--compact-epochs", "3"], 3)):
+        config = _config(command.make_context("train", ["--epochs", "7", *flags]).params)
+        assert (config.full_finetune.epochs, config.compact_finetune.epochs) == (7, expected)
+
+
 def test_an_unwritable_folder_of_runs_is_refused_before_the_photos_are_looked_at(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     result = edgebcnn("train", "--data", tmp_path / "nowhere", "--runs", tmp_path / "file" / "runs", *QUICK)

@@ -34,7 +34,7 @@ _STAGES = {
     "full_head": _HEAD,
     "full_finetune": {**_FINETUNE, "head_rate": "full_head_rate"},
     "compact_head": _HEAD,
-    "compact_finetune": {**_FINETUNE, "head_rate": "compact_head_rate"},
+    "compact_finetune": {**_FINETUNE, "epochs": "compact_epochs", "head_rate": "compact_head_rate"},
 }
 
 Choices = TypeVar("Choices", bound="BaseModel")
@@ -101,7 +101,13 @@ def folder_name(_context: click.Context, _parameter: click.Parameter, name: str 
     ),
     click.option("--copies", default=8, help="Augmented copies of every photo, drawn once."),
     click.option("--head-epochs", default=5, help="Epochs of each model's classifier on frozen features."),
-    click.option("--epochs", default=10, help="Epochs of fine-tuning of each model."),
+    click.option("--epochs", default=10, help="Epochs of fine-tuning of the full model."),
+    click.option(
+        "--compact-epochs",
+        type=int,
+        show_default="as many",
+        help="Epochs of fine-tuning of the compact model, which starts from the full one.",
+    ),
     click.option("--head-rate", default=1e-3, help="Peak learning rate of a head on frozen features."),
     click.option("--full-head-rate", default=1e-4, help="That of the full model's head in fine-tuning."),
     click.option("--compact-head-rate", default=1e-3, help="That of the compact model's head in fine-tuning."),
@@ -188,6 +194,8 @@ def _config(flags: dict[str, Any]) -> TrainConfig:
     from edgebcnn.train.config import StageConfig, TrainConfig
 
     values = {**flags, "data": str(flags["data"])}
+    if values["compact_epochs"] is None:
+        values["compact_epochs"] = values["epochs"]
     values["augmentation"] = _checked(Augmentation, values, {name: name for name in Augmentation.model_fields})
     for stage, flag_of in _STAGES.items():
         values[stage] = _checked(StageConfig, values, flag_of)
