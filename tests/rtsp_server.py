@@ -1,4 +1,4 @@
-"""An RTSP camera, for the system's Python, which has GStreamer's bindings: `python3 rtsp_server.py PORT`."""
+"""An RTSP camera, for the system's Python, which has GStreamer's bindings: `python3 rtsp_server.py PORT [PICTURES]`."""
 
 from __future__ import annotations
 
@@ -10,14 +10,21 @@ gi.require_version("Gst", "1.0")
 gi.require_version("GstRtspServer", "1.0")
 from gi.repository import GLib, Gst, GstRtspServer  # noqa: E402
 
-PIPELINE = (
-    "( videotestsrc is-live=true pattern=ball ! video/x-raw,width=640,height=360,framerate=25/1"
-    " ! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=25 ! rtph264pay name=pay0 pt=96 )"
+BALL = "videotestsrc is-live=true pattern=ball ! video/x-raw,width=640,height=360,framerate=25/1"
+PICTURES = (
+    "multifilesrc location={} loop=true caps=image/jpeg,framerate=25/1 do-timestamp=true"
+    " ! jpegdec ! videoconvert ! video/x-raw,format=I420 ! identity sync=true"
 )
+PIPELINE = "( {} ! x264enc tune=zerolatency speed-preset=ultrafast key-int-max=25 ! rtph264pay name=pay0 pt=96 )"
 
 
-def main(port: str) -> None:
-    """Serves a moving ball as H.264 at rtsp://127.0.0.1:PORT/shelf until it is killed; prints `ready`."""
+def main(port: str, pictures: str | None = None) -> None:
+    """Serves H.264 at rtsp://127.0.0.1:PORT/shelf until it is killed; prints `ready`.
+
+    Args:
+        port: Where.
+        pictures: Files like `folder/%02d.jpg`, shown in turn; a moving ball if left out.
+    """
     Gst.init(None)
     if Gst.ElementFactory.find("x264enc") is None:
         sys.exit("GStreamer has no x264enc")
@@ -25,7 +32,7 @@ def main(port: str) -> None:
     server.set_address("127.0.0.1")
     server.set_service(port)
     factory = GstRtspServer.RTSPMediaFactory()
-    factory.set_launch(PIPELINE)
+    factory.set_launch(PIPELINE.format(PICTURES.format(pictures) if pictures else BALL))
     factory.set_shared(True)
     server.get_mount_points().add_factory("/shelf", factory)
     server.attach(None)
@@ -34,4 +41,4 @@ def main(port: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    main(*sys.argv[1:])

@@ -1,0 +1,271 @@
+"""Cameras that a benchmark breaks while they film: MJPEG over HTTP, and H.264 over RTSP."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from itertools import cycle
+from pathlib import Path
+from typing import Protocol
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.tiny_bundle import coloured
+
+FRAMES_PER_S = 25
+WIDTH_PX, HEIGHT_PX = 640, 360
+LOSSES = frozenset({"stopped", "stalled", "garbage", "holes", "cut"})  # no picture arrives whole
+
+PYTHON = "/usr/bin/python3"  # GStreamer's bindings are the system's
+RTSP_SERVER = Path(__file__).parents[1] / "tests" / "rtsp_server.py"
+LOST_SHARE = 0.05  # of the packets of a stream with holes
+
+
+class FlakyCamera(Protocol):
+    """A camera whose `mode` is `good` or one of its `faults`.
+
+    Attributes:
+        address: As `--camera` takes it.
+        faults: How it breaks.
+        shows: The products that its good pictures show.
+        mode: What it does now.
+    """
+
+    address: str
+    faults: tuple[str, ...]
+    shows: frozenset[str]
+    mode: str
+
+    @contextmanager
+    def filming(self) -> Iterator[None]:
+        """Films until the block ends."""
+        ...
+
+
+class FlakyHttpCamera:
+    """An MJPEG server. Its good pictures are red or green, those that are spoilt were blue."""
+
+    faults: tuple[str, ...] = (
+        "stopped",
+        "stalled",
+        "garbage",
+        "holes",
+        "cut",
+        "black",
+        "overexposed",
+        "blurred",
+        "frozen",
+    )
+    shows: frozenset[str] = frozenset({"Red", "Green"})
+
+    def __init__(self) -> None:
+        self.mode = "good"
+        self._listener: socket.socket | None = _listening(0)
+        self._port: int = self._listener.getsockname()[1]
+        self.address = f"http://127.0.0.1:{self._port}/shelf.mjpg"
+        self._clients: list[socket.socket] = []
+        self._pictures = _pictures()
+        self._good = cycle(self._pictures["good"])
+        self._last = next(self._good)
+        self._rng = np.random.default_rng(3)
+
+    @contextmanager
+    def filming(self) -> Iterator[None]:
+        """Films until the block ends."""
+        over = threading.Event()
+        thread = threading.Thread(target=self._film, args=(over,), daemon=True)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+            self._stop()
+
+    def _film(self, over: threading.Event) -> None:
+        while not over.wait(1 / FRAMES_PER_S):
+            mode = self.mode
+            if mode == "stopped":
+                self._stop()
+            elif mode != "stalled":
+                self._accept()
+                self._send(self._part(mode))
+
+    def _part(self, mode: str) -> bytes:
+        if mode == "garbage":
+            return self._rng.bytes(20_000)
+        if mode == "good":
+            self._last = next(self._good)
+        picture = self._last if mode in ("good", "frozen") else self._pictures[mode][0]
+        promised = len(picture) * (2 if mode == "cut" else 1)
+        header = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {promised}\r\n\r\n"
+        return header.encode() + picture + b"\r\n"
+
+    def _accept(self) -> None:
+        self._listener = self._listener or _listening(self._port)
+        with suppress(BlockingIOError):
+            while True:
+                client, _ = self._listener.accept()
+                client.settimeout(1)
+                with suppress(OSError):
+                    client.recv(4096)
+                    client.sendall(
+                        b"HTTP/1.0 200 OK\r\nContent-Type: multipart/x-mixed-replace; boundary=frame\r\n\r\n"
+                    )
+                    self._clients.append(client)
+
+    def _send(self, part: bytes) -> None:
+        for client in list(self._clients):
+            try:
+                client.sendall(part)
+            except OSError:  # it went away
+                client.close()
+                self._clients.remove(client)
+
+    def _stop(self) -> None:
+        for connection in [*self._clients, *([self._listener] if self._listener else [])]:
+            connection.close()
+        self._clients, self._listener = [], None
+
+
+class FlakyRtspCamera:
+    """An RTSP server that films red pictures, behind a relay that stops, stalls, cuts and loses what passes."""
+
+    faults: tuple[str, ...] = ("stopped", "stalled", "holes", "cut")
+    shows: frozenset[str] = frozenset({"Red"})
+
+    def __init__(self) -> None:
+        self.mode = "good"
+        self._listener: socket.socket | None = _listening(0)
+        self._port: int = self._listener.getsockname()[1]
+        self.address = f"rtsp://127.0.0.1:{self._port}/shelf"
+        self._connections: list[tuple[socket.socket, socket.socket]] = []
+        self._rng = np.random.default_rng(4)
+
+    @contextmanager
+    def filming(self) -> Iterator[None]:
+        """Films until the block ends."""
+        over = threading.Event()
+        with tempfile.TemporaryDirectory() as folder, _rtsp_server(Path(folder)) as server_port:
+            thread = threading.Thread(target=self._relay, args=(server_port, over), daemon=True)
+            thread.start()
+            try:
+                yield
+            finally:
+                over.set()
+                thread.join()
+                self._stop()
+
+    def _relay(self, server_port: int, over: threading.Event) -> None:
+        while not over.wait(0.005):
+            if self.mode == "stopped":
+                self._stop()
+                continue
+            if self.mode == "cut":
+                self._hang_up()
+            self._accept(server_port)
+            if self.mode != "stalled":
+                for client, server in list(self._connections):
+                    self._pass_on(client, server)
+
+    def _accept(self, server_port: int) -> None:
+        self._listener = self._listener or _listening(self._port)
+        with suppress(BlockingIOError):
+            while True:
+                client, _ = self._listener.accept()
+                server = socket.create_connection(("127.0.0.1", server_port))
+                for end in (client, server):
+                    end.setblocking(False)
+                self._connections.append((client, server))
+
+    def _pass_on(self, client: socket.socket, server: socket.socket) -> None:
+        try:
+            for source, target in ((client, server), (server, client)):
+                with suppress(BlockingIOError):
+                    while chunk := source.recv(1 << 16):
+                        target.setblocking(True)
+                        target.sendall(self._with_holes(chunk) if self.mode == "holes" and source is server else chunk)
+                        target.setblocking(False)
+                    raise ConnectionResetError
+        except OSError:  # one end went away
+            self._connections.remove((client, server))
+            client.close()
+            server.close()
+
+    def _with_holes(self, chunk: bytes) -> bytes:
+        """Loses packets, as a camera whose line is too slow; the stream around them stays whole (RFC 2326, 10.12)."""
+        kept, at = [], 0
+        while at < len(chunk):
+            is_packet = chunk[at] == ord("$") and at + 4 <= len(chunk)
+            end = at + 4 + int.from_bytes(chunk[at + 2 : at + 4], "big") if is_packet else len(chunk)
+            if not is_packet or end > len(chunk) or self._rng.random() >= LOST_SHARE:
+                kept.append(chunk[at:end])
+            at = end
+        return b"".join(kept)
+
+    def _hang_up(self) -> None:
+        for connection in self._connections:
+            for end in connection:
+                end.close()
+        self._connections = []
+
+    def _stop(self) -> None:
+        self._hang_up()
+        if self._listener:
+            self._listener.close()
+            self._listener = None
+
+
+@contextmanager
+def _rtsp_server(folder: Path) -> Iterator[int]:
+    rng = np.random.default_rng(5)
+    for number in range(20):
+        (folder / f"{number:02}.jpg").write_bytes(_jpeg(coloured("Red", rng, height_px=HEIGHT_PX, width_px=WIDTH_PX)))
+    with socket.create_server(("127.0.0.1", 0)) as free:
+        port = free.getsockname()[1]
+    command = [PYTHON, str(RTSP_SERVER), str(port), str(folder / "%02d.jpg")]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    try:
+        assert process.stdout is not None
+        if process.stdout.readline() != "ready\n":
+            raise RuntimeError(f"no RTSP server: {process.communicate()[1].strip().splitlines()[-1]}")
+        yield port
+    finally:
+        process.kill()
+        process.communicate()
+
+
+def _listening(port: int) -> socket.socket:
+    listener = socket.create_server(("127.0.0.1", port))
+    listener.setblocking(False)
+    return listener
+
+
+def _pictures() -> dict[str, list[bytes]]:
+    """JPEGs of each mode that has some of its own; good ones differ from each other, as a sensor's do."""
+    rng = np.random.default_rng(2)
+
+    def drawn(label: str) -> NDArray[np.uint8]:
+        return coloured(label, rng, height_px=HEIGHT_PX, width_px=WIDTH_PX)
+
+    blue = drawn("Blue")
+    jpeg = _jpeg(blue)
+    middle = len(jpeg) // 2
+    return {
+        "good": [_jpeg(drawn(label)) for label in ["Red"] * 10 + ["Green"] * 10],
+        "holes": [jpeg[:middle] + jpeg[middle + 3000 :]],
+        "cut": [jpeg[:middle]],
+        "black": [_jpeg(blue // 10)],
+        "overexposed": [_jpeg(np.maximum(blue, 251))],
+        "blurred": [_jpeg(np.asarray(cv2.GaussianBlur(blue, (0, 0), 9), np.uint8))],
+    }
+
+
+def _jpeg(image: NDArray[np.uint8]) -> bytes:
+    return cv2.imencode(".jpg", image)[1].tobytes()
