@@ -104,6 +104,27 @@ class TfliteRuntime:
         output: NDArray[Any] = self._interpreter.get_tensor(self._output_index)
         return output
 
+    def invoke_batch(self, batch: NDArray[Any]) -> NDArray[Any] | None:
+        """Runs the model on several photos at once, where its graph allows that.
+
+        Args:
+            batch: `(n, h, w, 3)`, of the input's dtype.
+
+        Returns:
+            `(n, classes)`, or None where the graph is made for one photo alone.
+        """
+        try:
+            self._resize(len(batch))
+            output = self.invoke(batch)
+        except (ValueError, RuntimeError):  # an op that cannot be resized says so here or there
+            output = None
+        self._resize(1)
+        return output if output is not None and len(output) == len(batch) else None
+
+    def _resize(self, photos: int) -> None:
+        self._interpreter.resize_tensor_input(self._input_index, (photos, *self.input.shape[1:]))
+        self._interpreter.allocate_tensors()
+
 
 def load_runtime(model: Path, *, threads: int | None = None) -> Runtime:
     """Loads a `.tflite` file into the best runtime that is installed.
