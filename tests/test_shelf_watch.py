@@ -58,7 +58,7 @@ class NoisyOracle:
         elif truth in (None, OCCLUDED) and self._rng.random() < 0.5:
             logits[11] += 6
         odds = np.exp(logits - logits.max())
-        return (odds / odds.sum()).astype(np.float32)
+        return np.asarray(odds / odds.sum(), np.float32)
 
 
 def watched(folder: Path, *, seed: int, gate: Gate, duration_s: float = 62.0, fps: float = 5.0) -> shelf_states.Score:
@@ -111,7 +111,7 @@ def test_light_that_drifts_is_no_change_and_a_patch_is_one(rng: np.random.Genera
 
 
 def test_a_plain_coat_before_a_plain_wall_is_no_other_light() -> None:
-    wall, coat = Look(np.full((50, 3), 150, np.float32)), Look(np.tile(np.float32([60, 90, 170]), (50, 1)))
+    wall, coat = Look(np.full((50, 3), 150, np.float32)), Look(np.tile(np.array([60, 90, 170], np.float32), (50, 1)))
     assert changed_share(wall, coat) == 1.0
     assert changed_share(wall, Look(wall.cells * np.float32(0.5))) == 1.0, "no lamp halves its light between two looks"
 
@@ -138,6 +138,18 @@ def test_the_gate_ignores_noise_and_sees_a_look_alike() -> None:
         shares.append(changed_share(grid.look(first), grid.look(shelf._exposed(
             shelf._drawn(contents), 1.0, np.random.default_rng(1)))))  # fmt: skip
     assert sum(share > CHANGED_SHARE for share in shares) >= 3
+
+
+def test_a_noisy_camera_moves_nothing_and_a_new_pack_is_still_seen(rng: np.random.Generator, around: Look) -> None:
+    tracker = SlotTracker(0, 2, RULES, gate=Gate())
+    pack, other = cells(rng), cells(rng)
+    for at_s in np.arange(0, 6, 0.1):
+        shown = (pack if at_s < 3 else other).cells
+        noisy = Look(shown + rng.normal(0, 7, shown.shape).astype(np.float32))
+        seen(tracker, noisy, MILK if at_s < 3 else YOGHURT, [float(at_s)], around=around)
+        if 1.5 < at_s < 3:
+            assert tracker.state == Content(Kind.PRODUCT, 0)
+    assert tracker.state == Content(Kind.PRODUCT, 1)
 
 
 # ---- votes

@@ -6,7 +6,7 @@ import json
 import os
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from typing import Protocol, TextIO
+from typing import Any, Protocol, TextIO
 
 from edgebcnn.atomic import storage_errors
 from edgebcnn.camera.reading import Reading
@@ -22,6 +22,14 @@ class Sink(Protocol):
 
     def close(self) -> None:
         """Finishes; the loop calls it once, however it ended."""
+        ...
+
+
+class Record(Protocol):
+    """What a line of JSON can be made of."""
+
+    def as_json(self) -> dict[str, Any]:
+        """Every field by name."""
         ...
 
 
@@ -54,7 +62,7 @@ class JsonLinesSink:
         with storage_errors(path):
             self._file = path.open("ab", buffering=0)
 
-    def write(self, reading: Reading) -> None:
+    def write(self, reading: Record) -> None:
         """Appends one line, or nothing of it.
 
         Raises:

@@ -66,6 +66,7 @@ class Source(ABC):
     Attributes:
         name: What was asked for, without user, password and query.
         total: Number of frames, where it is known beforehand.
+        fps: Frames a second of a video file, where it says so; they are read at another speed than they were taken at.
         dropped: Frames that a newer one replaced before anyone took them.
         unreadable: Frames or photos that are there but broken; the reporter was told of those in files and folders.
     """
@@ -74,6 +75,7 @@ class Source(ABC):
         self.name = name
         self._reporter = reporter
         self.total = total
+        self.fps: float | None = None
         self.dropped = 0
         self.unreadable = 0
 
@@ -166,6 +168,7 @@ class VideoFile(Source):
         self._truth = video_truth(path, labels) if labels else {}
         promised = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         super().__init__(str(path), reporter, total=promised if promised > 0 else None)
+        self.fps = float(self._capture.get(cv2.CAP_PROP_FPS)) or None
 
     def frames(self, done: Done) -> Iterator[Frame]:
         """Yields every frame; frames that the header promises and that do not come are counted as unreadable."""

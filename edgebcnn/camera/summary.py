@@ -120,11 +120,15 @@ class Tally:
 
     def add(self, reading: Reading) -> None:
         """Counts one reading."""
-        self.classified += 1
-        self.latency.add(reading.latency_ms)
+        self.add_latency(reading.latency_ms)
         if reading.truth is not None:
             self._labelled += 1
             self._right += reading.truth == reading.label
+
+    def add_latency(self, latency_ms: float) -> None:
+        """Counts one frame of which no product is said as a whole."""
+        self.classified += 1
+        self.latency.add(latency_ms)
 
     @property
     def accuracy(self) -> Proportion | None:

@@ -27,6 +27,7 @@ COMMANDS = {
     "calibrate": "Show which photos would calibrate an int8 model, and its ranges",
     "export": "Turn a trained run into a bundle for the device",
     "evaluate": "Judge a model, full, compact or edge, on labelled photos",
+    "slots": "Draw the slots of a shelf on its picture, and check them",
     "run": "Name the products that a camera, video or folder of photos shows",
 }
 """Commands and their first sentence, in the order in which a user meets them."""

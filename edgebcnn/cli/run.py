@@ -10,11 +10,16 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgebcnn.cli.shelf_flags import ShelfChoices, shelf_flags
+
 if TYPE_CHECKING:
     from edgebcnn.bundle import Bundle, Precision
+    from edgebcnn.camera.shelf import SlotSink
     from edgebcnn.camera.sinks import Sink
     from edgebcnn.camera.source import Source
+    from edgebcnn.camera.summary import Summary
     from edgebcnn.progress import Reporter
+    from edgebcnn.shelf.watch import ShelfWatch
 
 DEFAULT_BUNDLE = Path("runs/latest/bundle")
 
@@ -51,7 +56,8 @@ def _number(_context: click.Context, _parameter: click.Parameter, value: float |
     callback=_number,
     help="Stop after so many seconds.",
 )
-@click.option("--quiet", is_flag=True, help="No line per frame.")
+@shelf_flags
+@click.option("--quiet", is_flag=True, help="No line per frame or event.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON, and no line per frame.")
 def command(
     *,
@@ -62,6 +68,7 @@ def command(
     jsonl: Path | None,
     max_frames: int | None,
     duration: float | None,
+    shelf: ShelfChoices,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -69,9 +76,12 @@ def command(
 
     Videos and folders are read frame by frame; cameras and streams always give their newest frame. Folders named like
     products, and VIDEO.truth.csv beside a VIDEO (columns frame,label), say what is right and bring the accuracy.
+
+    With --slots, each slot of a shelf is read for itself, and told when its state settles: right, wrong, empty, unknown
+    or occluded.
     """
-    from edgebcnn.atomic import json_bytes
     from edgebcnn.camera.loop import CameraLoop
+    from edgebcnn.camera.shelf import ShelfReader
     from edgebcnn.camera.source import open_source
     from edgebcnn.cli.console import TerminalReporter
     from edgebcnn.cli.signals import stopped_by_signals
@@ -79,15 +89,27 @@ def command(
 
     reporter = TerminalReporter()
     with stopped_by_signals() as stop:
-        classifier = Classifier.from_bundle(_open(bundle_path), precision=precision, threads=threads)
+        bundle = _open(bundle_path)
+        classifier = Classifier.from_bundle(bundle, precision=precision, threads=threads)
+        watch = shelf.watch(bundle, classifier)
         names = {label.name for label in classifier.labels}
         with closing(open_source(spec, labels=names, reporter=reporter)) as source:
-            loop = CameraLoop(source, classifier, _sinks(source, jsonl, reporter, lines=not (quiet or as_json)))
+            lines = not (quiet or as_json)
+            sinks = [] if watch else _sinks(source, jsonl, reporter, lines=lines)
+            reader = ShelfReader(watch, source, _slot_sinks(jsonl, lines=lines)) if watch else None
+            loop = CameraLoop(source, classifier, sinks, shelf=reader, pace=shelf.pace(source))
             try:
                 loop.run(stop=stop, max_frames=max_frames, duration_s=duration)
             finally:
-                summary = loop.summary()
-                click.echo(json_bytes(summary.as_json()).decode() if as_json else f"{summary}\n", nl=False)
+                click.echo(_told(loop.summary(), watch, as_json=as_json), nl=False)
+
+
+def _told(summary: Summary, watch: ShelfWatch | None, *, as_json: bool) -> str:
+    from edgebcnn.atomic import json_bytes
+
+    if as_json:
+        return json_bytes({**summary.as_json(), **(watch.as_json() if watch else {})}).decode()
+    return "\n".join([str(summary), *([str(watch)] if watch else []), ""])
 
 
 def _open(path: Path) -> Bundle:
@@ -109,3 +131,10 @@ def _sinks(source: Source, jsonl: Path | None, reporter: Reporter, *, lines: boo
     elif source.total is not None:
         sinks.append(ProgressSink(reporter, source.total))
     return sinks
+
+
+def _slot_sinks(jsonl: Path | None, *, lines: bool) -> list[SlotSink]:
+    from edgebcnn.camera.shelf import SlotLines
+    from edgebcnn.camera.sinks import JsonLinesSink
+
+    return [*([JsonLinesSink(jsonl)] if jsonl else []), *([SlotLines(sys.stdout)] if lines else [])]

@@ -16,7 +16,10 @@ from edgebcnn.shelf.regions import Region
 
 MAX_CELLS = 24  # a side; the smallest print that tells packs apart still covers several cells
 MIN_CELL_PX = 4.0  # the mean of 16 pixels has a quarter of their noise
-CELL_TOLERANCE = 14.0  # grey levels of 255 by which a cell may differ
+CELL_TOLERANCE = 14.0  # grey levels of 255 by which a cell may differ, where the camera is not noisier than that
+MAX_CELL_TOLERANCE = 40.0  # with a camera so noisy that more would be needed, slots are drawn too small
+_NOISE_DEVIATIONS = 3.5  # of 576 cells in three colours, noise moves less than one by more than that
+_NORMAL_MAD = 1.4826  # standard deviation of normal noise over the median of its absolute values
 LIGHT_GAIN = 1.25  # light that drifts changes by less between two looks; a lamp that is switched is worth a second look
 ANY_LIGHT_GAIN = 2.5  # between pictures of different days
 _MAX_CAST = (
@@ -57,7 +60,20 @@ class Grid:
         return Look(np.asarray(cells[self._inside], np.float32))
 
 
-def changed_share(before: Look, after: Look, *, max_gain: float = LIGHT_GAIN) -> float:
+def noise_tolerance(before: Look, after: Look) -> float:
+    """By how many grey levels a cell may differ, judged by two looks at the same thing: 3.5 deviations of the noise.
+
+    The noise is that of the quieter half of the cells, so that the other half may have changed.
+    """
+    if not len(before.cells):
+        return CELL_TOLERANCE
+    deviation = _NORMAL_MAD * float(np.median(np.abs(after.cells - before.cells)))
+    return float(np.clip(_NOISE_DEVIATIONS * deviation, CELL_TOLERANCE, MAX_CELL_TOLERANCE))
+
+
+def changed_share(
+    before: Look, after: Look, *, tolerance: float = CELL_TOLERANCE, max_gain: float = LIGHT_GAIN
+) -> float:
     """Share of cells, 0-1, that differ by more than light and noise explain; 0 where there is no cell.
 
     The light is a gain per channel, the median over the cells of (after + d) / (before + d): as long as less than half
@@ -71,8 +87,8 @@ def changed_share(before: Look, after: Look, *, max_gain: float = LIGHT_GAIN) ->
     gain = np.clip(ratio, light / _MAX_CAST, light * _MAX_CAST)
     expected = np.minimum((before.cells + _DARK) * gain - _DARK, 255.0)
     # The brighter of two pictures shows the same difference with more grey levels.
-    tolerance = CELL_TOLERANCE * np.maximum(gain, 1.0)
+    allowed = tolerance * np.maximum(gain, 1.0)
     difference = after.cells - expected
     # Of an overexposed cell it is not known how bright it was, only that it was at least so bright.
-    too_bright = (difference > tolerance) & (before.cells < _BRIGHT)
-    return float(((difference < -tolerance) | too_bright).any(axis=1).mean())
+    too_bright = (difference > allowed) & (before.cells < _BRIGHT)
+    return float(((difference < -allowed) | too_bright).any(axis=1).mean())

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 SURROUNDINGS = 0.25  # how far around a slot one looks for what stands in its way, as a share of its larger side
+GUARD = 0.06  # how far packs may stick out of their slots, as a share of the same
 
 
 @dataclass(frozen=True)
@@ -53,15 +54,16 @@ def polygon_region(points_px: Sequence[tuple[float, float]], *, width_px: int, h
 
 
 def surroundings(region: Region, regions: Sequence[Region], *, width_px: int, height_px: int) -> Region:
-    """What is near a slot and in no slot: shelf, rail, gaps. Its mask is empty where slots cover everything around."""
+    """What is near a slot and not close to any: shelf, rail, gaps. Its mask is empty where slots fill everything."""
     height, width = region.mask.shape
-    margin = round(SURROUNDINGS * max(height, width))
+    margin, guard = (round(share * max(height, width)) for share in (SURROUNDINGS, GUARD))
     left, top = max(0, region.left - margin), max(0, region.top - margin)
     right, bottom = min(width_px, region.left + width + margin), min(height_px, region.top + height + margin)
     free = np.full((height_px, width_px), 255, np.uint8)
     for other in regions:
         rows, columns = other.mask.shape
         free[other.top : other.top + rows, other.left : other.left + columns] &= ~other.mask
+    free = np.asarray(cv2.erode(free, np.ones((2 * guard + 1, 2 * guard + 1), np.uint8)), np.uint8)
     return Region(left, top, np.ascontiguousarray(free[top:bottom, left:right]), is_box=False)
 
 

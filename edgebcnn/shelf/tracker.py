@@ -21,7 +21,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebcnn.shelf.appearance import ANY_LIGHT_GAIN, Look, changed_share
+from edgebcnn.shelf.appearance import ANY_LIGHT_GAIN, CELL_TOLERANCE, LIGHT_GAIN, Look, changed_share, noise_tolerance
 from edgebcnn.shelf.slots import Rules
 from edgebcnn.shelf.voting import OCCLUDED, Ballot, Content, Kind, elect
 
@@ -30,6 +30,7 @@ CHANGED_SHARE = (
 )
 VEILED_SHARE = 0.35  # of the cells around a slot: a pack that sticks out changes 25 %, a person half of them or more
 EMPTY_SHARE = 0.15  # of the cells that may differ from the empty shelf; a pack differs in 45 % or more
+TOLERANCE_GROWTH = 1.02  # a frame: the camera's noise grows at dusk, not from one frame to the next
 MIN_AROUND_CELLS = 12  # fewer say nothing
 STILL_S = 0.3  # after a movement, before a slot is believed to be still
 MIN_VOTES = 3  # votes without which nothing is settled
@@ -64,6 +65,7 @@ class SlotTracker:
         self._nothing = np.zeros(classes + 1)
         self._nothing[-1] = 1.0
         self._slot: Look | None = None
+        self._tolerance = math.inf
         self._look_around: Callable[[], Look] | None = None
         self._clear_around: Look | None = None
         self._voted_on: Look | None = None
@@ -92,8 +94,11 @@ class SlotTracker:
         Returns:
             Whether the slot should be classified, and `vote` called with the answer.
         """
-        if self._slot is not None and changed_share(self._slot, slot) > CHANGED_SHARE:
-            self._moved_s = at_s
+        if self._slot is not None:
+            # Movement looks like noise for a while; the quietest frames of late know better.
+            self._tolerance = min(noise_tolerance(self._slot, slot), TOLERANCE_GROWTH * self._tolerance)
+            if self._differ(self._slot, slot) > CHANGED_SHARE:
+                self._moved_s = at_s
         self._slot, self._look_around = slot, around
         if not self._gate.enabled:
             return True
@@ -167,12 +172,12 @@ class SlotTracker:
         return is_due or self._has_changed()
 
     def _has_changed(self) -> bool:
-        return self._voted_on is None or changed_share(self._voted_on, _known(self._slot)) > CHANGED_SHARE
+        return self._voted_on is None or self._differ(self._voted_on, _known(self._slot)) > CHANGED_SHARE
 
     def _looks_empty(self) -> bool:
         if self._empty is None:
             return False
-        return changed_share(self._empty, _known(self._slot), max_gain=ANY_LIGHT_GAIN) <= EMPTY_SHARE
+        return self._differ(self._empty, _known(self._slot), ANY_LIGHT_GAIN) <= EMPTY_SHARE
 
     def _is_still(self, at_s: float) -> bool:
         return at_s - self._moved_s >= STILL_S
@@ -185,7 +190,11 @@ class SlotTracker:
         """Whether what is around the slot looks other than when nothing was in the way."""
         if self._clear_around is None or len(around.cells) < MIN_AROUND_CELLS:
             return False
-        return changed_share(self._clear_around, around) > VEILED_SHARE
+        return self._differ(self._clear_around, around) > VEILED_SHARE
+
+    def _differ(self, before: Look, now: Look, max_gain: float = LIGHT_GAIN) -> float:
+        tolerance = self._tolerance if math.isfinite(self._tolerance) else CELL_TOLERANCE
+        return changed_share(before, now, tolerance=tolerance, max_gain=max_gain)
 
     def _has_stood(self, at_s: float) -> bool:
         """Whether what is in the way has not moved for so long that it belongs there."""

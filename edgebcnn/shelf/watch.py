@@ -176,6 +176,27 @@ class ShelfWatch:
             for shelf, found in states.items()
         )
 
+    def as_json(self) -> dict[str, Any]:
+        """Slots looked at and classified, how every shelf stands, and the state of every slot."""
+        slots = [
+            {
+                "shelf": reading.shelf,
+                "slot": reading.slot,
+                "expected": reading.expected.name,
+                "state": reading.state.value if reading.state else None,
+                "product": reading.product.name if reading.product else None,
+            }
+            for reading in self.readings()
+        ]
+        shelves = [shelf.as_json() for shelf in self.compliance()]
+        return {"slot_looks": self.looks, "slot_invokes": self.invokes, "shelves": shelves, "slots": slots}
+
+    def __str__(self) -> str:
+        """A line for the work that was done, and one a shelf."""
+        share = f" ({100 * self.invokes / self.looks:.1f} %)" if self.looks else ""
+        lines = [f"{'slots':<10}{self.looks} looked at · {self.invokes} classified{share}"]
+        return "\n".join(lines + [f"{'shelf':<10}{shelf}" for shelf in self.compliance()])
+
     def _as_state(self, content: Content | None, expected: int) -> tuple[SlotState | None, Label | None]:
         if content is None:
             return None, None
