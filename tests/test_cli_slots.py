@@ -115,11 +115,12 @@ def test_check_draws_the_slots_and_says_what_the_model_sees(shelf: Path, tmp_pat
     checks = json.loads(result.stdout)
     assert [(check["expected"], check["product"]) for check in checks] == [("Red", "Red"), ("Green", "Blue")]
     assert (checks[0]["width_px"], checks[0]["height_px"]) == (60, 48)
-    picture, still = cv2.imread(str(drawn)), cv2.imread(str(shelf / "still.png"))
+    picture = cv2.imread(str(drawn))
     assert picture is not None
-    assert still is not None
-    assert picture.shape == still.shape
-    assert (picture != still).any()
+    assert picture.shape == (4 * 48, 4 * 128, 3), "a small picture is enlarged"
+    plain = cv2.resize(frame("Blue", 0), None, fx=4, fy=4, interpolation=cv2.INTER_LINEAR)
+    assert (picture[:, 4] != plain[:, 4]).any()
+    assert np.array_equal(picture[100:180, 246:266], plain[100:180, 246:266]), "between the slots nothing is drawn"
 
 
 def test_check_needs_no_bundle(shelf: Path) -> None:

@@ -135,13 +135,13 @@ def test_the_gate_ignores_noise_and_sees_a_look_alike() -> None:
     shares = []
     for product in (shelf.expected[0], *[p for p in PRODUCTS if p.coarse == shelf.expected[0].coarse]):
         contents = [product.name] + [EMPTY] * 7
-        shares.append(changed_share(grid.look(first), grid.look(shelf._exposed(
-            shelf._drawn(contents), 1.0, np.random.default_rng(1)))))  # fmt: skip
+        other = shelf.picture(contents, time_s=1.0, rng=np.random.default_rng(1))
+        shares.append(changed_share(grid.look(first), grid.look(other)))
     assert sum(share > CHANGED_SHARE for share in shares) >= 3
 
 
 def test_a_noisy_camera_moves_nothing_and_a_new_pack_is_still_seen(rng: np.random.Generator, around: Look) -> None:
-    tracker = SlotTracker(0, 2, RULES, gate=Gate())
+    tracker = SlotTracker(2, RULES, gate=Gate())
     pack, other = cells(rng), cells(rng)
     for at_s in np.arange(0, 6, 0.1):
         shown = (pack if at_s < 3 else other).cells
@@ -206,7 +206,7 @@ MILK, YOGHURT, NOBODY = (0.9, 0.1, 0.0), (0.1, 0.9, 0.0), (0.4, 0.4, 0.2)
 def test_a_slot_that_does_not_change_is_classified_three_times_and_then_at_the_floor_rate(
     rng: np.random.Generator, around: Look
 ) -> None:
-    tracker = SlotTracker(0, 2, RULES, gate=Gate(floor_s=10))
+    tracker = SlotTracker(2, RULES, gate=Gate(floor_s=10))
     look = cells(rng)
     assert seen(tracker, look, MILK, np.arange(0, 5, 0.1).tolist(), around=around) == 3
     assert tracker.state == Content(Kind.PRODUCT, 0)
@@ -214,7 +214,7 @@ def test_a_slot_that_does_not_change_is_classified_three_times_and_then_at_the_f
 
 
 def test_a_hand_that_comes_and_goes_settles_nothing(rng: np.random.Generator, around: Look) -> None:
-    tracker = SlotTracker(0, 2, RULES, gate=Gate())
+    tracker = SlotTracker(2, RULES, gate=Gate())
     pack = cells(rng)
     seen(tracker, pack, MILK, np.arange(0, 3, 0.1).tolist(), around=around)
     for at_s in np.arange(3, 5, 0.1):
@@ -224,7 +224,7 @@ def test_a_hand_that_comes_and_goes_settles_nothing(rng: np.random.Generator, ar
 
 
 def test_what_stands_in_the_way_is_occluded_and_not_another_product(rng: np.random.Generator, around: Look) -> None:
-    tracker = SlotTracker(0, 2, RULES, gate=Gate())
+    tracker = SlotTracker(2, RULES, gate=Gate())
     pack, coat, coat_around = cells(rng), cells(rng), cells(rng, 100)
     seen(tracker, pack, MILK, np.arange(0, 3, 0.1).tolist(), around=around)
     seen(tracker, coat, YOGHURT, np.arange(3, 10, 0.1).tolist(), around=coat_around)
@@ -234,15 +234,39 @@ def test_what_stands_in_the_way_is_occluded_and_not_another_product(rng: np.rand
     assert tracker.state == Content(Kind.PRODUCT, 0)
 
 
+def test_a_lamp_that_is_switched_is_looked_at_again_and_settles_nothing(rng: np.random.Generator, around: Look) -> None:
+    tracker = SlotTracker(2, RULES, gate=Gate())
+    pack = cells(rng)
+    seen(tracker, pack, MILK, np.arange(0, 3, 0.1).tolist(), around=around)
+    darker, around_darker = (Look(look.cells * np.float32(0.5)) for look in (pack, around))
+    assert seen(tracker, darker, MILK, np.arange(3, 9, 0.1).tolist(), around=around_darker) == 3
+    assert tracker.state == Content(Kind.PRODUCT, 0)
+
+
+def test_who_half_covers_a_slot_does_not_become_a_part_of_the_shelf(rng: np.random.Generator, around: Look) -> None:
+    tracker = SlotTracker(2, RULES, gate=Gate())
+    pack, elbow = cells(rng), cells(rng)
+    seen(tracker, pack, MILK, np.arange(0, 3, 0.1).tolist(), around=around)
+    partly = around.cells.copy()
+    partly[:30] = 10  # 30 % of what is around: not yet in the way
+    seen(tracker, elbow, NOBODY, np.arange(3, 8, 0.1).tolist(), around=Look(partly))
+    wholly = Look(np.roll(around.cells, 1, axis=0))
+    seen(tracker, cells(rng), YOGHURT, np.arange(8, 16, 0.1).tolist(), around=wholly)
+    assert tracker.state is not None
+    assert tracker.state.kind is Kind.OCCLUDED
+    seen(tracker, pack, MILK, np.arange(16, 19, 0.1).tolist(), around=around)
+    assert tracker.state == Content(Kind.PRODUCT, 0)
+
+
 def test_what_stands_beside_a_slot_for_long_is_a_part_of_the_shelf(rng: np.random.Generator, around: Look) -> None:
-    tracker = SlotTracker(0, 2, RULES, gate=Gate())
+    tracker = SlotTracker(2, RULES, gate=Gate())
     seen(tracker, cells(rng), MILK, np.arange(0, 3, 0.1).tolist(), around=around)
     seen(tracker, cells(rng), YOGHURT, np.arange(3, 30, 0.1).tolist(), around=cells(rng, 100))
     assert tracker.state == Content(Kind.PRODUCT, 1)
 
 
 def test_what_the_model_does_not_know_is_unknown(rng: np.random.Generator, around: Look) -> None:
-    tracker = SlotTracker(0, 2, RULES, gate=Gate())
+    tracker = SlotTracker(2, RULES, gate=Gate())
     seen(tracker, cells(rng), NOBODY, np.arange(0, 3, 0.1).tolist(), around=around)
     assert tracker.state == UNKNOWN
 
@@ -251,7 +275,7 @@ def test_the_empty_shelf_is_told_by_its_picture_without_a_classification(
     rng: np.random.Generator, around: Look
 ) -> None:
     empty = cells(rng)
-    tracker = SlotTracker(0, 2, RULES, gate=Gate(), empty=empty)
+    tracker = SlotTracker(2, RULES, gate=Gate(), empty=empty)
     darker = Look(empty.cells * np.float32(0.6))
     assert seen(tracker, darker, MILK, np.arange(0, 3, 0.1).tolist(), around=around) == 0
     assert tracker.state is not None

@@ -62,7 +62,7 @@ def _print(checks: Sequence[SlotCheck], *, as_json: bool) -> None:
         return
     table = Table()
     for column in ("shelf", "slot", "expected", "pixels", "the model says", "score"):
-        table.add_column(column, justify="right" if column in ("pixels", "score") else "left")
+        table.add_column(column, justify="right" if column in ("pixels", "score") else "left", overflow="fold")
     for check in checks:
         score = "" if check.score is None else f"{100 * check.score:.1f} %"
         size = f"{check.width_px} × {check.height_px}"

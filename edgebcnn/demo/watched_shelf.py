@@ -28,7 +28,7 @@ _ROW_PX, _COLUMN_PX = HEIGHT_PX // ROWS, WIDTH_PX // COLUMNS
 _BOARD_PX = 195  # from the top of a row to its board
 _PACK_PX = 140
 _SLOT_MARGIN_PX = 5  # as a careful person draws a slot around a pack
-_FOREIGN = ("XOLMI", "BADDU", "QUENT")
+FOREIGN = ("XOLMI", "BADDU", "QUENT")
 _CLEAR_SHARE, _COVERED_SHARE = 0.02, 0.7  # of a slot's area, where an obstacle begins to matter and where it hides it
 
 _TOUCH_S, _PASS_S = 1.0, 2.0  # a hand's way in or out; a person's way through the picture
@@ -102,9 +102,13 @@ class WatchedShelf:
             lines.append(f'\n[[shelf.slot]]\nname = "{name}"\nproduct = "{product.name}"\nbox = {list(box)}')
         return "\n".join(lines) + "\n"
 
+    def picture(self, contents: Sequence[str], *, time_s: float, rng: np.random.Generator) -> NDArray[np.uint8]:
+        """The shelf with these contents, names of products, of `FOREIGN` packs or `EMPTY`, in the light of a moment."""
+        return self._exposed(self._drawn(contents), time_s, rng)
+
     def empty_picture(self) -> NDArray[np.uint8]:
         """The shelf without any pack, taken in another light than any frame."""
-        return self._exposed(self._drawn((EMPTY,) * SLOTS), -20.0, np.random.default_rng(5))
+        return self.picture((EMPTY,) * SLOTS, time_s=-20.0, rng=np.random.default_rng(5))
 
     def frames(self, *, fps: float = 10.0) -> Iterator[ShelfFrame]:
         """Every frame of the day, each drawn when it is asked for."""
@@ -130,7 +134,7 @@ class WatchedShelf:
         for content, box in zip(contents, self._boxes_px, strict=True):
             left, top, right, bottom = box.astype(int)
             share = float((cover[max(0, top) : bottom, left:right] > 127).mean())
-            seen = UNKNOWN if content in _FOREIGN else content
+            seen = UNKNOWN if content in FOREIGN else content
             truth.append(OCCLUDED if share >= _COVERED_SHARE else None if share > _CLEAR_SHARE else seen)
         return tuple(truth)
 
@@ -166,14 +170,15 @@ class WatchedShelf:
         return (EMPTY, self._another(slot), self._foreign(), EMPTY, self._another(slot))[self._rng.integers(5)]
 
     def _another(self, slot: int) -> str:
-        """Mostly a look-alike of the family, as people put things back."""
+        """Mostly a look-alike of the family, as people put things back; else any pack that the place has room for."""
         expected = self.expected[slot]
-        family = [p for p in PRODUCTS if p != expected and p.coarse == expected.coarse]
-        others = family if self._rng.random() < 0.7 else [p for p in PRODUCTS if p.coarse != expected.coarse]
+        others = [p for p in PRODUCTS if p != expected and _fits(p.name, slot, self._boxes_px[slot])]
+        if self._rng.random() < 0.7:
+            others = [p for p in others if p.coarse == expected.coarse]
         return others[self._rng.integers(len(others))].name
 
     def _foreign(self) -> str:
-        return _FOREIGN[self._rng.integers(len(_FOREIGN))]
+        return FOREIGN[self._rng.integers(len(FOREIGN))]
 
     def _hand(self, start_s: float, slot: int, content: str) -> _Visit:
         left, top, right, bottom = self._boxes_px[slot]
@@ -237,6 +242,11 @@ def _box_px(content: str, slot: int) -> NDArray[np.float64]:
     rows, columns = (np.flatnonzero((sprite[..., 3] > 220).any(axis=axis)) for axis in (1, 0))
     edges = np.array([columns[0], rows[0], columns[-1] + 1, rows[-1] + 1]) + np.round([left, top, left, top])
     return np.asarray(edges + _SLOT_MARGIN_PX * np.array([-1, -1, 1, 1]))
+
+
+def _fits(content: str, slot: int, box: NDArray[np.float64]) -> bool:
+    pack = _box_px(content, slot) - _SLOT_MARGIN_PX * np.array([-1, -1, 1, 1])
+    return bool((pack[2:] - pack[:2] <= box[2:] - box[:2]).all())
 
 
 def _paste(canvas: NDArray[np.uint8], sprite: NDArray[np.uint8], place: tuple[float, float]) -> None:

@@ -22,9 +22,7 @@ _NOISE_DEVIATIONS = 3.5  # of 576 cells in three colours, noise moves less than 
 _NORMAL_MAD = 1.4826  # standard deviation of normal noise over the median of its absolute values
 LIGHT_GAIN = 1.25  # light that drifts changes by less between two looks; a lamp that is switched is worth a second look
 ANY_LIGHT_GAIN = 2.5  # between pictures of different days
-_MAX_CAST = (
-    1.1  # how much more one colour of the light may change than another; more is another thing, not another light
-)
+_MAX_CAST = 1.1  # how much more one colour of the light may change than another; more is another thing
 _BRIGHT = 225.0  # some pixels of a cell as bright as this are cut off at 255
 _DARK = 8.0  # grey levels, so that a ratio of two dark cells means little
 
@@ -34,11 +32,6 @@ class Look:
     """A part of a picture on a coarse grid: `(cells, 3)` float32, grey levels of the cells inside of a region."""
 
     cells: NDArray[np.float32]
-
-    @property
-    def level(self) -> float:
-        """Mean grey level."""
-        return float(self.cells.mean()) if len(self.cells) else 0.0
 
 
 class Grid:
@@ -50,9 +43,6 @@ class Grid:
         self._size = tuple(int(np.clip(side / MIN_CELL_PX, 1, MAX_CELLS)) for side in (width, height))
         cover = cv2.resize(region.mask, self._size, interpolation=cv2.INTER_AREA)
         self._inside = cover > 127
-
-    def __len__(self) -> int:
-        return int(self._inside.sum())
 
     def look(self, frame_bgr: NDArray[np.uint8]) -> Look:
         """The region in a frame, `(h, w, 3)` uint8 BGR of the size that the region was made for."""

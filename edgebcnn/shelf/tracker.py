@@ -6,8 +6,8 @@ A slot is looked at in every frame, by its pixels alone, and classified only whe
     pixels are still       classified a few times if they differ from what was classified last,
                            then once every `floor_s` seconds: pixels that stay need no second opinion
     like the empty shelf   counted as empty, without a classification
-    still, and so is what  something stands in the way, unless the slot shows what belongs there or what was there
-    changed around it
+    still, and changed     something stands in the way, whatever the model takes it for: people's clothes are products
+    like all around it     to a model that was never shown any
 
 A content that the votes name for `settle_s` is settled; what is in the way for `occluded_after_s` makes it occluded.
 """
@@ -23,13 +23,12 @@ from numpy.typing import NDArray
 
 from edgebcnn.shelf.appearance import ANY_LIGHT_GAIN, CELL_TOLERANCE, LIGHT_GAIN, Look, changed_share, noise_tolerance
 from edgebcnn.shelf.slots import Rules
-from edgebcnn.shelf.voting import OCCLUDED, Ballot, Content, Kind, elect
+from edgebcnn.shelf.voting import OCCLUDED, Ballot, Content, elect
 
-CHANGED_SHARE = (
-    0.06  # of a slot's cells; a shake by half a pixel changes 4 % in the mean, a look-alike pack 12 % or more
-)
+CHANGED_SHARE = 0.10  # of a slot's cells; a shake by half a pixel changes 7 % as a rule, a look-alike pack 19 % or more
 VEILED_SHARE = 0.35  # of the cells around a slot: a pack that sticks out changes 25 %, a person half of them or more
-EMPTY_SHARE = 0.15  # of the cells that may differ from the empty shelf; a pack differs in 45 % or more
+UNVEILED_SHARE = 0.25  # who sways at the edge of the other share is still there; light that leans changes up to 20 %
+EMPTY_SHARE = 0.15  # of the cells that may differ from the empty shelf; a pack differs in 60 % or more
 TOLERANCE_GROWTH = 1.02  # a frame: the camera's noise grows at dusk, not from one frame to the next
 MIN_AROUND_CELLS = 12  # fewer say nothing
 STILL_S = 0.3  # after a movement, before a slot is believed to be still
@@ -58,8 +57,7 @@ class SlotTracker:
         score: Its voted probability when it settled; None where it is occluded.
     """
 
-    def __init__(self, expected: int, classes: int, rules: Rules, *, gate: Gate, empty: Look | None = None) -> None:
-        self._expected = Content(Kind.PRODUCT, expected)
+    def __init__(self, classes: int, rules: Rules, *, gate: Gate, empty: Look | None = None) -> None:
         self._rules, self._gate, self._empty = rules, gate, empty
         self._ballot = Ballot(classes)
         self._nothing = np.zeros(classes + 1)
@@ -136,13 +134,11 @@ class SlotTracker:
         content = elect(self._ballot, self._content, self._rules)
         if not self._voted_veiled:
             return content
-        is_familiar = content in (self._expected, self._content) and content.kind in (Kind.PRODUCT, Kind.EMPTY)
-        is_sure = is_familiar and self._ballot.count >= MIN_VOTES
         around = self._around()
-        if is_sure or self._has_stood(at_s) or not self._is_veiled(around):
-            self._clear_around, self._voted_veiled = around, False
-            return content
-        return None
+        if self._has_stood(at_s):
+            self._clear_around = around
+        self._voted_veiled = self._differing_around(around) > UNVEILED_SHARE
+        return None if self._voted_veiled else content
 
     def _settle_on(self, content: Content) -> bool:
         if content != OCCLUDED:
@@ -159,8 +155,9 @@ class SlotTracker:
             self._ballot.clear()
             self._candidate = None
         around = self._around()
-        self._voted_veiled = self._is_veiled(around)
-        if not self._voted_veiled:
+        differing = self._differing_around(around)
+        self._voted_veiled = differing > (UNVEILED_SHARE if self._voted_veiled else VEILED_SHARE)
+        if differing <= CHANGED_SHARE:  # an elbow at the edge must not become a part of the shelf
             self._clear_around = around
         self._voted_on, self._voted_s = self._slot, at_s
         self._ballot.add(probabilities)
@@ -186,11 +183,11 @@ class SlotTracker:
         assert self._look_around is not None, "look comes first"
         return self._look_around()
 
-    def _is_veiled(self, around: Look) -> bool:
-        """Whether what is around the slot looks other than when nothing was in the way."""
+    def _differing_around(self, around: Look) -> float:
+        """Share of what is around the slot that looks other than when nothing was in the way, in whatever light."""
         if self._clear_around is None or len(around.cells) < MIN_AROUND_CELLS:
-            return False
-        return self._differ(self._clear_around, around) > VEILED_SHARE
+            return 0.0
+        return self._differ(self._clear_around, around, ANY_LIGHT_GAIN)
 
     def _differ(self, before: Look, now: Look, max_gain: float = LIGHT_GAIN) -> float:
         tolerance = self._tolerance if math.isfinite(self._tolerance) else CELL_TOLERANCE

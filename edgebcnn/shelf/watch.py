@@ -216,13 +216,12 @@ class ShelfWatch:
         empty = self._fitted_empty_picture(width_px, height_px)
         self._trackers = [
             SlotTracker(
-                expected,
                 len(self._labels),
                 self._map.file.rules,
                 gate=self._gate,
                 empty=None if empty is None else grid.look(empty),
             )
-            for expected, (grid, _) in zip(self._expected, self._grids, strict=True)
+            for grid, _ in self._grids
         ]
         self._size = width_px, height_px
 
