@@ -4,7 +4,8 @@
 
 BUNDLE is what `edgebcnn demo` makes. Draws days in front of a shelf (`edgebcnn/demo/watched_shelf.py`), watches each
 with the gate and without, and prints how much of the settled time the states were right, which events were false or
-flapped, and how many slots were classified. Exit code 1 if what is promised does not hold.
+flapped, and how many slots were classified. Exit code 1 if the watch with the gate does not keep what is promised: 99 %
+right, no false event, no flap, and a third of the classifications at most.
 """
 
 from __future__ import annotations
@@ -130,8 +131,8 @@ def main(bundle: Path, seeds: int, duration: float, as_json: bool) -> None:
             print(_line(*rows[-1]), file=sys.stderr)
     if as_json:
         print(json.dumps([{"seed": seed, "gate": gated, **asdict(score)} for seed, gated, score in rows]))
-    kept = [_holds(rows, gated=gated) for gated in (True, False)]
-    sys.exit(not all(kept))
+    kept, _ = (_holds(rows, gated=gated) for gated in (True, False))
+    sys.exit(not kept)
 
 
 def _line(seed: int, gated: bool, score: Score) -> str:
@@ -157,8 +158,7 @@ def _holds(rows: Sequence[Row], *, gated: bool) -> bool:
         f"{false} false, {flaps} flapped, {100 * invokes / looks:.1f} % of the slots classified",
         file=sys.stderr,
     )
-    saves = invokes <= MAX_INVOKES * looks or not gated
-    return right >= MIN_RIGHT * settled and saves and not false and not flaps
+    return right >= MIN_RIGHT * settled and invokes <= MAX_INVOKES * looks and not false and not flaps
 
 
 def _judge_states(

@@ -23,7 +23,7 @@ from edgebcnn.demo.products import PRODUCTS
 from edgebcnn.demo.watched_shelf import EMPTY, FOREIGN, HEIGHT_PX, SLOTS, WIDTH_PX, WatchedShelf
 from edgebcnn.device.classifier import Classifier
 from edgebcnn.shelf.appearance import ANY_LIGHT_GAIN, Grid, changed_share
-from edgebcnn.shelf.regions import Region, crop, polygon_region
+from edgebcnn.shelf.regions import Region, closer, crop, polygon_region
 
 DAYS, MOMENTS = 8, 5
 SECONDS = 300.0
@@ -45,7 +45,9 @@ CUTS: dict[str, Cut] = {
     "whole, with what is beside it": lambda frame, region: grown(frame, region, by=1.0),
     "the same, a quarter larger": lambda frame, region: grown(frame, region, by=1.25),
     "whole, filled up with its mean": lambda frame, region: crop(frame, region, width_over_height=1.0),
+    "its middle, filled up with its mean": lambda frame, region: crop(frame, closer(region), width_over_height=1.0),
 }
+WHOLE, MIDDLE, BOTH = *list(CUTS)[-2:], "the mean of the last two"
 
 
 @click.command()
@@ -53,9 +55,8 @@ CUTS: dict[str, Cut] = {
 def main(bundle: Path) -> None:
     """Measures what a watch of slots decides by, with the model of BUNDLE."""
     classifier = Classifier.from_bundle(open_bundle(bundle))
-    right: dict[str, list[bool]] = defaultdict(list)
-    scores: dict[tuple[str, bool], list[float]] = defaultdict(list)
-    entropies: dict[tuple[str, bool], list[float]] = defaultdict(list)
+    answers: dict[str, list[NDArray[np.float32]]] = defaultdict(list)
+    truth: list[str] = []
     shares: dict[str, list[float]] = defaultdict(list)
     for seed in range(DAYS):
         shelf, rng = WatchedShelf(seed=seed, duration_s=SECONDS), np.random.default_rng((seed, 1))
@@ -63,25 +64,32 @@ def main(bundle: Path) -> None:
         for time_s in rng.uniform(0, SECONDS - 20, MOMENTS):
             measure_shares(shelf, regions, float(time_s), rng, shares)
             contents = mixed(shelf, rng)
+            truth += contents
             frame = shelf.picture(contents, time_s=float(time_s), rng=rng)
-            for content, region in zip(contents, regions, strict=True):
-                for name, cut in CUTS.items():
-                    probabilities = classifier.classify(np.ascontiguousarray(cut(frame, region))).probabilities
-                    is_known = content not in FOREIGN
-                    scores[name, is_known].append(float(probabilities.max()))
-                    entropies[name, is_known].append(float(-(probabilities * np.log(probabilities + 1e-9)).sum()))
-                    if is_known:
-                        right[name].append(classifier.labels[int(probabilities.argmax())].name == content)
-    for name in CUTS:
-        known, foreign = np.array(scores[name, True]), np.array(scores[name, False])
-        print(
-            f"{name:32} right {100 * np.mean(right[name]):5.1f} % (n={len(known)}); score of known packs, lowest 5 %: "
-            f"{np.quantile(known, 0.05):.2f}; of foreign ones (n={len(foreign)}), median {np.median(foreign):.2f}, "
-            f"highest 5 %: {np.quantile(foreign, 0.95):.2f}; AUROC by score {auroc(known, foreign):.3f}, by entropy "
-            f"{auroc(-np.array(entropies[name, True]), -np.array(entropies[name, False])):.3f}"
-        )
+            for name, cut in CUTS.items():
+                seen = [np.ascontiguousarray(cut(frame, region)) for region in regions]
+                answers[name] += [classifier.classify(one).probabilities for one in seen]
+    answers[BOTH] = [(one + other) / 2 for one, other in zip(answers[WHOLE], answers[MIDDLE], strict=True)]
+    names = [label.name for label in classifier.labels]
+    for name, of_name in answers.items():
+        print(f"{name:36} {judged(np.stack(of_name), truth, names)}")
     for name, of_name in shares.items():
         print(f"{name:48} cells that differ: {_quantiles(of_name)} (n={len(of_name)})")
+
+
+def judged(probabilities: NDArray[np.float32], truth: list[str], names: list[str]) -> str:
+    """How often the model is right on packs that it knows, and how its scores tell them from foreign ones."""
+    is_known = np.array([content not in FOREIGN for content in truth])
+    said = [names[class_id] for class_id in probabilities.argmax(axis=1)]
+    right = np.array([content == name for content, name in zip(truth, said, strict=True)])[is_known]
+    scores = probabilities.max(axis=1).astype(np.float64)
+    certainty = (probabilities * np.log(probabilities + 1e-9)).sum(axis=1).astype(np.float64)
+    known, foreign = scores[is_known], scores[~is_known]
+    return (
+        f"right {100 * right.mean():5.1f} % (n={len(known)}); 95 % of known packs reach {np.quantile(known, 0.05):.2f} "
+        f"and 95 % of foreign ones (n={len(foreign)}) stay below {np.quantile(foreign, 0.95):.2f}; AUROC by score "
+        f"{auroc(known, foreign):.3f}, by entropy {auroc(certainty[is_known], certainty[~is_known]):.3f}"
+    )
 
 
 def measure_shares(
@@ -113,11 +121,12 @@ def measure_shares(
 
 
 def mixed(shelf: WatchedShelf, rng: np.random.Generator) -> list[str]:
-    """What belongs there, a look-alike, or a foreign pack, in each slot."""
+    """What belongs there or a look-alike, any pack that fits, or a foreign one, in each slot."""
     contents = []
-    for product in shelf.expected:
+    for slot, product in enumerate(shelf.expected):
         family = [other.name for other in PRODUCTS if other.coarse == product.coarse]
-        contents.append(str(rng.choice(FOREIGN if rng.random() < 0.3 else family)))
+        choice = (family, shelf.fitting(slot), FOREIGN)[rng.integers(3)]
+        contents.append(str(rng.choice(choice)))
     return contents
 
 

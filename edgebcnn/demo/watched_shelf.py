@@ -91,6 +91,10 @@ class WatchedShelf:
         scale = np.array([WIDTH_PX, HEIGHT_PX, WIDTH_PX, HEIGHT_PX])
         return tuple(tuple(float(round(share, 4)) for share in box / scale) for box in self._boxes_px)  # type: ignore[misc]
 
+    def fitting(self, slot: int) -> list[str]:
+        """Names of the products whose packs are no larger than a slot."""
+        return [product.name for product in PRODUCTS if _fits(product.name, slot, self._boxes_px[slot])]
+
     def toml(self, *, empty_picture: str | None = None, settle_s: float | None = None) -> str:
         """A slots file for it, a shelf per board; with the path of a picture of the empty shelf where there is one."""
         lines = ['units = "share"', *([f'empty_picture = "{empty_picture}"'] if empty_picture else [])]
@@ -172,10 +176,11 @@ class WatchedShelf:
     def _another(self, slot: int) -> str:
         """Mostly a look-alike of the family, as people put things back; else any pack that the place has room for."""
         expected = self.expected[slot]
-        others = [p for p in PRODUCTS if p != expected and _fits(p.name, slot, self._boxes_px[slot])]
+        others = [name for name in self.fitting(slot) if name != expected.name]
         if self._rng.random() < 0.7:
-            others = [p for p in others if p.coarse == expected.coarse]
-        return others[self._rng.integers(len(others))].name
+            family = {product.name for product in PRODUCTS if product.coarse == expected.coarse}
+            others = [name for name in others if name in family]
+        return others[self._rng.integers(len(others))]
 
     def _foreign(self) -> str:
         return FOREIGN[self._rng.integers(len(FOREIGN))]

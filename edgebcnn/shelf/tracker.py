@@ -32,7 +32,7 @@ EMPTY_SHARE = 0.15  # of the cells that may differ from the empty shelf; a pack 
 TOLERANCE_GROWTH = 1.02  # a frame: the camera's noise grows at dusk, not from one frame to the next
 MIN_AROUND_CELLS = 12  # fewer say nothing
 STILL_S = 0.3  # after a movement, before a slot is believed to be still
-MIN_VOTES = 3  # votes without which nothing is settled
+MIN_VOTES = 4  # votes without which nothing is settled: two of each view
 ACCEPTED_AFTER_S = 20.0  # nobody stands so still for so long: it is a part of the shelf
 
 
@@ -55,6 +55,7 @@ class SlotTracker:
     Attributes:
         state: What is settled, or None before anything is.
         score: Its voted probability when it settled; None where it is occluded.
+        from_closer: Whether the next vote should be on the closer view of the slot; every other one is.
     """
 
     def __init__(self, classes: int, rules: Rules, *, gate: Gate, empty: Look | None = None) -> None:
@@ -68,10 +69,11 @@ class SlotTracker:
         self._clear_around: Look | None = None
         self._voted_on: Look | None = None
         self._voted_veiled = False
-        self._voted_s = self._moved_s = -math.inf
+        self._voted_s = self._moved_s = self._cleared_s = -math.inf
         self._in_the_way_since_s: float | None = None
         self._candidate: tuple[Content, float] | None = None
         self._content: Content | None = None
+        self.from_closer = False
         self.state: Content | None = None
         self.score: float | None = None
 
@@ -136,7 +138,7 @@ class SlotTracker:
             return content
         around = self._around()
         if self._has_stood(at_s):
-            self._clear_around = around
+            self._clear_around, self._cleared_s = around, at_s
         self._voted_veiled = self._differing_around(around) > UNVEILED_SHARE
         return None if self._voted_veiled else content
 
@@ -157,10 +159,13 @@ class SlotTracker:
         around = self._around()
         differing = self._differing_around(around)
         self._voted_veiled = differing > (UNVEILED_SHARE if self._voted_veiled else VEILED_SHARE)
-        if differing <= CHANGED_SHARE:  # an elbow at the edge must not become a part of the shelf
-            self._clear_around = around
+        # An elbow at the edge must not become a part of the shelf, nor creep in frame by frame.
+        is_due = self._clear_around is None or at_s - self._cleared_s >= self._gate.floor_s
+        if is_due and differing <= CHANGED_SHARE:
+            self._clear_around, self._cleared_s = around, at_s
         self._voted_on, self._voted_s = self._slot, at_s
         self._ballot.add(probabilities)
+        self.from_closer = not self.from_closer
 
     def _wants_vote(self, at_s: float) -> bool:
         waited_s = at_s - self._voted_s

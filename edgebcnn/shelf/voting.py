@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from edgebcnn.shelf.slots import Rules
 
-MEMORY_VOTES = 5  # once there are more, the oldest fade: one odd look cannot change much, a new pack soon does
+MEMORY_VOTES = 6  # once there are more, the oldest fade: one odd look cannot change much, a new pack soon does
 
 
 class Kind(str, Enum):

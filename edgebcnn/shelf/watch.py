@@ -15,7 +15,7 @@ from edgebcnn.bundle import Label
 from edgebcnn.errors import DataError
 from edgebcnn.preprocessing import read_photo
 from edgebcnn.shelf.appearance import Grid
-from edgebcnn.shelf.regions import Region, crop, surroundings
+from edgebcnn.shelf.regions import Region, closer, crop, surroundings
 from edgebcnn.shelf.slots import SlotMap
 from edgebcnn.shelf.tracker import Gate, SlotTracker
 from edgebcnn.shelf.voting import Content
@@ -124,7 +124,7 @@ class ShelfWatch:
         self._empty_class = slots.empty_class_id(labels)
         self._empty_picture = read_photo(slots.empty_picture) if slots.empty_picture else None
         self._size: tuple[int, int] | None = None
-        self._regions: tuple[Region, ...] = ()
+        self._views: list[tuple[Region, Region]] = []
         self._grids: list[tuple[Grid, Grid]] = []
         self._trackers: list[SlotTracker] = []
         self.invokes = self.looks = 0
@@ -208,11 +208,10 @@ class ShelfWatch:
         height_px, width_px = frame_bgr.shape[:2]
         if self._size == (width_px, height_px):
             return
-        self._regions = self._map.regions(width_px=width_px, height_px=height_px)
-        around = [
-            surroundings(region, self._regions, width_px=width_px, height_px=height_px) for region in self._regions
-        ]
-        self._grids = [(Grid(region), Grid(nearby)) for region, nearby in zip(self._regions, around, strict=True)]
+        regions = self._map.regions(width_px=width_px, height_px=height_px)
+        around = [surroundings(region, regions, width_px=width_px, height_px=height_px) for region in regions]
+        self._views = [(region, closer(region)) for region in regions]
+        self._grids = [(Grid(region), Grid(nearby)) for region, nearby in zip(regions, around, strict=True)]
         empty = self._fitted_empty_picture(width_px, height_px)
         self._trackers = [
             SlotTracker(
@@ -238,7 +237,8 @@ class ShelfWatch:
         """`(wanted, classes + 1)`: the model's probabilities, that of the empty product moved to the last place."""
         votes = np.zeros((len(wanted), len(self._labels) + 1))
         if wanted:
-            crops = [crop(frame_bgr, self._regions[i], width_over_height=self._aspect) for i in wanted]
+            views = (self._views[i][self._trackers[i].from_closer] for i in wanted)
+            crops = [crop(frame_bgr, view, width_over_height=self._aspect) for view in views]
             votes[:, :-1] = self._classify(crops)
         if self._empty_class is not None:
             votes[:, -1], votes[:, self._empty_class] = votes[:, self._empty_class].copy(), 0.0
