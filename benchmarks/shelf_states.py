@@ -1,6 +1,6 @@
 """Are the states of slots right on a shelf whose truth is known, and what does the gate save?
 
-    python benchmarks/shelf_states.py BUNDLE [--seeds 8] [--duration 120]
+    python benchmarks/shelf_states.py BUNDLE [--seeds 8] [--first-seed 0] [--duration 120]
 
 BUNDLE is what `edgebcnn demo` makes. Draws days in front of a shelf (`edgebcnn/demo/watched_shelf.py`), watches each
 with the gate and without, and prints how much of the settled time the states were right, which events were false or
@@ -108,14 +108,15 @@ def prepared(shelf: WatchedShelf, folder: Path) -> SlotMap:
 @click.command()
 @click.argument("bundle", type=click.Path(path_type=Path))
 @click.option("--seeds", default=8, help="Days to draw.")
+@click.option("--first-seed", default=0, help="Seed of the first.")
 @click.option("--duration", default=120.0, help="Seconds of each.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
-def main(bundle: Path, seeds: int, duration: float, as_json: bool) -> None:
+def main(bundle: Path, seeds: int, first_seed: int, duration: float, as_json: bool) -> None:
     """Watches drawn shelves with the model of BUNDLE."""
     opened = open_bundle(bundle)
     classifier = Classifier.from_bundle(opened)
     rows: list[Row] = []
-    for seed in range(seeds):
+    for seed in range(first_seed, first_seed + seeds):
         for gate in (Gate(), Gate(enabled=False)):
             shelf = WatchedShelf(seed=seed, duration_s=duration)
             with tempfile.TemporaryDirectory() as folder:
