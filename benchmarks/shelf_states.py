@@ -1,20 +1,23 @@
 """Are the states of slots right on a shelf whose truth is known, and what does the gate save?
 
-    python benchmarks/shelf_states.py BUNDLE [--seeds 8] [--first-seed 0] [--duration 120]
+    python benchmarks/shelf_states.py [BUNDLE] [--seeds 8] [--first-seed 0] [--duration 120]
 
-BUNDLE is what `edgebcnn demo` makes. Draws days in front of a shelf (`edgebcnn/demo/watched_shelf.py`), watches each
-with the gate and without, and prints how much of the settled time the states were right, which events were false or
-flapped, and how many slots were classified. Exit code 1 if the watch with the gate does not keep what is promised: 99 %
-right, no false event, no flap, and a third of the classifications at most.
+BUNDLE is what `edgebcnn demo` makes; without one, the demo is run first, which takes minutes. Draws days in front of a
+shelf (`edgebcnn/demo/watched_shelf.py`), watches each with the gate and without, and prints how much of the settled
+time the states were right, which events were false or flapped, and how many slots were classified. Exit code 1 if the
+watch with the gate does not keep what is promised: 99 % right, no false event, no flap, and at most a third of the
+classifications of the watch without.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
 import tempfile
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
@@ -23,7 +26,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebcnn.bundle import Label, open_bundle
+from edgebcnn.bundle import Bundle, Label, open_bundle
 from edgebcnn.demo.watched_shelf import OCCLUDED, ShelfFrame, WatchedShelf
 from edgebcnn.device.classifier import Classifier
 from edgebcnn.shelf.slots import SlotMap, load_slots
@@ -62,6 +65,37 @@ class Score:
 
 Row = tuple[int, bool, Score]
 """Seed, whether there was a gate, and how it went."""
+
+
+@dataclass(frozen=True)
+class Total:
+    """What several days came to; see `Score`."""
+
+    settled: int
+    right: int
+    events: int
+    false: int
+    flaps: int
+    looks: int
+    invokes: int
+
+    @classmethod
+    def of(cls, scores: Iterable[Score]) -> Total:
+        """The sum of some days."""
+        days = [(s.settled, s.right, s.events, len(s.false), len(s.flaps), s.looks, s.invokes) for s in scores]
+        return cls(*(sum(values) for values in zip(*days, strict=True)))
+
+    def keeps_what_is_promised(self, free: Total) -> bool:
+        """Whether that holds, where `free` is the same without the gate."""
+        is_right, is_steady = self.right >= MIN_RIGHT * self.settled, not self.false and not self.flaps
+        return is_right and is_steady and self.invokes <= MAX_INVOKES * free.invokes
+
+    def __str__(self) -> str:
+        """`99.67 % of the settled time right (n=59730), 222 events, 0 false, 0 flapped, 1624 of 76800 classified`."""
+        return (
+            f"{100 * self.right / self.settled:.2f} % of the settled time right (n={self.settled}), {self.events} "
+            f"events, {self.false} false, {self.flaps} flapped, {self.invokes} of {self.looks} slots classified"
+        )
 
 
 def watch_shelf(
@@ -106,34 +140,46 @@ def prepared(shelf: WatchedShelf, folder: Path) -> SlotMap:
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path))
+@click.argument("bundle", type=click.Path(path_type=Path), required=False)
 @click.option("--seeds", default=8, help="Days to draw.")
 @click.option("--first-seed", default=0, help="Seed of the first.")
 @click.option("--duration", default=120.0, help="Seconds of each.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
-def main(bundle: Path, seeds: int, first_seed: int, duration: float, as_json: bool) -> None:
-    """Watches drawn shelves with the model of BUNDLE."""
-    opened = open_bundle(bundle)
-    classifier = Classifier.from_bundle(opened)
-    rows: list[Row] = []
-    for seed in range(first_seed, first_seed + seeds):
-        for gate in (Gate(), Gate(enabled=False)):
-            shelf = WatchedShelf(seed=seed, duration_s=duration)
-            with tempfile.TemporaryDirectory() as folder:
-                score = watch_shelf(
-                    shelf,
-                    prepared(shelf, Path(folder)),
-                    classifier.labels,
-                    classifier.classify_many,
-                    gate=gate,
-                    width_over_height=opened.manifest.preprocessing.width_over_height,
-                )
-            rows.append((seed, gate.enabled, score))
-            print(_line(*rows[-1]), file=sys.stderr)
+def main(bundle: Path | None, seeds: int, first_seed: int, duration: float, as_json: bool) -> None:
+    """Watches drawn shelves with the model of BUNDLE, or with one that is trained for it."""
+    days = range(first_seed, first_seed + seeds)
+    with tempfile.TemporaryDirectory() as folder:
+        rows = list(_watched(open_bundle(bundle or _demo_bundle(Path(folder))), days, duration))
     if as_json:
         print(json.dumps([{"seed": seed, "gate": gated, **asdict(score)} for seed, gated, score in rows]))
-    kept, _ = (_holds(rows, gated=gated) for gated in (True, False))
-    sys.exit(not kept)
+    gated, free = (Total.of(score for _, enabled, score in rows if enabled is gate) for gate in (True, False))
+    print(f"gate on: {gated}\ngate off: {free}", file=sys.stderr)
+    sys.exit(not gated.keeps_what_is_promised(free))
+
+
+def _watched(bundle: Bundle, days: Iterable[int], duration_s: float) -> Iterator[Row]:
+    classifier = Classifier.from_bundle(bundle)
+    for seed, gate in itertools.product(days, (Gate(), Gate(enabled=False))):
+        shelf = WatchedShelf(seed=seed, duration_s=duration_s)
+        with tempfile.TemporaryDirectory() as folder:
+            score = watch_shelf(
+                shelf,
+                prepared(shelf, Path(folder)),
+                classifier.labels,
+                classifier.classify_many,
+                gate=gate,
+                width_over_height=bundle.manifest.preprocessing.width_over_height,
+            )
+        print(_line(seed, gate.enabled, score), file=sys.stderr)
+        yield seed, gate.enabled, score
+
+
+def _demo_bundle(folder: Path) -> Path:
+    from edgebcnn.cli.console import TerminalReporter
+    from edgebcnn.demo.story import tell
+
+    tell(folder, seed=0, reporter=TerminalReporter(), stop=threading.Event())
+    return folder / "runs" / "latest" / "bundle"
 
 
 def _line(seed: int, gated: bool, score: Score) -> str:
@@ -142,24 +188,6 @@ def _line(seed: int, gated: bool, score: Score) -> str:
         f"events, false {score.false}, flaps {score.flaps}; {score.invokes} of {score.looks} classified; "
         f"{score.cpu_ms:.1f} ms of processor a frame"
     )
-
-
-def _holds(rows: Sequence[Row], *, gated: bool) -> bool:
-    """Prints what all days came to, and says whether what is promised holds."""
-    scores = [score for _, enabled, score in rows if enabled is gated]
-    settled, right, looks, invokes, events, false, flaps = (
-        sum(values)
-        for values in zip(
-            *((s.settled, s.right, s.looks, s.invokes, s.events, len(s.false), len(s.flaps)) for s in scores),
-            strict=True,
-        )
-    )
-    print(
-        f"gate {'on' if gated else 'off'}: {100 * right / settled:.2f} % of the settled time right, {events} events, "
-        f"{false} false, {flaps} flapped, {100 * invokes / looks:.1f} % of the slots classified",
-        file=sys.stderr,
-    )
-    return right >= MIN_RIGHT * settled and invokes <= MAX_INVOKES * looks and not false and not flaps
 
 
 def _judge_states(

@@ -33,8 +33,9 @@ from edgebcnn.sinks.event import SlotEvent
 from edgebcnn.sinks.metrics import MetricsSink
 from edgebcnn.sinks.outlet import Deadline
 from tests.broker import Listener, running_broker, wait_until
+from tests.mjpeg_server import running_camera
 from tests.readings import stamp
-from tests.shelf_video import make_shelf, picture
+from tests.shelf_video import SLOTS, make_shelf, picture
 from tests.web_server import web_server
 
 
@@ -256,6 +257,23 @@ def test_an_event_of_a_slot_is_a_line_for_people_and_a_topic_of_its_own() -> Non
     assert event.subtopic == "slot/Dairy%2C%20top/A%2F1", "no two slots share a topic"
     assert event.holds_until_next
     assert SlotEvent.model_validate_json(event.json_line) == event
+
+
+# ---- a live stream
+
+
+def test_a_stream_is_watched_at_its_pace(shelf: Path, tmp_path: Path) -> None:
+    slots = SLOTS.partition("[[shelf.slot]]")[0].replace("128, 48", "64, 48")
+    (tmp_path / "slots.toml").write_text(f'{slots}slot = [{{name = "A1", product = "Blue", box = [2, 2, 62, 46]}}]\n')
+    rest = ["--fps", "20", "--idle-fps", "5", "--idle-after", "0.5", "--duration", "4"]
+    with running_camera() as address:
+        result = run(shelf, "--camera", address, "--slots", tmp_path / "slots.toml", *rest, "--json")
+    assert result.exit_code == 0, result.stderr
+    summary = json.loads(result.stdout)
+    assert [(slot["slot"], slot["state"]) for slot in summary["slots"]] == [("A1", "right")]
+    assert 8 <= summary["classified"] < 70, "20 a second until it has settled, and 5 a second then"
+    assert summary["dropped"] > 0
+    assert summary["slot_invokes"] == 4
 
 
 # ---- flags

@@ -106,6 +106,7 @@ class ShelfWatch:
     """The slots of one camera.
 
     Attributes:
+        slot_map: The slots file.
         names: Of shelf and slot, for each slot.
         invokes: Slots that were classified so far.
         looks: Slots that were looked at so far: what a watch without a gate would have classified.
@@ -120,7 +121,7 @@ class ShelfWatch:
         self, slots: SlotMap, labels: Sequence[Label], classify: Classify, *, width_over_height: float, gate: Gate
     ) -> None:
         self.names = tuple((shelf.name, slot.name) for shelf, slot in slots.slots())
-        self._map, self._labels, self._classify = slots, labels, classify
+        self.slot_map, self._labels, self._classify = slots, labels, classify
         self._aspect, self._gate = width_over_height, gate
         self._expected = slots.class_ids(labels)
         self._empty_class = slots.empty_class_id(labels)
@@ -167,8 +168,8 @@ class ShelfWatch:
         states: Sequence[tuple[Content | None, float | None]]
         states = [(tracker.state, tracker.score) for tracker in self._trackers] or [(None, None)] * len(self._expected)
         return tuple(
-            SlotReading(shelf.name, slot.name, self._labels[expected], *self._as_state(content, expected), score)
-            for (shelf, slot), expected, (content, score) in zip(self._map.slots(), self._expected, states, strict=True)
+            SlotReading(shelf, slot, self._labels[expected], *self._as_state(content, expected), score)
+            for (shelf, slot), expected, (content, score) in zip(self.names, self._expected, states, strict=True)
         )
 
     def compliance(self) -> tuple[Compliance, ...]:
@@ -219,7 +220,7 @@ class ShelfWatch:
         height_px, width_px = frame_bgr.shape[:2]
         if self._size == (width_px, height_px):
             return
-        regions = self._map.regions(width_px=width_px, height_px=height_px)
+        regions = self.slot_map.regions(width_px=width_px, height_px=height_px)
         around = [surroundings(region, regions, width_px=width_px, height_px=height_px) for region in regions]
         self._views = [(region, closer(region)) for region in regions]
         self._grids = [(Grid(region), Grid(nearby)) for region, nearby in zip(regions, around, strict=True)]
@@ -227,7 +228,7 @@ class ShelfWatch:
         self._trackers = [
             SlotTracker(
                 len(self._labels),
-                self._map.file.rules,
+                self.slot_map.file.rules,
                 gate=self._gate,
                 empty=None if empty is None else grid.look(empty),
             )
@@ -239,7 +240,7 @@ class ShelfWatch:
         picture = self._empty_picture
         if picture is not None and picture.shape[:2] != (height_px, width_px):
             raise DataError(
-                f"{self._map.empty_picture} has {picture.shape[1]} × {picture.shape[0]} pixels and the frames have "
+                f"{self.slot_map.empty_picture} has {picture.shape[1]} × {picture.shape[0]} pixels and the frames have "
                 f"{width_px} × {height_px}: take the picture of the empty shelf with this camera"
             )
         return picture
