@@ -41,7 +41,7 @@ class SlotReading:
     Attributes:
         shelf: Name of its shelf.
         slot: Its name.
-        expected: Name of the product that belongs there.
+        expected: The product that belongs there.
         state: None before anything is settled.
         product: What is there, where it is a product of the bundle.
         score: Its voted probability when it settled, 0-1; None where it is occluded.
