@@ -140,10 +140,12 @@ def test_without_matplotlib_only_the_picture_is_refused(
 
 def test_the_overhead_of_a_call_is_measured_beside_its_invoke(bundle: Bundle) -> None:
     arguments = [str(bundle.path), "--rounds", "2", "--calls", "3", "--json"]
+    arguments += ["--interpolation", "halving", "--interpolation", "area"]
     result = CliRunner().invoke(device_overhead.main, arguments)
     assert result.exit_code == 0, result.stderr
     rows = json.loads(result.stdout)["rows"]
-    assert [row["time"] for row in rows] == ["CPU", "wall"]
+    turns = [(row["interpolation"], row["time"]) for row in rows]
+    assert turns == [("halving", "CPU"), ("halving", "wall"), ("area", "CPU"), ("area", "wall")]
     for row in rows:
         assert row["invoke_ms"] > 0
         assert row["prepare_ms"] > 0
