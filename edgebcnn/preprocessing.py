@@ -54,6 +54,11 @@ class Preprocessing(BaseModel):
     mean: float = 127.5
     std: float = Field(default=127.5, gt=0)
 
+    @property
+    def width_over_height(self) -> float:
+        """Aspect of the model's input."""
+        return self.width_px / self.height_px
+
     def apply(self, photo_bgr: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Crops and resizes one photo and puts its colours in the model's order.
 
@@ -64,7 +69,7 @@ class Preprocessing(BaseModel):
             `(height_px, width_px, 3)` uint8 RGB, contiguous.
         """
         if self.fit == "crop":
-            photo_bgr = _crop_to_aspect(photo_bgr, self.width_px / self.height_px)
+            photo_bgr = _crop_to_aspect(photo_bgr, self.width_over_height)
         if self.interpolation == "halving":
             photo_bgr = _halved(photo_bgr, self.height_px, self.width_px)
         if photo_bgr.shape[:2] != (self.height_px, self.width_px):
