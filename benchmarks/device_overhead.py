@@ -6,17 +6,19 @@ A frame of 1280 × 720 goes through `Classifier.classify` on one thread of the r
 times the runtime's `invoke`. All else is overhead: crop, resize and colours, copying the input in and the output out,
 and scores. Both times come from the same call, so that a noisy minute hits both.
 
-Two ways to measure take turns: CPU time with OpenCV on one thread, which other work on the machine stretches least, and
-wall time with OpenCV on all its threads, which is what a user waits for.
+Ways to resize take turns, and so do two ways to measure: CPU time with OpenCV on one thread, which other work on the
+machine stretches least, and wall time with OpenCV on all its threads, which is what a user waits for.
 """
 
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from itertools import product
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, get_args
 
 import click
 import cv2
@@ -30,6 +32,7 @@ from edgebcnn.device.classifier import Classifier, preferred_precision
 from edgebcnn.device.interpreter import InterpreterRuntime, find_package
 from edgebcnn.device.selftest import read_golden
 from edgebcnn.errors import EdgebcnnError
+from edgebcnn.preprocessing import Interpolation
 from edgebcnn.progress import Reporter
 
 HEIGHT_PX, WIDTH_PX = 720, 1280
@@ -69,15 +72,19 @@ class Calls:
 @click.option("--calls", default=50, type=click.IntRange(1), help="Frames in a round.")
 @click.option(
     "--interpolation",
-    type=click.Choice(["area", "linear"]),
+    "interpolations",
+    type=click.Choice(get_args(Interpolation)),
+    multiple=True,
     show_default="the bundle's",
-    help="Another way to resize, for its time alone: the bundle's model was not trained with it.",
+    help="A way to resize, and again for another: for its time alone, where the model was not trained with it.",
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def main(bundle: Path, rounds: int, calls: int, interpolation: str | None, as_json: bool) -> None:
+def main(bundle: Path, rounds: int, calls: int, interpolations: tuple[Interpolation, ...], as_json: bool) -> None:
     """Measures the overhead over one invoke."""
     try:
-        rows = measured(open_bundle(bundle), rounds, calls, interpolation=interpolation, reporter=TerminalReporter())
+        opened = open_bundle(bundle)
+        chosen = interpolations or (opened.manifest.preprocessing.interpolation,)
+        rows = measured(opened, rounds, calls, interpolations=chosen, reporter=TerminalReporter())
     except EdgebcnnError as error:
         raise click.ClickException(str(error)) from error
     if as_json:
@@ -86,34 +93,38 @@ def main(bundle: Path, rounds: int, calls: int, interpolation: str | None, as_js
     for row in rows:
         low, high = row["ratio_of_rounds"]
         click.echo(
-            f"{row['time']} time, OpenCV on {row['opencv_threads']}: invoke {row['invoke_ms']:.2f} ms · "
+            f"{row['interpolation']}, {row['time']} time, OpenCV on {row['opencv_threads']}: "
+            f"invoke {row['invoke_ms']:.2f} ms · "
             f"crop, resize, colours {row['prepare_ms']:.2f} ms · rest {row['rest_ms']:.2f} ms · "
             f"overhead {100 * row['ratio']:.0f} % (rounds {100 * low:.0f}-{100 * high:.0f} %)"
         )
 
 
 def measured(
-    bundle: Bundle, rounds: int, calls: int, *, interpolation: str | None = None, reporter: Reporter
+    bundle: Bundle, rounds: int, calls: int, *, interpolations: Sequence[Interpolation], reporter: Reporter
 ) -> list[dict[str, Any]]:
-    """The figures in CPU time and in wall time."""
+    """The figures of each way to resize, in CPU time and in wall time."""
     clock = _Clock()
-    classifier = clock.classifier(bundle, interpolation)
+    classifiers = {interpolation: clock.classifier(bundle, interpolation) for interpolation in interpolations}
     frame_bgr = _frame(bundle)
-    for _ in range(WARM_UP):
-        classifier.classify(frame_bgr)
+    for classifier in classifiers.values():
+        for _ in range(WARM_UP):
+            classifier.classify(frame_bgr)
     all_threads = cv2.getNumThreads()
     ways = {"CPU": (time.thread_time, 1), "wall": (time.monotonic, all_threads)}
-    found: dict[str, list[Any]] = {way: [] for way in ways}
-    with reporter.progress("Measuring", rounds * len(ways)) as advance:
+    found: dict[tuple[Interpolation, str], list[Any]] = {turn: [] for turn in product(interpolations, ways)}
+    with reporter.progress("Measuring", rounds * len(found)) as advance:
         for _ in range(rounds):
-            for way, (clock.now, threads) in ways.items():
+            for (interpolation, way), times in found.items():
+                clock.now, threads = ways[way]
                 cv2.setNumThreads(threads)
-                found[way].append([clock.call(classifier, frame_bgr) for _ in range(calls)])
+                times.append([clock.call(classifiers[interpolation], frame_bgr) for _ in range(calls)])
                 advance(1)
     cv2.setNumThreads(all_threads)
     return [
-        {"time": way, "opencv_threads": ways[way][1], **Calls(*np.moveaxis(np.array(times), -1, 0)).as_json()}
-        for way, times in found.items()
+        {"interpolation": interpolation, "time": way, "opencv_threads": ways[way][1]}
+        | Calls(*np.moveaxis(np.array(times), -1, 0)).as_json()
+        for (interpolation, way), times in found.items()
     ]
 
 
@@ -124,7 +135,7 @@ class _Clock:
         self.now = time.monotonic
         self.invoke_ms = self.prepare_ms = 0.0
 
-    def classifier(self, bundle: Bundle, interpolation: str | None) -> Classifier:
+    def classifier(self, bundle: Bundle, interpolation: Interpolation) -> Classifier:
         """The bundle's classifier on one thread, under this clock."""
         clock, package = self, find_package("any")
 
@@ -144,9 +155,8 @@ class _Clock:
         module: Any = SimpleNamespace(Interpreter=Interpreter, OpResolverType=package.module.OpResolverType)
         precision = preferred_precision(bundle)
         runtime = InterpreterRuntime(replace(package, module=module), bundle.model_path(precision), threads=1)
-        preprocessing = Preprocessing(
-            **bundle.manifest.preprocessing.model_dump() | ({"interpolation": interpolation} if interpolation else {})
-        )
+        chosen = {**bundle.manifest.preprocessing.model_dump(), "interpolation": interpolation}
+        preprocessing = Preprocessing(**chosen)
         return Classifier(runtime, bundle.labels, preprocessing=preprocessing, precision=precision)
 
     def call(self, classifier: Classifier, frame_bgr: NDArray[np.uint8]) -> tuple[float, float, float]:

@@ -47,7 +47,7 @@ from edgebcnn.train.config import StageConfig, TrainConfig
 from edgebcnn.train.features import AugmentedPhotos, Pictures, cached
 from edgebcnn.train.fit import EpochReport, Examples, Stage
 from edgebcnn.train.layouts import Photo, read_layout
-from edgebcnn.train.material import class_ids, inference, square
+from edgebcnn.train.material import class_ids, inference
 from edgebcnn.train.run_folder import architecture
 
 DRAWN_PX, DRAWN_PER_PRODUCT = 640, 2
@@ -173,7 +173,7 @@ def contestants(
         return build(architecture(config, classes, "compact"), weights=config.weights, frozen_through=last_frozen)
 
     def views(copies: int) -> AugmentedPhotos:
-        return AugmentedPhotos(photos, square(config.train_px), config.augmentation, copies, config.seed)
+        return AugmentedPhotos(photos, config.preprocessing(config.train_px), config.augmentation, copies, config.seed)
 
     ours = compact()
     prefix, suffix = inference(ours.prefix), inference(ours.suffix)

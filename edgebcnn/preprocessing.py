@@ -20,7 +20,13 @@ PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".
 
 _PNG_END = b"\0\0\0\0IEND\xaeB`\x82"  # an IEND chunk is always the same: no content, and the checksum of that
 
-_INTERPOLATION = {"area": cv2.INTER_AREA, "linear": cv2.INTER_LINEAR}
+Interpolation = Literal["halving", "area", "linear"]
+
+_INTERPOLATION: dict[Interpolation, int] = {
+    "halving": cv2.INTER_LINEAR,  # of what is left once no further half is possible
+    "area": cv2.INTER_AREA,
+    "linear": cv2.INTER_LINEAR,
+}
 
 
 class Preprocessing(BaseModel):
@@ -31,7 +37,10 @@ class Preprocessing(BaseModel):
         width_px: Width of the model's input.
         fit: `crop` keeps the photo's aspect ratio and cuts the longer side equally at both ends; `stretch` squeezes
             the whole photo.
-        interpolation: `area` averages what a smaller pixel covers (no moiré on small print); `linear` is cheaper.
+        interpolation: How pixels become fewer. `area` averages what a smaller pixel covers. `halving` averages two by
+            two as long as twice the pixels that are wanted are left, then interpolates: close to `area`, for an eighth
+            of its time on a camera's frame, because OpenCV has a fast path for halves and none for other shares.
+            `linear` alone skips pixels where it shrinks by more than two, which makes moiré of fine print.
         mean: Subtracted from a pixel (0-255) for models with float input.
         std: Divides what is left, so that a float input is `(pixel - mean) / std`.
     """
@@ -41,7 +50,7 @@ class Preprocessing(BaseModel):
     height_px: int = Field(ge=8, le=4096)
     width_px: int = Field(ge=8, le=4096)
     fit: Literal["crop", "stretch"] = "crop"
-    interpolation: Literal["area", "linear"] = "area"
+    interpolation: Interpolation = "area"
     mean: float = 127.5
     std: float = Field(default=127.5, gt=0)
 
@@ -61,6 +70,8 @@ class Preprocessing(BaseModel):
         """
         if self.fit == "crop":
             photo_bgr = _crop_to_aspect(photo_bgr, self.width_over_height)
+        if self.interpolation == "halving":
+            photo_bgr = _halved(photo_bgr, self.height_px, self.width_px)
         if photo_bgr.shape[:2] != (self.height_px, self.width_px):
             enlarges = photo_bgr.shape[0] < self.height_px or photo_bgr.shape[1] < self.width_px
             # INTER_AREA degenerates to nearest-neighbour when it enlarges.
@@ -107,6 +118,18 @@ def _crop_to_aspect(photo: NDArray[np.uint8], width_over_height: float) -> NDArr
     new_height = min(height, max(1, round(width / width_over_height)))
     top, left = (height - new_height) // 2, (width - new_width) // 2
     return photo[top : top + new_height, left : left + new_width]
+
+
+def _halved(photo: NDArray[np.uint8], height_px: int, width_px: int) -> NDArray[np.uint8]:
+    """Halves each side as long as it is at least twice the wanted one."""
+    while True:
+        height, width = (
+            side // 2 if side >= 2 * wanted else side
+            for side, wanted in zip(photo.shape, (height_px, width_px), strict=False)
+        )
+        if (height, width) == photo.shape[:2]:
+            return photo
+        photo = np.asarray(cv2.resize(photo, (width, height), interpolation=cv2.INTER_AREA), np.uint8)
 
 
 def is_cut_short(encoded: bytes) -> bool:

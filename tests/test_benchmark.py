@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from benchmarks import device_overhead
+from benchmarks import device_overhead, loop
 from edgebcnn.atomic import json_bytes
 from edgebcnn.bundle import GOLDEN_NAME, REPORT_NAME, Bundle, write_bundle
 from edgebcnn.cli import main
@@ -140,10 +140,12 @@ def test_without_matplotlib_only_the_picture_is_refused(
 
 def test_the_overhead_of_a_call_is_measured_beside_its_invoke(bundle: Bundle) -> None:
     arguments = [str(bundle.path), "--rounds", "2", "--calls", "3", "--json"]
+    arguments += ["--interpolation", "halving", "--interpolation", "area"]
     result = CliRunner().invoke(device_overhead.main, arguments)
     assert result.exit_code == 0, result.stderr
     rows = json.loads(result.stdout)["rows"]
-    assert [row["time"] for row in rows] == ["CPU", "wall"]
+    turns = [(row["interpolation"], row["time"]) for row in rows]
+    assert turns == [("halving", "CPU"), ("halving", "wall"), ("area", "CPU"), ("area", "wall")]
     for row in rows:
         assert row["invoke_ms"] > 0
         assert row["prepare_ms"] > 0
@@ -153,3 +155,14 @@ def test_the_overhead_of_a_call_is_measured_beside_its_invoke(bundle: Bundle) ->
 def test_overhead_is_all_but_the_invoke() -> None:
     times = [np.full((2, 3), value) for value in (4.0, 1.0, 0.2)]
     assert device_overhead.Calls(*times).as_json()["ratio"] == 0.3
+
+
+def test_the_loop_is_measured_beside_bare_invokes(bundle: Bundle) -> None:
+    result = CliRunner().invoke(loop.main, [str(bundle.path), "--rounds", "2", "--seconds", "0.4", "--json"])
+    found = json.loads(result.stdout)
+    assert result.exit_code == (0 if found["passed"] else 1), result.stderr
+    assert found["share"] > 0
+    assert found["share_of_rounds"] == sorted(found["share_of_rounds"])
+    assert 0 < found["loop_per_s"] <= found["camera_per_s"]
+    assert found["age_p95_ms"] > 0
+    assert "of the invokes" in loop.told(found)

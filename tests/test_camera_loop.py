@@ -227,12 +227,15 @@ class Unreliable(Classifier):
         self.labels, self.receipt = classifier.labels, classifier.receipt
         self._classifier, self._failures, self._pause_s = classifier, failures, pause_s
 
-    def classify(self, frame_bgr: NDArray[np.uint8]) -> Prediction:
+    def prepare(self, frame_bgr: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        return self._classifier.prepare(frame_bgr)
+
+    def predict(self, pixels_rgb: NDArray[np.uint8]) -> Prediction:
         time.sleep(self._pause_s)
         if self._failures:
             self._failures -= 1
             raise RuntimeError("Node number 3 (EdgeTpuDelegate) failed to invoke.")
-        return self._classifier.classify(frame_bgr)
+        return self._classifier.predict(pixels_rgb)
 
 
 def test_a_model_that_fails_for_a_moment_goes_on(classifier: Classifier) -> None:

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgebcnn.errors import UnreadablePhotoError
-from edgebcnn.preprocessing import Preprocessing, read_photo
+from edgebcnn.preprocessing import Interpolation, Preprocessing, read_photo
 
 Photo = NDArray[np.uint8]
 
@@ -90,6 +90,78 @@ def test_area_averages_the_pixels_that_it_covers(rng: np.random.Generator) -> No
     pixels = Preprocessing(height_px=16, width_px=16).apply(photo)
     mean = photo[..., ::-1].reshape(16, 2, 16, 2, 3).mean((1, 3))
     assert np.abs(pixels - mean).max() <= 0.5
+
+
+def _resized(photo: Photo, interpolation: Interpolation, side_px: int = 256) -> NDArray[np.int16]:
+    pixels = Preprocessing(height_px=side_px, width_px=side_px, interpolation=interpolation).apply(photo)
+    return pixels.astype(np.int16)
+
+
+def _off(photo: Photo, interpolation: Interpolation) -> float:
+    """Mean distance from exact averages, in grey levels."""
+    return float(np.abs(_resized(photo, interpolation) - _resized(photo, "area")).mean())
+
+
+def _textured(rng: np.random.Generator, side_px: int) -> Photo:
+    """Structures of all sizes, as on a shelf, and a sensor's noise."""
+    layers = [cv2.GaussianBlur(rng.normal(0, 1, (side_px, side_px, 3)), (0, 0), px) * px for px in (1, 2, 4, 8, 16)]
+    levels = 128 + 30 * np.sum(layers, axis=0) + rng.normal(0, 4, (side_px, side_px, 3))
+    return np.asarray(np.clip(levels, 0, 255), np.uint8)
+
+
+def _fine_print(height_px: int, width_px: int) -> Photo:
+    """Lines of the smallest letters that are readable in the frame."""
+    page = np.full((height_px, width_px, 3), 255, np.uint8)
+    for baseline in range(10, height_px, 11):
+        for left in range(-(baseline % 23), width_px, 230):
+            cv2.putText(page, "Ingredients: sugar, milk, E471", (left, baseline), 0, 0.35, (0, 0, 0), 1)
+    return page
+
+
+def test_area_and_linear_resize_as_they_always_did(rng: np.random.Generator) -> None:
+    photo = _noise(rng, 90, 90)
+    for interpolation, flag in (("area", cv2.INTER_AREA), ("linear", cv2.INTER_LINEAR)):
+        expected = cv2.resize(photo, (32, 32), interpolation=flag)[..., ::-1]
+        pixels = Preprocessing(height_px=32, width_px=32, interpolation=interpolation).apply(photo)  # type: ignore[arg-type]
+        np.testing.assert_array_equal(pixels, expected)
+
+
+@pytest.mark.parametrize("shape", [(64, 64), (128, 128), (40, 40)])
+def test_halving_is_area_where_there_is_nothing_between_two_halves(
+    rng: np.random.Generator, shape: tuple[int, int]
+) -> None:
+    photo = _noise(rng, *shape)
+    if shape == (40, 40):  # it is enlarged
+        photo = photo[:24, :24]
+    np.testing.assert_array_equal(_resized(photo, "halving", 64), _resized(photo, "area", 64))
+
+
+def test_halving_a_side_alone_leaves_the_other_whole(rng: np.random.Generator) -> None:
+    column = np.repeat(rng.integers(0, 256, (1, 128, 3), np.uint8), 40, axis=0)
+    stretched = Preprocessing(height_px=40, width_px=32, fit="stretch", interpolation="halving").apply(column)
+    exact = column[0, :, ::-1].reshape(32, 4, 3).mean(1)
+    assert np.abs(stretched - exact).max() <= 1.5, "an average of two averages is rounded twice"
+
+
+@pytest.mark.parametrize(("side_px", "levels"), [(480, 1.5), (719, 1.5), (720, 1.5), (1080, 3.0)])
+def test_halving_is_close_to_exact_averages_on_textures(rng: np.random.Generator, side_px: int, levels: float) -> None:
+    photo = _textured(rng, side_px)
+    assert _off(photo, "halving") < levels
+    if side_px >= 2 * 256:
+        assert _off(photo, "halving") < 0.75 * _off(photo, "linear")
+
+
+def test_fine_print_makes_no_moire_by_halving() -> None:
+    page = _fine_print(720, 720)
+    assert _off(page, "halving") < 0.5 * _off(page, "linear")
+    stripes = np.tile(np.where(np.arange(720) % 3 < 1.5, 0, 255).astype(np.uint8)[None, :, None], (720, 1, 3))
+
+    def moire(interpolation: Interpolation) -> float:
+        """Contrast of what is coarser than any stripe, in grey levels."""
+        return float(cv2.GaussianBlur(_resized(stripes, interpolation), (0, 0), 3).std())
+
+    assert moire("linear") > 30, "these stripes would prove little"
+    assert moire("halving") < 0.2 * moire("linear")
 
 
 def test_an_enlarged_photo_is_interpolated_not_repeated() -> None:

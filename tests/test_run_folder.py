@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
 from pathlib import Path
@@ -13,6 +14,7 @@ from edgebcnn.bundle import Label
 from edgebcnn.errors import DataError, RunError, StorageError
 from edgebcnn.model.bcnn import Bcnn, build
 from edgebcnn.model.keras import keras
+from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.train.claim import check_place, created
 from edgebcnn.train.config import TrainConfig
 from edgebcnn.train.dataset import Photo, ProductDataset
@@ -23,10 +25,12 @@ from edgebcnn.train.run_folder import (
     architecture,
     check_photos,
     read_photos,
+    read_record,
     read_weights,
     resume_command,
     weights_path,
     write_photos,
+    write_record,
     write_weights,
 )
 
@@ -49,6 +53,17 @@ def assert_same_weights(first: Bcnn, second: Bcnn) -> None:
 
 def dataset(*photos: Path) -> ProductDataset:
     return ProductDataset(Path("photos"), LABELS, tuple(Photo(photo, 0) for photo in photos), (), (), (), ())
+
+
+def test_a_run_of_before_the_resize_was_a_choice_keeps_its_own(tmp_path: Path) -> None:
+    write_record(tmp_path, RunRecord(config=CONFIG, labels=LABELS))
+    record = tmp_path / "run.json"
+    document = json.loads(record.read_text())
+    assert document["config"].pop("interpolation") == read_record(tmp_path).config.interpolation == "halving"
+    record.write_text(json.dumps(document))
+    assert read_record(tmp_path).config.preprocessing(64) == Preprocessing(
+        height_px=64, width_px=64, fit="crop", interpolation="area", mean=127.5, std=127.5
+    )
 
 
 def test_weights_come_back_bit_for_bit_to_us_and_to_keras(tmp_path: Path) -> None:

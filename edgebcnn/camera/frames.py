@@ -69,6 +69,10 @@ class Source(ABC):
             CameraError: a live source is lost for good, or nothing in a file or folder could be read.
         """
 
+    def newest(self) -> Frame | None:
+        """The newest frame of a live source, if one is there that nobody took; other sources give theirs in order."""
+        return None
+
     def status(self) -> str:
         """What it does now, for a person."""
         return f"{self.name} gives frames"

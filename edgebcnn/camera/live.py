@@ -87,12 +87,16 @@ class LiveStream(Source):
             CameraError: the source was lost and did not come back within its budget.
         """
         while not done():
-            frame = self._take()
+            frame = self._take(wait_s=STOP_POLL_S)
             if frame is not None:
                 yield frame
             else:
                 self._check_loss()
                 self._check_stall()
+
+    def newest(self) -> Frame | None:
+        """The newest frame, if one is there that nobody took."""
+        return self._take(wait_s=0)
 
     def close(self) -> None:
         """Stops the thread, which lets go of the camera."""
@@ -107,10 +111,10 @@ class LiveStream(Source):
             return super().status()
         return f"{self.name} {loss.reason}, sought for {time.monotonic() - loss.since_s:.0f} s"
 
-    def _take(self) -> Frame | None:
+    def _take(self, *, wait_s: float) -> Frame | None:
         with self._changed:
             if self._newest is None:
-                self._changed.wait(STOP_POLL_S)
+                self._changed.wait(wait_s)
             frame, self._newest = self._newest, None
             return frame
 

@@ -7,8 +7,10 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
+from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+from edgebcnn.camera.ahead import Ahead, Turn
 from edgebcnn.camera.pace import Pace
 from edgebcnn.camera.quality import EVERY_FRAME, Fault, FrameCheck, Limits
 from edgebcnn.camera.reading import Reading, make_reading, no_reading
@@ -96,6 +98,7 @@ class CameraLoop:
         self._shelf_sinks = shelf_sinks
         self._pace = pace
         self._check = FrameCheck(limits)
+        self._ahead = Ahead(source, self._check, classifier)
         self._watchdog = watchdog or Watchdog(on_hang=lambda stage, took_s: None)
         self._failures_s: list[float] = []
         self._tally = Tally()
@@ -121,17 +124,19 @@ class CameraLoop:
         started_s = time.monotonic()
         deadline_s = math.inf if duration_s is None else started_s + duration_s
         stop = stop or threading.Event()
-        done = self._until(stop, math.inf if max_frames is None else max_frames, deadline_s)
+        end = _End(stop, math.inf if max_frames is None else max_frames, deadline_s)
+        done = self._until(end)
         try:
             for frame in self._source.frames(done):
                 begun_s = time.monotonic()
-                self._take(frame, stop)
+                self._take(frame, end)
                 self._watchdog.enter("wait for a frame")
                 self._rest(begun_s, stop, done)
         finally:
             self._elapsed_s = time.monotonic() - started_s
             self._watchdog.enter("close")
             with ExitStack() as closing:
+                closing.callback(self._ahead.close)
                 sinks: list[_Closing] = [*self._sinks, *self._frame_sinks, *self._shelf_sinks]
                 for sink in reversed(sinks):
                     closing.callback(sink.close)
@@ -140,7 +145,7 @@ class CameraLoop:
         """The figures so far."""
         return Summary(
             source=self._source.name,
-            dropped=self._source.dropped,
+            dropped=self._source.dropped + self._ahead.superseded,
             unreadable=self._source.unreadable,
             classified=self._tally.classified,
             refused=dict(self._tally.refused),
@@ -155,11 +160,11 @@ class CameraLoop:
             accuracy=self._tally.accuracy,
         )
 
-    def _until(self, stop: threading.Event, max_frames: float, deadline_s: float) -> Done:
+    def _until(self, end: _End) -> Done:
         def done() -> bool:
             # A source asks while it waits, so that a camera that is sought for an hour does not look like a hang.
             self._watchdog.enter("wait for a frame")
-            return stop.is_set() or self._tally.classified >= max_frames or time.monotonic() >= deadline_s
+            return end.has_come(self._tally.classified)
 
         return done
 
@@ -169,14 +174,27 @@ class CameraLoop:
         while (left_s := until_s - time.monotonic()) > 0 and not done():
             stop.wait(min(left_s, LOOK_S))
 
-    def _take(self, frame: Frame, stop: threading.Event) -> None:
+    def _take(self, frame: Frame, end: _End) -> None:
         self._watchdog.enter("check")
+        if self._shelf is None:
+            self._take_whole(frame, end)
+            return
         fault = self._check.fault(frame, time.monotonic())
         self._watchdog.enter("classify")
-        if self._shelf is None:
-            self._tell(frame, self._read(frame, fault, stop))
-        else:
-            self._tell_slots(frame, self._read_slots(self._shelf, frame, fault, stop))
+        self._tell_slots(frame, self._read_slots(self._shelf, frame, fault, end.stop))
+
+    def _take_whole(self, frame: Frame, end: _End) -> None:
+        """Reads a frame, and then those that were made ready while the model was busy."""
+
+        def may_follow() -> bool:
+            return self._pace.fps is None and not end.has_come(self._tally.classified + 1)
+
+        turn: Turn | None = self._ahead.begin(frame)
+        while turn is not None:
+            self._watchdog.enter("classify")  # until there is an answer, whatever else is done meanwhile
+            following = self._ahead.following(turn, may_follow)
+            self._tell(turn.frame, self._read(turn, end.stop))
+            turn = following
 
     def _tell(self, frame: Frame, reading: Reading) -> None:
         self._tally.add(reading)
@@ -198,19 +216,17 @@ class CameraLoop:
         # A state that settles rests on a second of frames: it is told, however old the last of them has become.
         return self._answer(lambda: shelf.read(frame), stop) or shelf.refuse(frame, "model failed")
 
-    def _read(self, frame: Frame, fault: Fault | None, stop: threading.Event) -> Reading:
-        if fault is not None:
-            return no_reading(frame, fault, source=self._source.name, age_ms=_age_ms(frame))
-        begun_s = time.monotonic()
-        prediction = self._answer(lambda: self._classifier.classify(frame.image_bgr), stop)
-        latency_ms = 1000 * (time.monotonic() - begun_s)
-        age_ms = _age_ms(frame)
+    def _read(self, turn: Turn, stop: threading.Event) -> Reading:
+        frame, name, labels = turn.frame, self._source.name, self._classifier.labels
+        age_ms, latency_ms = _age_ms(frame), turn.latency_ms
+        if turn.answer is None:
+            assert turn.fault is not None
+            return no_reading(frame, turn.fault, source=name, age_ms=age_ms)
+        prediction = self._answer(turn.answer.result, stop)
         if prediction is None:
-            return no_reading(frame, "model failed", source=self._source.name, age_ms=age_ms)
+            return no_reading(frame, "model failed", source=name, age_ms=age_ms)
         if self._check.is_stale(frame, time.monotonic()):
-            return no_reading(frame, "stale", source=self._source.name, age_ms=age_ms, latency_ms=latency_ms)
-        labels = self._classifier.labels
-        name = self._source.name
+            return no_reading(frame, "stale", source=name, age_ms=age_ms, latency_ms=latency_ms)
         return make_reading(frame, prediction, source=name, labels=labels, age_ms=age_ms, latency_ms=latency_ms)
 
     def _answer(self, ask: Callable[[], Answer], stop: threading.Event) -> Answer | None:
@@ -228,6 +244,16 @@ class CameraLoop:
                 ) from error
             stop.wait(RETRY_PAUSE_S)
             return None
+
+
+@dataclass(frozen=True)
+class _End:
+    stop: threading.Event
+    max_frames: float
+    deadline_s: float
+
+    def has_come(self, classified: int) -> bool:
+        return self.stop.is_set() or classified >= self.max_frames or time.monotonic() >= self.deadline_s
 
 
 def _age_ms(frame: Frame) -> float:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from edgebcnn.train.steps import TrainResult
 
 _POOLINGS = ("hadamard", "lrbc", "maclaurin", "tensor_sketch", "gap")
+_INTERPOLATIONS = ("halving", "area", "linear")
 _STREAMS = (
     *("vgg16", "vgg19", "resnet50", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0"),
     *("efficientnet_lite0", "small", "custom"),
@@ -84,6 +85,12 @@ def folder_name(_context: click.Context, _parameter: click.Parameter, name: str 
     ),
     click.option("--train-px", default=224, help="Side of the pictures that training sees."),
     click.option("--input-px", default=256, help="Side of the pictures that the models are used at."),
+    click.option(
+        "--interpolation",
+        type=click.Choice(_INTERPOLATIONS),
+        default="halving",
+        help="How photos are made smaller: halving is nearly area for an eighth of its time, linear makes moiré.",
+    ),
     click.option("--pooling", type=click.Choice(_POOLINGS), default="hadamard", help="How the compact model pools."),
     click.option("--rank", type=int, help="Size of the compact pooling; its own if left out."),
     click.option(

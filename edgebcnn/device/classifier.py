@@ -184,7 +184,26 @@ class Classifier:
         Args:
             frame_bgr: `(h, w, 3)` uint8 BGR, of any size.
         """
-        probabilities = self.probabilities(self._preprocessing.apply(frame_bgr)[np.newaxis])[0]
+        return self.predict(self.prepare(frame_bgr))
+
+    def prepare(self, frame_bgr: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Prepares one frame as the bundle says; another thread may, while the model runs.
+
+        Args:
+            frame_bgr: `(h, w, 3)` uint8 BGR, of any size.
+
+        Returns:
+            `(height_px, width_px, 3)` uint8 RGB.
+        """
+        return self._preprocessing.apply(frame_bgr)
+
+    def predict(self, pixels_rgb: NDArray[np.uint8]) -> Prediction:
+        """Predicts the product of one frame that is prepared.
+
+        Args:
+            pixels_rgb: `(height_px, width_px, 3)` uint8 RGB, from `prepare`.
+        """
+        probabilities = self.probabilities(pixels_rgb[np.newaxis])[0]
         class_id = int(probabilities.argmax())
         return Prediction(class_id, self.labels[class_id].name, float(probabilities[class_id]), probabilities)
 

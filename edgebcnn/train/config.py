@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 from edgebcnn.model import heads
 from edgebcnn.model.heads import CompactPooling, Tail
 from edgebcnn.model.spelling import both, check_shared, with_absolute_files
+from edgebcnn.preprocessing import Interpolation, Preprocessing
 from edgebcnn.train.augment import Augmentation
 
 Optimizer = Literal["adamw", "adam", "sgd"]
@@ -48,6 +49,7 @@ class TrainConfig(BaseModel):
         train_px: Side of the pictures that training sees.
         input_px: Side of the pictures that the model is used at. Random crops enlarge products while training; reading
             a little larger at test time evens that out (Touvron et al. 2019, arXiv 1906.06423).
+        interpolation: How photos are made smaller where the model is used, see `Preprocessing`.
         pooling: What replaces the outer product in the compact model.
         rank: Size of that pooling; None takes its own.
         tail: What follows that pooling: `tanh`, `sqrt` or `l2`; None takes its own.
@@ -89,6 +91,7 @@ class TrainConfig(BaseModel):
     weights: str = "imagenet"
     train_px: int = Field(default=224, ge=32, le=1024, multiple_of=32)
     input_px: int = Field(default=256, ge=32, le=1024, multiple_of=32)
+    interpolation: Interpolation = "halving"
     pooling: CompactPooling = "hadamard"
     rank: int | None = Field(default=None, ge=1)
     tail: Tail | None = None
@@ -152,3 +155,7 @@ class TrainConfig(BaseModel):
     def _the_compact_head_exists(self) -> TrainConfig:
         heads.check(self.pooling, self.rank, self.tail)
         return self
+
+    def preprocessing(self, side_px: int) -> Preprocessing:
+        """What turns a photo into an input of that side."""
+        return Preprocessing(height_px=side_px, width_px=side_px, interpolation=self.interpolation)

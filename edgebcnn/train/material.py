@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from edgebcnn.model.bcnn import Bcnn
 from edgebcnn.model.keras import tf
 from edgebcnn.model.streams import frozen_layers
-from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.progress import Advance
 from edgebcnn.train.config import TrainConfig
 from edgebcnn.train.dataset import Photo, ProductDataset
@@ -66,9 +65,10 @@ class Material:
     def _pictures(self) -> tuple[AugmentedPhotos, PreparedPhotos | None]:
         config = self._config
         views = AugmentedPhotos(
-            self._learned_from, square(config.train_px), config.augmentation, config.copies, config.seed
+            self._learned_from, config.preprocessing(config.train_px), config.augmentation, config.copies, config.seed
         )
-        return views, PreparedPhotos(self._dataset.val, square(config.input_px)) if self._dataset.val else None
+        val = PreparedPhotos(self._dataset.val, config.preprocessing(config.input_px)) if self._dataset.val else None
+        return views, val
 
     @property
     def _learned_from(self) -> tuple[Photo, ...]:
@@ -111,11 +111,6 @@ def backbone_of(bcnn: Bcnn) -> Callable[..., Any]:
 def class_ids(photos: Sequence[Photo]) -> NDArray[np.int64]:
     """`(n,)` classes of photos."""
     return np.array([photo.class_id for photo in photos], np.int64)
-
-
-def square(side_px: int) -> Preprocessing:
-    """What a picture of that side goes through."""
-    return Preprocessing(height_px=side_px, width_px=side_px)
 
 
 def frozen(config: TrainConfig) -> str | None:

@@ -35,13 +35,16 @@ from edgebcnn.errors import DataError, RunError
 from edgebcnn.model.bcnn import Architecture, Bcnn, Role, build
 from edgebcnn.model.heads import HEADS
 from edgebcnn.model.keras import keras
-from edgebcnn.preprocessing import Preprocessing
+from edgebcnn.preprocessing import Interpolation, Preprocessing
 from edgebcnn.train.config import TrainConfig
 from edgebcnn.train.dataset import Photo, ProductDataset
 
 SCHEMA_VERSION = 2
 RECORD_NAME = "run.json"
 PHOTOS_NAME = "photos.csv"
+
+BEFORE_IT_WAS_A_CHOICE: Interpolation = "area"
+"""Of runs whose record names none."""
 
 State = Literal["running", "interrupted", "finished"]
 
@@ -83,7 +86,7 @@ class TrainedRun:
     @property
     def preprocessing(self) -> Preprocessing:
         """What turns a photo into an input of these models."""
-        return Preprocessing(height_px=self.config.input_px, width_px=self.config.input_px)
+        return self.config.preprocessing(self.config.input_px)
 
     def architecture(self, role: Role) -> Architecture:
         """Shape of the full or the compact model."""
@@ -207,6 +210,8 @@ def read_record(path: Path) -> RunRecord:
             f"{file} has schema version {version}, this edgebcnn reads {SCHEMA_VERSION}: "
             "train again, or install the version that made it"
         )
+    if isinstance(document.get("config"), dict):
+        document["config"].setdefault("interpolation", BEFORE_IT_WAS_A_CHOICE)
     try:
         return RunRecord.model_validate_json(json.dumps(document))
     except ValidationError as error:

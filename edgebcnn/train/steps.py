@@ -40,7 +40,7 @@ from edgebcnn.train.features import Pictures, PreparedPhotos, run_through
 from edgebcnn.train.fit import Examples, Stage
 from edgebcnn.train.history import History
 from edgebcnn.train.layouts import read_layout
-from edgebcnn.train.material import Material, TrainAndVal, backbone_of, class_ids, frozen, inference, square
+from edgebcnn.train.material import Material, TrainAndVal, backbone_of, class_ids, frozen, inference
 from edgebcnn.train.run_folder import (
     RunRecord,
     TrainedRun,
@@ -287,7 +287,7 @@ class _Training:
         # From disk, as whoever opens the run will have them.
         run = TrainedRun(self._run, self._config, self._dataset, self._record.state)
         models = {name: run.load(role, file) for name, role, file in kept}
-        probabilities = self._asked(models, PreparedPhotos(photos, square(self._config.input_px)))
+        probabilities = self._asked(models, PreparedPhotos(photos, run.preprocessing))
         comparison = compare(class_ids(photos), probabilities, self._dataset.labels)
         document = {"photos": self._dataset.held_out_name, **comparison_json(comparison)}
         document["parameters"] = {name: _parameters(bcnn) for name, bcnn in models.items()}
