@@ -19,6 +19,7 @@ from edgebcnn.errors import BundleError, DataError, EdgebcnnError, RunError, Sto
 from edgebcnn.field.answers import read_answers
 from edgebcnn.field.findings import FALSE_DISCOVERIES, Frames, findings, products_by_loss
 from edgebcnn.field.losses import chance_of_so_few, equal_weight_n, usual
+from edgebcnn.field.review import Review
 from edgebcnn.field.sample import open_sample
 from edgebcnn.report import Proportion, benjamini_hochberg
 from edgebcnn.train import field_audit
@@ -116,6 +117,16 @@ def test_an_audit_that_was_stopped_goes_on(
     report = audited(shop, sample, "--output", place)
     assert sum(asked) == report["frames"] + 36, "each frame and photo was asked about once"
     assert report == whole
+
+
+def test_what_a_person_labelled_is_judged_by_evaluate(shop: Path, sample: Path, tmp_path: Path) -> None:
+    audited(shop, sample, "--output", tmp_path / "audit")
+    with Review(sample, tmp_path / "audit", output=tmp_path / "labelled") as review:
+        for answer in review.answers[:10]:
+            review.decide(answer.id, answer.truth or answer.full)
+    result = typed(shop, "evaluate", "runs/latest/bundle", "--data", tmp_path / "labelled", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["n"] == 10
 
 
 def test_golden_photos_stand_in_for_photos_that_are_gone(

@@ -33,6 +33,7 @@ COMMANDS = {
     "benchmark": "Measure how fast a bundle is here, on each delegate and number of threads",
     "run": "Name the products that a camera, video or folder of photos shows",
     "audit": "Ask the full model about the frames that a device kept",
+    "review": "Let a person label the frames that a device kept",
 }
 """Commands and their first sentence, in the order in which a user meets them."""
 
