@@ -120,7 +120,7 @@ def audit(
 
     with reporter.progress("full model on the sample", len(sample.records)) as advance:
         names = [each.id for each in sample.records]
-        answers = _answered(
+        answers = answered(
             output / "sample.npz", names, lambda rows: sample.pixels(sample.records[rows]), ask_full, key, advance
         )
     field = Frames(
@@ -229,7 +229,7 @@ def _export(
     with reporter.progress(f"both models on {described}", len(photos)) as advance:
         names = [str(photo.path) for photo in photos]
         path = output / "export.npz"
-        answers = _answered(path, names, pictures.__getitem__, ask_both, f"{key} {precision}", advance)
+        answers = answered(path, names, pictures.__getitem__, ask_both, f"{key} {precision}", advance)
     return _frames(answers), f"{len(photos)} {described}"
 
 
@@ -246,7 +246,7 @@ def _frames(answers: Answers) -> Frames:
     return Frames(edge.argmax(axis=1), edge.max(axis=1).astype(np.float64), answers["full"], answers["looks"])
 
 
-def _answered(
+def answered(
     path: Path,
     names: Sequence[str],
     read: Callable[[slice], NDArray[np.uint8]],
@@ -254,7 +254,16 @@ def _answered(
     key: str,
     advance: Advance,
 ) -> Answers:
-    """Answers about every picture, in order, of which those in `path` are not asked for again."""
+    """Answers about every picture, in order, of which those in `path` are not asked for again.
+
+    Args:
+        path: Where answers are saved, every `SAVE_EVERY_S`.
+        names: Of the pictures, each its own.
+        read: The pictures of some rows, `(n, h, w, 3)` uint8 RGB.
+        ask: What is wanted of them, by name, each with n rows.
+        key: Answers that were saved under another one are forgotten.
+        advance: Told how many are done.
+    """
     known = _saved(path, key)
     asked = [row for row, name in enumerate(names) if name not in known]
     advance(len(names) - len(asked))
