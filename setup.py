@@ -48,6 +48,8 @@ MQTT = ["paho-mqtt>=2.1"]
 
 PLOT = ["matplotlib>=3.8"]
 
+WEB = ["starlette>=0.40", "uvicorn>=0.30"]
+
 METRICS = ["prometheus-client>=0.20"]
 
 DEV = [
@@ -59,6 +61,7 @@ DEV = [
     "ruff>=0.9",
     *MQTT,
     *METRICS,
+    *WEB,
 ]
 
 OLD_RUNTIME = ["numpy<2", "tflite-runtime==2.14.0"]
@@ -76,6 +79,7 @@ setup(
     package_dir={"edgebcnn._calibration": "calibration", "edgebcnn._devices": "devices"},
     package_data={
         "edgebcnn": ["py.typed"],
+        "edgebcnn.field": ["*.html", "*.js"],
         "edgebcnn.report": ["*.j2"],
         "edgebcnn.train": ["*.j2"],
         "edgebcnn._calibration": ["*.toml", "*.md"],
@@ -90,5 +94,6 @@ setup(
         "mqtt": MQTT,
         "old-runtime": OLD_RUNTIME,
         "plot": PLOT,
+        "web": WEB,
     },
 )

@@ -12,7 +12,7 @@ import pytest
 from click import Command
 from click.testing import CliRunner
 
-from benchmarks import head_cost, int8_remedies, recipe, training_speed
+from benchmarks import field, head_cost, int8_remedies, recipe, training_speed
 from edgebcnn.model.bcnn import Architecture
 from edgebcnn.model.heads import HEADS
 from tests.blocks import QUICK, draw_blocks
@@ -126,3 +126,19 @@ def test_every_remedy_of_int8_is_measured_on_the_photos_of_a_run(shop: Path) -> 
     )
     assert rows["float32"]["distance"] == 0
     assert all(0 < row["distance"] < 0.2 for name, row in rows.items() if name != "float32")
+
+
+def test_an_audit_is_held_against_every_frame_of_a_field_that_drifts(shop: Path, tmp_path: Path) -> None:
+    models = (shop / "runs" / "latest" / "bundle", "--full", shop / "runs" / "latest")
+    size = ("--passes", "2", "--draws", "2", "--share", "0.5")
+    document: Any = said(field.main, *models, *size, "--work", tmp_path)
+    audit = document["audit"]
+    assert (document["photos"], audit["frames"]) == (36, 72)
+    assert 18 < audit["kept"] < 54
+    assert audit["agreement"]["low"] <= audit["agreement"]["value"] <= audit["agreement"]["high"]
+    assert [row["frames"] for row in document["drawn"]] == [72 * days for days in field.DAYS]
+    for row in document["drawn"]:
+        assert row["kept"] == pytest.approx(row["frames"] / 2, rel=0.3)
+        assert 0 <= row["suffered"]["named"] <= row["suspected"]["named"] <= 3
+    again: Any = said(field.main, *models, *size, "--work", tmp_path)
+    assert again == document  # the answers, the sample and the audit are those of before

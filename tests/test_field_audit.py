@@ -12,10 +12,16 @@ import cv2
 import numpy as np
 import pytest
 from click.testing import Result
+from numpy.typing import NDArray
+from scipy import stats
 
 from edgebcnn.errors import BundleError, DataError, EdgebcnnError, RunError, StorageError
-from edgebcnn.field.findings import Frames, findings
+from edgebcnn.field.answers import read_answers
+from edgebcnn.field.findings import FALSE_DISCOVERIES, Frames, findings, products_by_loss
+from edgebcnn.field.losses import chance_of_so_few, equal_weight_n, usual
+from edgebcnn.field.review import Review
 from edgebcnn.field.sample import open_sample
+from edgebcnn.report import Proportion, benjamini_hochberg
 from edgebcnn.train import field_audit
 from edgebcnn.train.models import OpenedModel, open_model
 from tests.blocks import draw_blocks
@@ -58,6 +64,11 @@ def test_an_audit_estimates_agreement_and_finds_what_has_drifted(
 ) -> None:
     report = audited(shop, sample, "--output", tmp_path / "audit")
     assert report == json.loads((tmp_path / "audit" / "report.json").read_text())
+    page = (tmp_path / "audit" / "index.html").read_text()
+    assert page.count("data:image/jpeg") == min(24, len(report["disagreements"])) > 0
+    answers = read_answers(tmp_path / "audit").answers
+    assert len(answers) == report["frames"]
+    assert sum(not each.agrees for each in answers) == len(report["disagreements"])
     everything = tmp_path / "everything"
     camera = ["--camera", store / "now", "--every-frame", "--quiet"]
     assert typed(shop, "run", *camera, "--sample", everything, "--sample-rate", "1").exit_code == 0
@@ -74,7 +85,8 @@ def test_an_audit_estimates_agreement_and_finds_what_has_drifted(
 def test_people_get_tables(shop: Path, sample: Path, tmp_path: Path) -> None:
     result = typed(shop, "audit", sample, "--output", tmp_path)
     assert result.exit_code == 0
-    for words in ("in the field", "at export (36 test photos)", "brightness", "drifted", f"report: {tmp_path}"):
+    said = f"report: {tmp_path / 'index.html'}"
+    for words in ("in the field", "at export (36 test photos)", "brightness", "drifted", said):
         assert words in result.stdout
 
 
@@ -105,6 +117,16 @@ def test_an_audit_that_was_stopped_goes_on(
     report = audited(shop, sample, "--output", place)
     assert sum(asked) == report["frames"] + 36, "each frame and photo was asked about once"
     assert report == whole
+
+
+def test_what_a_person_labelled_is_judged_by_evaluate(shop: Path, sample: Path, tmp_path: Path) -> None:
+    audited(shop, sample, "--output", tmp_path / "audit")
+    with Review(sample, tmp_path / "audit", output=tmp_path / "labelled") as review:
+        for answer in review.answers[:10]:
+            review.decide(answer.id, answer.truth or answer.full)
+    result = typed(shop, "evaluate", "runs/latest/bundle", "--data", tmp_path / "labelled", "--json")
+    assert result.exit_code == 0, result.stderr
+    assert json.loads(result.stdout)["n"] == 10
 
 
 def test_golden_photos_stand_in_for_photos_that_are_gone(
@@ -184,7 +206,70 @@ def test_the_product_that_suffered_is_named_and_no_other() -> None:
             scenes=np.arange(300),
             names=["a", "b", "c"],
         )
-        named.append([each.name for each in found.products if each.suffered])
+        named.append([each.name for each in found.products if each.level == "suffered"])
         assert found.change[2] < 0
     assert all("b" in each for each in named)
     assert sum(each != ["b"] for each in named) <= 1
+
+
+def test_a_product_is_seldom_named_though_nothing_happened_and_most_names_are_right_where_something_did() -> None:
+    """81 products, 15 photos and 5 frames each; on every fifth of them agreement falls, or on none."""
+    classes, runs = 81, 60
+    false_suffered = 0
+    false_shares, found = [], 0
+    for seed in range(runs):
+        rng = np.random.default_rng(seed)
+        usually = rng.beta(20, 2, classes)
+        hurt = np.arange(classes) % 5 == 0
+        for share, lost in ((usually, False), (np.where(hurt, 0.3, usually), True)):
+            named = products_by_loss(
+                of_products(rng, share, 5),
+                of_products(rng, usually, 15),
+                kept_with=np.full(5 * classes, 0.05),
+                scenes=np.arange(5 * classes),
+                names=[str(product) for product in range(classes)],
+            )
+            suspected = [int(each.name) for each in named if each.level]
+            if lost:
+                false_shares.append(np.mean(~hurt[suspected]) if suspected else 0)
+                found += int(hurt[suspected].sum())
+            else:
+                false_suffered += any(each.level == "suffered" for each in named)
+    assert false_suffered <= 0.1 * runs  # 5 % and four standard errors are 16 %
+    assert np.mean(false_shares) <= FALSE_DISCOVERIES
+    assert found / runs > 4
+
+
+def of_products(rng: np.random.Generator, share: NDArray[np.float64], per_product: int) -> Frames:
+    """Frames of each product, on which edge and full model agree with its share."""
+    product = np.arange(len(share)).repeat(per_product)
+    edge = np.where(rng.random(len(product)) < share[product], product, (product + 1) % len(share))
+    full = np.eye(len(share), dtype=np.float32)[product]
+    return Frames(edge, np.ones(len(product)), full, np.zeros((len(product), 4)))
+
+
+def test_the_chance_of_so_few_is_the_beta_binomial_tail_and_errs_towards_chance() -> None:
+    expected = (12.0, 1.5)
+    assert chance_of_so_few(0.5, 4, expected=expected) == pytest.approx(stats.betabinom(4, *expected).cdf(2))
+    assert chance_of_so_few(0.5, 4.9, expected=expected) == chance_of_so_few(0.5, 4, expected=expected)
+    assert chance_of_so_few(0.4, 4, expected=expected) == chance_of_so_few(0.5, 4, expected=expected)
+    assert chance_of_so_few(1.0, 0.3, expected=expected) == pytest.approx(1)
+
+
+def test_what_is_usual_is_found_again() -> None:
+    rng = np.random.default_rng(5)
+    at_export = [Proportion(int(rng.binomial(30, share)), 30) for share in rng.beta(18, 2, 400)]
+    a, b = usual(at_export)
+    assert a / (a + b) == pytest.approx(0.9, abs=0.015)
+    assert 12 < a + b < 32
+
+
+def test_frames_of_one_scene_count_as_one() -> None:
+    kept_with = np.full(6, 0.1)
+    assert equal_weight_n(kept_with, np.arange(6)) == pytest.approx(6)
+    assert equal_weight_n(kept_with, np.array([0, 0, 1, 1, 2, 2])) == pytest.approx(3)
+
+
+def test_the_rate_of_false_discoveries_is_scipys(rng: np.random.Generator) -> None:
+    p_values = rng.random(40) ** 3
+    assert benjamini_hochberg(p_values) == pytest.approx(stats.false_discovery_control(p_values))

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
-from collections.abc import Iterator
-from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +16,7 @@ from edgebcnn.report.comparison import compare
 from edgebcnn.report.evaluation import expected_calibration_error
 from edgebcnn.report.fidelity import Fidelity, calibration_error, fidelity
 from edgebcnn.report.page import SHOWN_PHOTOS, page
+from tests.pages import Parts, check_in_chromium
 
 PHOTOS = 300
 NAMES = [*(f"Milk {percent} %" for percent in range(6)), 'Bio "Soja" <1 l> & more', "Schokolade-Nuss-Vollmilch-500-g"]
@@ -95,24 +92,6 @@ def html(found: Fidelity) -> str:
         "latency": {"p50_ms": 1.5, "p95_ms": 2.25, "n": 500, "where": "a board"},
     }
     return page(document(found, **more), name="shelf", pictures=picture).decode()
-
-
-class Parts(HTMLParser):
-    """Every address on a page, and its text."""
-
-    def __init__(self, html: str) -> None:
-        super().__init__()
-        self.addresses: list[str] = []
-        self.tags: set[str] = set()
-        self.text = ""
-        self.feed(html)
-
-    def handle_starttag(self, tag: str, attributes: list[tuple[str, str | None]]) -> None:
-        self.tags.add(tag)
-        self.addresses += [value or "" for name, value in attributes if name in {"src", "href", "srcset", "action"}]
-
-    def handle_data(self, data: str) -> None:
-        self.text += data
 
 
 def test_every_model_and_pair_has_its_figures(
@@ -244,39 +223,9 @@ def test_the_same_report_gives_the_same_bytes(found: Fidelity) -> None:
     assert page(document(found), name="a", pictures=picture) == page(document(found), name="a", pictures=picture)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """Headless Chromium, the system's or Playwright's own."""
-    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install '.[dev]'")
-    with api.sync_playwright() as playwright:
-        names = ("chromium", "chromium-browser", "google-chrome")
-        path = next(filter(None, map(shutil.which, names)), playwright.chromium.executable_path)
-        if not Path(path).exists():
-            pytest.skip("there is no Chromium: apt install chromium, or playwright install chromium")
-        # As root, as in a container, Chromium starts without its sandbox only.
-        browser = playwright.chromium.launch(executable_path=path, chromium_sandbox=os.geteuid() != 0)
-        yield browser
-        browser.close()
-
-
 @pytest.mark.parametrize("width_px", [400, 1280])
 def test_in_chromium_the_page_is_whole_and_not_wider_than_the_screen(
     browser: Any, html: str, tmp_path: Path, width_px: int
 ) -> None:
     (tmp_path / "index.html").write_text(html)
-    address = (tmp_path / "index.html").as_uri()
-    asked, said = [], []
-    tab = browser.new_page(viewport={"width": width_px, "height": 800})
-    tab.on("request", lambda request: asked.append(request.url))
-    tab.on("console", lambda message: said.append(message.text))
-    tab.on("pageerror", lambda error: said.append(str(error)))
-    tab.goto(address)
-    assert [url for url in asked if not url.startswith("data:")] == [address]
-    assert said == []
-    assert tab.evaluate("[...document.images].every(image => image.complete && image.naturalWidth > 0)")
-    assert tab.evaluate("document.images.length") == SHOWN_PHOTOS + 3
-    assert tab.evaluate("document.documentElement.scrollWidth") == width_px
-    seen = "h1, h2, h3, p, .plot, .stack, .photos"
-    cut = f"[...document.querySelectorAll('{seen}')].filter(each => each.getBoundingClientRect().right > innerWidth)"
-    assert tab.evaluate(f"{cut}.map(each => each.outerHTML.slice(0, 80))") == []
-    tab.close()
+    check_in_chromium(browser, tmp_path / "index.html", width_px, pictures=SHOWN_PHOTOS + 3)

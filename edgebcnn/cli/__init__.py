@@ -34,6 +34,7 @@ COMMANDS = {
     "slots": "Draw the slots of a shelf on its picture, and check them",
     "run": "Name the products that a camera, video or folder of photos shows",
     "audit": "Ask the full model about the frames that a device kept",
+    "review": "Let a person label the frames that a device kept",
 }
 """Commands and their first sentence, in the order in which a user meets them."""
 

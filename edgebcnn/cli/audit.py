@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     type=click.Path(path_type=Path),
     metavar="DIR",
     show_default="SAMPLE-audit",
-    help="Where report.json goes, and the answers so far, from which an audit goes on that was stopped.",
+    help="Where index.html and report.json go, and the answers, from which an audit goes on that was stopped.",
 )
 @click.option(
     "--scene",
@@ -67,4 +67,4 @@ def _print(result: FieldAudit, output: Path, *, as_json: bool) -> None:
         return
     for table in tables(result.findings, reference=result.reference):
         stdout.print(table)
-    stdout.print(f"report: {output / 'report.json'}")
+    stdout.print(f"report: {output / 'index.html'}")

@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import asdict, dataclass, replace
+from typing import Any, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edgebcnn.field.losses import chance_of_so_few, equal_weight_n, usual
 from edgebcnn.report.agreement import CONFIDENCE, Proportion, agreement, difference_interval
-from edgebcnn.report.drift import Drift, drift, drift_by_product, holm
+from edgebcnn.report.drift import Drift, benjamini_hochberg, drift, drift_by_product, holm
 from edgebcnn.report.weighted import WeightedShare, weighted_share
 
 LOOKS = ("brightness", "contrast", "warmth", "sharpness")
+
+SPREAD = (0.05, 0.25, 0.5, 0.75, 0.95)
+"""Shares of frames below the five numbers of a `Spread`."""
+
+
+FALSE_DISCOVERIES = 0.1
+"""Share of false names among those suspected, at most, on average."""
+
+Level = Literal["suffered", "suspected"]
+
+LEVELS: dict[Level, str] = {
+    "suffered": "Agreement fell; that any name here is wrong has a probability of 5 % at most.",
+    "suspected": "Agreement seems to have fallen; of the names here and above, 1 in 10 is wrong on average, at most.",
+}
+"""What each level promises."""
 
 
 @dataclass(frozen=True)
@@ -52,19 +68,23 @@ class ProductFinding:
         name: The product.
         field: In the field.
         export: At export; None where no photo there shows it.
-        p_value: How often agreement falls so much by chance (Fisher's exact test, one-sided, on the effective number
-            of frames), with Holm's correction for the number of products.
+        p_value: How often agreement falls so much by chance (`losses`), with Holm's correction for the number of
+            products.
+        q_value: The same with Benjamini and Hochberg's.
     """
 
     name: str
     field: WeightedShare
     export: Proportion | None
     p_value: float
+    q_value: float
 
     @property
-    def suffered(self) -> bool:
-        """Whether chance is no explanation, at 5 %."""
-        return self.p_value <= 1 - CONFIDENCE
+    def level(self) -> Level | None:
+        """What is claimed of it, see `LEVELS`."""
+        if self.p_value <= 1 - CONFIDENCE:
+            return "suffered"
+        return "suspected" if self.q_value <= FALSE_DISCOVERIES else None
 
     def as_json(self) -> dict[str, Any]:
         """Everything by name."""
@@ -74,8 +94,24 @@ class ProductFinding:
             "field": self.field.as_json(),
             "export": export,
             "p_value": self.p_value,
-            "suffered": self.suffered,
+            "q_value": self.q_value,
+            "level": self.level,
         }
+
+
+@dataclass(frozen=True)
+class Spread:
+    """Where a number lies: `SPREAD` quantiles.
+
+    Attributes:
+        name: Of the number, as in the drifts.
+        export: At export.
+        field: In the field.
+    """
+
+    name: str
+    export: tuple[float, ...]
+    field: tuple[float, ...]
 
 
 @dataclass(frozen=True)
@@ -85,15 +121,17 @@ class Findings:
     Attributes:
         agreement: Of edge and full model on all frames with a product, estimated from the sample.
         export: On the photos of the export.
-        drifts: The edge model's score, the full model's answers, and each of `LOOKS`, against the export's photos;
+        drifts: The full model's answers, the edge model's score, and each of `LOOKS`, against the export's photos;
             corrected for their number.
-        products: Agreement by product, the largest loss first.
+        spreads: Where the numbers among them lie.
+        products: Agreement by product, the surest loss first.
         product_drifts: The full model's answers by product, against the export's photos.
     """
 
     agreement: WeightedShare
     export: Proportion
     drifts: tuple[Drift, ...]
+    spreads: tuple[Spread, ...]
     products: tuple[ProductFinding, ...]
     product_drifts: tuple[Drift, ...]
 
@@ -110,6 +148,8 @@ class Findings:
             "export": self.export.as_json(),
             "change": {"value": value, "low": low, "high": high, "confidence": CONFIDENCE},
             "drifts": [each.as_json() for each in self.drifts],
+            "spreads": [asdict(each) for each in self.spreads],
+            "levels": LEVELS,
             "products": [each.as_json() for each in self.products],
             "product_drifts": [each.as_json() for each in self.product_drifts],
         }
@@ -138,16 +178,18 @@ def findings(
         names: The products, in the order of class ids.
     """
     holds = field.edge == field.product
+    plain = field.where(is_plain)
     return Findings(
         agreement=weighted_share(holds, kept_with, groups=scenes),
         export=agreement(export.edge, export.product),
-        drifts=_drifts(export, field.where(is_plain)) if is_plain.any() else (),
-        products=_products(field, export, kept_with, scenes, names),
+        drifts=_drifts(export, plain) if is_plain.any() else (),
+        spreads=_spreads(export, plain) if is_plain.any() else (),
+        products=products_by_loss(field, export, kept_with=kept_with, scenes=scenes, names=names),
         product_drifts=drift_by_product(
             np.sqrt(export.full),
-            np.sqrt(field.full[is_plain]),
+            np.sqrt(plain.full),
             products_before=export.product,
-            products_now=field.product[is_plain],
+            products_now=plain.product,
             names=names,
         ),
     )
@@ -173,38 +215,52 @@ def looks(pixels_rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
 def _drifts(before: Frames, now: Frames) -> tuple[Drift, ...]:
     """Answers are compared as square roots of probabilities, whose distance is Hellinger's."""
     pairs: Mapping[str, tuple[NDArray[Any], NDArray[Any]]] = {
-        "edge score": (before.scores, now.scores),
         "full model's answers": (np.sqrt(before.full), np.sqrt(now.full)),
-        **{name: (before.looks[:, column], now.looks[:, column]) for column, name in enumerate(LOOKS)},
+        **_numbers(before, now),
     }
     found = [drift(*pair, name=name) for name, pair in pairs.items()]
     corrected = holm(np.array([each.p_value for each in found]))
     return tuple(replace(each, p_value=float(p_value)) for each, p_value in zip(found, corrected, strict=True))
 
 
-def _products(
-    field: Frames, export: Frames, kept_with: NDArray[np.floating], scenes: NDArray[np.integer], names: Sequence[str]
+def _spreads(before: Frames, now: Frames) -> tuple[Spread, ...]:
+    def quantiles(values: NDArray[Any]) -> tuple[float, ...]:
+        return tuple(np.quantile(values, SPREAD).tolist())
+
+    numbers = _numbers(before, now)
+    return tuple(Spread(name, quantiles(was), quantiles(is_now)) for name, (was, is_now) in numbers.items())
+
+
+def _numbers(before: Frames, now: Frames) -> dict[str, tuple[NDArray[np.float64], NDArray[np.float64]]]:
+    of_looks = {name: (before.looks[:, column], now.looks[:, column]) for column, name in enumerate(LOOKS)}
+    return {"edge score": (before.scores, now.scores), **of_looks}
+
+
+def products_by_loss(
+    field: Frames,
+    export: Frames,
+    *,
+    kept_with: NDArray[np.floating],
+    scenes: NDArray[np.integer],
+    names: Sequence[str],
 ) -> tuple[ProductFinding, ...]:
+    """Agreement by product, the surest loss first; arguments as of `findings`."""
     holds = field.edge == field.product
+    at_export = {
+        product: agreement(export.edge[rows], export.product[rows])
+        for product in np.unique(export.product).tolist()
+        for rows in [export.product == product]
+    }
+    a, b = usual(list(at_export.values()))
     found = []
     for product in np.unique(field.product).tolist():
-        now, before = field.product == product, export.product == product
-        share = weighted_share(holds[now], kept_with[now], groups=scenes[now])
-        known = agreement(export.edge[before], export.product[before]) if before.any() else None
-        found.append(ProductFinding(names[product], share, known, 1.0 if known is None else _fall(share, known)))
-    corrected = holm(np.array([each.p_value for each in found]))
-    products = [replace(each, p_value=float(p_value)) for each, p_value in zip(found, corrected, strict=True)]
-    return tuple(sorted(products, key=lambda each: (each.p_value, each.field.value, each.name)))
-
-
-def _fall(now: WeightedShare, before: Proportion) -> float:
-    """Fisher's exact p-value, one-sided: of so many agreements among both, so few or fewer fall to the field.
-
-    The effective number is rounded down and the agreements up, so that it errs towards "chance".
-    """
-    n = max(1, int(min(now.effective_n, now.n)))
-    agreed = min(n, math.ceil(now.value * n - 1e-9))
-    total = agreed + before.successes
-    fewest = max(0, total - before.n)
-    ways = sum(math.comb(n, few) * math.comb(before.n, total - few) for few in range(fewest, agreed + 1))
-    return ways / math.comb(n + before.n, total)
+        rows, known = field.product == product, at_export.get(product)
+        share = weighted_share(holds[rows], kept_with[rows], groups=scenes[rows])
+        expected = (a + known.successes, b + known.n - known.successes) if known else (a, b)
+        n = equal_weight_n(kept_with[rows], scenes[rows])
+        chance = chance_of_so_few(share.value, n, expected=expected)
+        found.append(ProductFinding(names[product], share, known, chance, chance))
+    chances = np.array([each.p_value for each in found])
+    p_values, q_values = holm(chances), benjamini_hochberg(chances)
+    surest = chances.argsort(kind="stable").tolist()
+    return tuple(replace(found[row], p_value=float(p_values[row]), q_value=float(q_values[row])) for row in surest)

@@ -27,7 +27,7 @@ def tables(found: Findings, *, reference: str) -> list[Table]:
     shown = [overall, _drifts("Drift since export", found.drifts)]
     suffered = found.products[:SHOWN_PRODUCTS]
     products = Table(title=_title("Products by loss of agreement", len(found.products)), title_justify="left")
-    for heading in ("product", "in the field", "at export", "p", ""):
+    for heading in ("product", "in the field", "at export", "p", "q", ""):
         products.add_column(heading)
     for each in suffered:
         products.add_row(*_product(each))
@@ -50,7 +50,7 @@ def _drifts(title: str, drifts: tuple[Drift, ...]) -> Table:
 
 def _product(each: ProductFinding) -> tuple[str, ...]:
     export = "no photo" if each.export is None else str(each.export)
-    return each.name, str(each.field), export, _p(each.p_value), "suffered" if each.suffered else ""
+    return each.name, str(each.field), export, _p(each.p_value), _p(each.q_value), each.level or ""
 
 
 def _title(text: str, count: int) -> str:

@@ -19,7 +19,7 @@ from edgebcnn.report.agreement import (
     wilson_interval,
 )
 from edgebcnn.report.comparison import ModelComparison, compare
-from edgebcnn.report.drift import Drift, drift, drift_by_product, holm
+from edgebcnn.report.drift import Drift, benjamini_hochberg, drift, drift_by_product, holm
 from edgebcnn.report.evaluation import Evaluation, expected_calibration_error, judge
 from edgebcnn.report.fidelity import Fidelity, calibration_error, fidelity
 from edgebcnn.report.sequential import AgreementAlarm, confidence_sequence
@@ -38,6 +38,7 @@ __all__ = [
     "WeightedShare",
     "accuracy",
     "agreement",
+    "benjamini_hochberg",
     "calibration_error",
     "compare",
     "confidence_sequence",

@@ -8,10 +8,10 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, ParamSpec
 
-COLOURS = {"full": "#1f5fa8", "compact": "#b36b00", "edge": "#b3261e"}
+COLOURS = {"full": "#1f5fa8", "compact": "#b36b00", "edge": "#b3261e", "export": "#1f5fa8", "field": "#b3261e"}
 """Apart in brightness too, for eyes and printers that see no colours."""
 
-MARKERS = {"full": "o", "compact": "s", "edge": "^"}
+MARKERS = {"full": "o", "compact": "s", "edge": "^", "export": "o", "field": "^"}
 
 SHOWN_PRODUCTS = 30
 
@@ -75,15 +75,48 @@ def products(of_products: Sequence[Mapping[str, Any]]) -> Any:
     """
     changed = sorted(of_products, key=lambda each: -abs(each["accuracy_drop"]["value"]))[:SHOWN_PRODUCTS]
     shown = sorted(changed, key=lambda each: each["accuracy_drop"]["value"])
-    figure, axes = _figure(1 + 0.3 * len(shown))
-    for model, offset in (("full", 0.14), ("edge", -0.14)):
-        shares = [each["accuracy"][model] for each in shown]
-        places = [place + offset for place in range(len(shown))]
-        axes.errorbar([share["value"] for share in shares], places, xerr=_arms(shares), **_look(model))
-    labels = [f"{_shortened(each['name'])} ({each['agreement']['n']})" for each in shown]
-    axes.set_yticks(range(len(shown)), labels, fontsize=8, parse_math=False)
-    axes.set(xlabel="accuracy (number of photos in brackets)", xlim=(-0.02, 1.02), ylim=(-0.7, len(shown) - 0.3))
-    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.3, 1), ncols=2)
+    figure, axes = _by_product(
+        {f"{_shortened(each['name'])} ({each['agreement']['n']})": each["accuracy"] for each in shown}, ("full", "edge")
+    )
+    axes.set(xlabel="accuracy (number of photos in brackets)")
+    return figure
+
+
+@_drawn
+def field_products(of_products: Sequence[Mapping[str, Any]]) -> Any:
+    """Agreement at export and in the field on the first products, with 95 % intervals.
+
+    Args:
+        of_products: As `Findings.as_json` has them.
+    """
+    shown = [each for each in of_products if each["export"]][:SHOWN_PRODUCTS]
+    figure, axes = _by_product(
+        {f"{_shortened(each['name'])} ({each['field']['n']})": each for each in reversed(shown)}, ("export", "field")
+    )
+    axes.set(xlabel="agreement (number of frames in brackets)")
+    return figure
+
+
+@_drawn
+def spreads(of_looks: Sequence[Mapping[str, Any]]) -> Any:
+    """Median, middle half and middle 90 % of each number, at export and in the field.
+
+    Args:
+        of_looks: As `Findings.as_json` has its `spreads`.
+    """
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(5.2, 0.9 * len(of_looks)), layout="constrained")
+    for axes, each in zip(figure.subplots(len(of_looks), squeeze=False)[:, 0], of_looks, strict=True):
+        for place, side in enumerate(("field", "export")):
+            low, quarter, median, three_quarters, high = each[side]
+            axes.plot([low, high], [place, place], color=COLOURS[side], linewidth=1)
+            axes.plot([quarter, three_quarters], [place, place], color=COLOURS[side], linewidth=5, alpha=0.4)
+            axes.plot(median, place, MARKERS[side], color=COLOURS[side], markersize=5)
+        axes.set(ylim=(-0.7, 1.7))
+        axes.set_yticks([0, 1], ["field", "export"], fontsize=8)
+        axes.tick_params(axis="x", labelsize=8)
+        axes.set_title(each["name"], fontsize=9, loc="left")
     return figure
 
 
@@ -111,6 +144,19 @@ def _figure(height_in: float) -> tuple[Any, Any]:
 
     figure = Figure(figsize=(5.2, height_in), layout="constrained")
     return figure, figure.subplots()
+
+
+def _by_product(shares: Mapping[str, Mapping[str, Any]], sides: tuple[str, str]) -> tuple[Any, Any]:
+    """Two shares with their intervals for each product, the first product at the bottom."""
+    figure, axes = _figure(1 + 0.3 * len(shares))
+    for side, offset in zip(sides, (0.14, -0.14), strict=True):
+        of_side = [each[side] for each in shares.values()]
+        places = [place + offset for place in range(len(shares))]
+        axes.errorbar([share["value"] for share in of_side], places, xerr=_arms(of_side), **_look(side))
+    axes.set_yticks(range(len(shares)), list(shares), fontsize=8, parse_math=False)
+    axes.set(xlim=(-0.02, 1.02), ylim=(-0.7, len(shares) - 0.3))
+    axes.legend(frameon=False, loc="lower center", bbox_to_anchor=(0.3, 1), ncols=2)
+    return figure, axes
 
 
 def _look(model: str) -> dict[str, Any]:

@@ -1,8 +1,9 @@
-"""How does the report of an export look as a page, in one file that needs no other?
+"""How do the reports of an export and of an audit look as a page, in one file that needs no other?
 
     page(json.loads(report_json), name="shelf", pictures=…)
+    field_page(json.loads(report_json), name="shelf", pictures=…)
 
-The page says what `report.json` says, and shows the photos on which edge and full model differ. It needs Jinja2 and
+A page says what `report.json` says, and shows the photos on which edge and full model differ. It needs Jinja2 and
 matplotlib (the `train` extra); no module that a device runs imports it.
 """
 
@@ -10,7 +11,6 @@ from __future__ import annotations
 
 import base64
 from collections.abc import Callable, Mapping
-from importlib.resources import files
 from typing import Any
 
 import cv2
@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from edgebcnn.report import figures
 
 SHOWN_PHOTOS = 24
-"""Photos on which edge and full differ that are shown, for each model file; the JSON names all."""
+"""Photos on which edge and full differ that are shown, for each model file or audit; the JSON names all."""
 
 SHOWN_CONFUSIONS = 12
 
@@ -29,29 +29,55 @@ _JPEG_QUALITY = 75
 
 
 def page(report: Mapping[str, Any], *, name: str, pictures: Callable[[int], NDArray[np.uint8]]) -> bytes:
-    """The page.
+    """The page of an export.
 
     Args:
         report: What `report.json` holds; each of its models has a `fidelity`, and may have `layers` and `latency`.
         name: What the models are called.
         pictures: Gives the `(h, w, 3)` uint8 RGB photo at a position of `disagreements`.
     """
-    from jinja2 import Environment, StrictUndefined
-
-    environment = Environment(autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    source = files("edgebcnn.report").joinpath("page.html.j2").read_text(encoding="utf-8")
-    html = environment.from_string(source).render(
+    return _html(
+        "page.html.j2",
         name=name,
         held_out=report["held_out"],
         gate=report["gate"],
         calibration=report["calibration"],
         models={precision: _model(model, report["calibration"]) for precision, model in report["models"].items()},
         thumbnail=lambda position: _thumbnail(pictures(position)),
-        shown_photos=SHOWN_PHOTOS,
         shown_confusions=SHOWN_CONFUSIONS,
-        colours=figures.COLOURS,
     )
-    return html.encode(errors="replace")
+
+
+def field_page(report: Mapping[str, Any], *, name: str, pictures: Callable[[str], NDArray[np.uint8]]) -> bytes:
+    """The page of an audit.
+
+    Args:
+        report: What its `report.json` holds.
+        name: What the models are called.
+        pictures: Gives the `(h, w, 3)` uint8 RGB frame of an id of `disagreements`.
+    """
+    return _html(
+        "field.html.j2",
+        name=name,
+        report=report,
+        spreads_figure=figures.spreads(report["spreads"]) if report["spreads"] else None,
+        products_figure=figures.field_products(report["products"]),
+        thumbnail=lambda frame: _thumbnail(pictures(frame)),
+    )
+
+
+def _html(template: str, **values: Any) -> bytes:
+    from jinja2 import Environment, PackageLoader, StrictUndefined
+
+    environment = Environment(
+        loader=PackageLoader("edgebcnn", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    shared = {"shown_photos": SHOWN_PHOTOS, "colours": figures.COLOURS}
+    return environment.get_template(template).render(**values, **shared).encode(errors="replace")
 
 
 def _model(model: Mapping[str, Any], calibration: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -24,16 +24,19 @@ from edgebcnn.bundle import Bundle, Label, Precision, open_bundle
 from edgebcnn.device.classifier import Classifier
 from edgebcnn.device.selftest import read_golden
 from edgebcnn.errors import BundleError, DataError, RunError
+from edgebcnn.field.answers import Answer, AnswersFile, write_answers
 from edgebcnn.field.findings import Findings, Frames, findings, looks
 from edgebcnn.field.record import Record
 from edgebcnn.field.sample import Sample, open_sample
 from edgebcnn.progress import Advance, Reporter
+from edgebcnn.report.page import field_page
 from edgebcnn.train.claim import check_writable
 from edgebcnn.train.features import PreparedPhotos, chunks, read_ahead
 from edgebcnn.train.models import OpenedModel, open_model
 from edgebcnn.train.run_folder import check_photos, open_run, weights_path
 
 REPORT_NAME = "report.json"
+PAGE_NAME = "index.html"
 SAVE_EVERY_S = 20.0  # what a kill can cost
 
 Answers = Mapping[str, NDArray[Any]]
@@ -46,18 +49,25 @@ class FieldAudit:
 
     Attributes:
         sample: The sample.
+        labels: The products.
         full: Name of the full model.
         reference: Which photos stand for the export, such as `1265 test photos`.
         findings: What it says.
+        answers: About each frame, in the order of the sample.
     """
 
     sample: Sample
+    labels: tuple[Label, ...]
     full: str
     reference: str
     findings: Findings
+    answers: tuple[Answer, ...]
 
     def as_json(self) -> dict[str, Any]:
-        """Everything by name."""
+        """Everything by name, of the answers those on which the models differ, what the full one is surest of first."""
+        times = [each.time for each in self.sample.records]
+        differ = [each for each in self.answers if not each.agrees]
+        differ.sort(key=lambda each: (-each.full_score, each.id))
         return {
             "schema_version": 1,
             "sample": str(self.sample.path),
@@ -66,20 +76,23 @@ class FieldAudit:
             "reference": self.reference,
             "frames": len(self.sample.records),
             "plain_frames": int(self.sample.is_plain.sum()),
+            "first": min(times),
+            "last": max(times),
             **self.findings.as_json(),
+            "disagreements": [each.model_dump(mode="json") for each in differ],
         }
 
 
 def audit(
     sample_path: Path, full_path: Path, *, bundle_path: Path | None, output: Path, scene_s: float, reporter: Reporter
 ) -> FieldAudit:
-    """Asks the full model about a sample, and writes the report.
+    """Asks the full model about a sample, and writes the report, its page, and every answer.
 
     Args:
         sample_path: What `edgebcnn run --sample` kept.
         full_path: The run whose full model is asked.
         bundle_path: The bundle that ran; by default the one in the run.
-        output: Folder for `report.json` and the answers so far.
+        output: Folder for `report.json`, `index.html`, `answers.json` and the answers so far.
         scene_s: Frames of one source within so many seconds count as one scene; photos never do.
         reporter: Who is told.
 
@@ -107,7 +120,7 @@ def audit(
 
     with reporter.progress("full model on the sample", len(sample.records)) as advance:
         names = [each.id for each in sample.records]
-        answers = _answered(
+        answers = answered(
             output / "sample.npz", names, lambda rows: sample.pixels(sample.records[rows]), ask_full, key, advance
         )
     field = Frames(
@@ -125,9 +138,42 @@ def audit(
         scenes=_scenes(sample.records, scene_s),
         names=[label.name for label in bundle.labels],
     )
-    result = FieldAudit(sample, full.name, reference, found)
-    write_json(output / REPORT_NAME, result.as_json())
+    result = FieldAudit(
+        sample, bundle.labels, full.name, reference, found, _answers_of(sample.records, field, bundle.labels)
+    )
+    _write(result, output, name=bundle.manifest.name)
     return result
+
+
+def _answers_of(records: Sequence[Record], field: Frames, labels: Sequence[Label]) -> tuple[Answer, ...]:
+    ordered = np.sort(field.full, axis=1)
+    sure, margins = ordered[:, -1].tolist(), (ordered[:, -1] - ordered[:, -2]).tolist()
+    return tuple(
+        Answer(
+            id=record.id,
+            edge=labels[record.class_id].name,
+            edge_score=record.score,
+            full=labels[product].name,
+            full_score=full_score,
+            full_margin=margin,
+            time=record.time,
+            source=record.source,
+            photo=record.photo,
+            truth=record.truth,
+        )
+        for record, product, full_score, margin in zip(records, field.product.tolist(), sure, margins, strict=True)
+    )
+
+
+def _write(result: FieldAudit, output: Path, *, name: str) -> None:
+    """The report last: where it is, the others belong to it."""
+    report = result.as_json()
+    names = tuple(label.name for label in result.labels)
+    write_answers(output, AnswersFile(bundle=result.sample.bundle, labels=names, answers=result.answers))
+    records = {each.id: each for each in result.sample.records}
+    page = field_page(report, name=name, pictures=lambda frame: result.sample.pixels([records[frame]])[0])
+    write_bytes(output / PAGE_NAME, page)
+    write_json(output / REPORT_NAME, report)
 
 
 def _columns(full: OpenedModel, bundle: Bundle) -> list[int]:
@@ -183,7 +229,7 @@ def _export(
     with reporter.progress(f"both models on {described}", len(photos)) as advance:
         names = [str(photo.path) for photo in photos]
         path = output / "export.npz"
-        answers = _answered(path, names, pictures.__getitem__, ask_both, f"{key} {precision}", advance)
+        answers = answered(path, names, pictures.__getitem__, ask_both, f"{key} {precision}", advance)
     return _frames(answers), f"{len(photos)} {described}"
 
 
@@ -200,7 +246,7 @@ def _frames(answers: Answers) -> Frames:
     return Frames(edge.argmax(axis=1), edge.max(axis=1).astype(np.float64), answers["full"], answers["looks"])
 
 
-def _answered(
+def answered(
     path: Path,
     names: Sequence[str],
     read: Callable[[slice], NDArray[np.uint8]],
@@ -208,7 +254,16 @@ def _answered(
     key: str,
     advance: Advance,
 ) -> Answers:
-    """Answers about every picture, in order, of which those in `path` are not asked for again."""
+    """Answers about every picture, in order, of which those in `path` are not asked for again.
+
+    Args:
+        path: Where answers are saved, every `SAVE_EVERY_S`.
+        names: Of the pictures, each its own.
+        read: The pictures of some rows, `(n, h, w, 3)` uint8 RGB.
+        ask: What is wanted of them, by name, each with n rows.
+        key: Answers that were saved under another one are forgotten.
+        advance: Told how many are done.
+    """
     known = _saved(path, key)
     asked = [row for row, name in enumerate(names) if name not in known]
     advance(len(names) - len(asked))

@@ -1,0 +1,93 @@
+"""What did edge and full model say of each frame of a sample? `answers.json`, which an audit leaves for a review."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgebcnn.atomic import write_json
+from edgebcnn.errors import DataError
+from edgebcnn.sinks.event import Text
+
+ANSWERS_NAME = "answers.json"
+
+
+class Answer(BaseModel):
+    """What both models say of one frame.
+
+    Attributes:
+        id: Of the frame.
+        edge: The product that the edge model named on the device.
+        edge_score: Its probability.
+        full: The product that the full model names.
+        full_score: Its probability.
+        full_margin: That less the probability of its second product.
+        time: When the frame arrived, ISO 8601 in UTC.
+        source: Name of its source.
+        photo: Path within the folder, for photos.
+        truth: What it really shows, where the source knew.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    id: str = Field(pattern=r"^[0-9a-f]+-[0-9]+$")
+    edge: str
+    edge_score: float
+    full: str
+    full_score: float
+    full_margin: float
+    time: str
+    source: Text
+    photo: Text | None
+    truth: str | None
+
+    @property
+    def agrees(self) -> bool:
+        """Whether both models name the same product."""
+        return self.edge == self.full
+
+
+class AnswersFile(BaseModel):
+    """`answers.json`.
+
+    Attributes:
+        schema_version: Version of this file.
+        bundle: Digest of the bundle that ran.
+        labels: Names of its products, in the order of class ids.
+        answers: About each frame.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    schema_version: Literal[1] = 1
+    bundle: str
+    labels: tuple[str, ...]
+    answers: tuple[Answer, ...]
+
+
+def write_answers(audit: Path, answers: AnswersFile) -> None:
+    """Writes `answers.json`.
+
+    Raises:
+        StorageError: it cannot be written.
+    """
+    write_json(audit / ANSWERS_NAME, answers.model_dump(mode="json"))
+
+
+def read_answers(audit: Path) -> AnswersFile:
+    """Reads `answers.json`.
+
+    Raises:
+        DataError: it is not there, is damaged, or of another version.
+    """
+    file = audit / ANSWERS_NAME
+    try:
+        return AnswersFile.model_validate_json(file.read_bytes())
+    except (FileNotFoundError, NotADirectoryError):
+        raise DataError(f"{audit} is not an audit (no {ANSWERS_NAME}): run edgebcnn audit first") from None
+    except OSError as error:
+        raise DataError(f"{file} cannot be read ({error.strerror}): allow reading it, or audit again") from error
+    except ValidationError as error:
+        raise DataError(f"{file} is damaged or of another version: audit again") from error

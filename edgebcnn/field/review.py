@@ -1,0 +1,247 @@
+"""What does a person say of the frames of a sample? Decisions that survive a kill, and photos that train reads.
+
+    SAMPLE-audit/review.jsonl           a line for each decision, on the disk before the next frame; the last one counts
+    SAMPLE-labelled/<product>/<id>.png  the frames whose product a person has said
+
+The frames that teach most come first: those on which edge and full model differ, then those of which the full model is
+least sure (margin sampling: Scheffer, Decomain, Wrobel 2001, doi:10.1007/3-540-44816-0_31).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from threading import Lock
+from types import TracebackType
+
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from edgebcnn.atomic import storage_errors, write_bytes
+from edgebcnn.errors import DataError, StorageError
+from edgebcnn.field.answers import Answer, read_answers
+from edgebcnn.field.record import SUFFIX, read_pixels
+from edgebcnn.field.sample import open_sample
+
+DECISIONS_NAME = "review.jsonl"
+MARK_NAME = ".edgebcnn-review"
+_MARK = b"edgebcnn review fills this folder\n"
+_LONGEST_NAME_BYTES = 255
+
+
+class Decision(BaseModel):
+    """What a person said of one frame.
+
+    Attributes:
+        id: Of the frame.
+        label: The product that it shows; None where the person could not or would not say.
+        time: When, ISO 8601 in UTC.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    id: str
+    label: str | None
+    time: str
+
+
+@dataclass(frozen=True)
+class ReviewCounts:
+    """How far a review is.
+
+    Attributes:
+        frames: To be decided.
+        kept: Labelled as the full model said.
+        fixed: Labelled otherwise.
+        skipped: Left out.
+    """
+
+    frames: int
+    kept: int
+    fixed: int
+    skipped: int
+
+    def __str__(self) -> str:
+        """`12 of 340 frames decided: 9 kept, 2 fixed, 1 skipped`."""
+        decided = f"{self.kept + self.fixed + self.skipped} of {self.frames} frames decided"
+        return f"{decided}: {self.kept} kept, {self.fixed} fixed, {self.skipped} skipped"
+
+
+class Review:
+    """The frames of a sample, the most informative first, and what was said of them. Any thread may use it.
+
+    Attributes:
+        labels: The products, in the order of class ids.
+        answers: About the frames, in the order in which they are shown.
+        output: Folder of labelled photos.
+
+    Args:
+        sample: What `edgebcnn run --sample` kept.
+        audit: What `edgebcnn audit` wrote of it.
+        output: Folder for the photos; it need not be there, or is that of an earlier review.
+
+    Raises:
+        DataError: sample or audit cannot be used or do not belong together, or a product cannot name a folder.
+        StorageError: another review goes on, or `output` holds other things or cannot be written.
+    """
+
+    def __init__(self, sample: Path, audit: Path, *, output: Path) -> None:
+        found, kept = read_answers(audit), open_sample(sample)
+        if found.bundle != kept.bundle:
+            raise DataError(f"{audit} is of a sample of another bundle than {sample}: run edgebcnn audit {sample}")
+        there = {record.id for record in kept.records}
+        self.labels = found.labels
+        self.answers = informative([answer for answer in found.answers if answer.id in there])
+        if not self.answers:
+            raise DataError(f"{audit} knows no frame of {sample}: run edgebcnn audit {sample} again")
+        self.output = output
+        self._sample = sample
+        self._lock = Lock()
+        _check_names(self.labels)
+        _check_output(output)
+        self._decisions = _DecisionFile(audit / DECISIONS_NAME)
+        try:
+            self._complete()
+        except BaseException:
+            self._decisions.close()
+            raise
+
+    def __enter__(self) -> Review:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._decisions.close()
+
+    @property
+    def decisions(self) -> Mapping[str, Decision]:
+        """The last word on each frame, by its id."""
+        return self._decisions.last
+
+    def picture(self, frame: str) -> Path:
+        """The file of a frame.
+
+        Raises:
+            DataError: there is no such frame.
+        """
+        if frame not in {answer.id for answer in self.answers}:
+            raise DataError(f"{frame} is not a frame of this review")
+        return self._sample / f"{frame}{SUFFIX}"
+
+    def decide(self, frame: str, label: str | None) -> None:
+        """Writes a decision down, and puts the photo where it says.
+
+        Raises:
+            DataError: there is no such frame or product, or the frame's file is damaged.
+            StorageError: it cannot be written; then nothing was decided.
+        """
+        if label is not None and label not in self.labels:
+            raise DataError(f"{label!r} is not a product of the bundle")
+        picture = self.picture(frame)
+        with self._lock:
+            if label is not None:
+                read_pixels(picture)
+            self._decisions.add(Decision(id=frame, label=label, time=datetime.now(timezone.utc).isoformat()))
+            self._put(frame, label)
+
+    def counts(self) -> ReviewCounts:
+        """How far it is."""
+        said = [(each.full, self.decisions[each.id].label) for each in self.answers if each.id in self.decisions]
+        skipped = sum(label is None for _, label in said)
+        kept = sum(label == full for full, label in said)
+        return ReviewCounts(len(self.answers), kept, len(said) - kept - skipped, skipped)
+
+    def _complete(self) -> None:
+        """Puts every photo where it belongs: a kill may have come between a decision and its photo."""
+        self._places = {file.stem: file for file in self.output.glob(f"*/*{SUFFIX}") if not file.name.startswith(".")}
+        for answer in self.answers:
+            if decision := self.decisions.get(answer.id):
+                if decision.label is not None and decision.label not in self.labels:
+                    raise DataError(f"{self._decisions.path} names {decision.label!r}, which is no product: remove it")
+                self._put(answer.id, decision.label)
+
+    def _put(self, frame: str, label: str | None) -> None:
+        place = self.output / label / f"{frame}{SUFFIX}" if label is not None else None
+        before = self._places.pop(frame, None)
+        if before and before != place:
+            with storage_errors(before):
+                before.unlink()
+                if not any(before.parent.iterdir()):
+                    before.parent.rmdir()
+        if place:
+            if before != place:
+                if not (self.output / MARK_NAME).exists():
+                    write_bytes(self.output / MARK_NAME, _MARK)
+                write_bytes(place, self.picture(frame).read_bytes())
+            self._places[frame] = place
+
+
+def informative(answers: Sequence[Answer]) -> tuple[Answer, ...]:
+    """Those on which the models differ, then the others, the full model's least sure ones first."""
+    return tuple(sorted(answers, key=lambda each: (each.agrees, each.full_margin, each.id)))
+
+
+class _DecisionFile:
+    """Appends lines, each on the disk when `add` returns; a line that was cut by a kill is dropped."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        with storage_errors(path):
+            self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_APPEND, 0o644)
+        try:
+            self._lock()
+            self.last = self._read()
+        except BaseException:
+            self.close()
+            raise
+
+    def add(self, decision: Decision) -> None:
+        line = f"{decision.model_dump_json()}\n".encode()
+        with storage_errors(self.path):
+            size = os.fstat(self._file).st_size
+            try:
+                if os.write(self._file, line) != len(line):
+                    raise OSError(28, "No space left on device")
+                os.fsync(self._file)
+            except OSError:
+                os.ftruncate(self._file, size)
+                raise
+        self.last[decision.id] = decision
+
+    def close(self) -> None:
+        os.close(self._file)
+
+    def _lock(self) -> None:
+        try:
+            fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise StorageError(f"another review writes {self.path}: end that one first") from None
+
+    def _read(self) -> dict[str, Decision]:
+        content = self.path.read_bytes()
+        whole = content[: content.rfind(b"\n") + 1]
+        if whole != content:
+            os.ftruncate(self._file, len(whole))
+        decisions: dict[str, Decision] = {}
+        for number, line in enumerate(whole.splitlines(), start=1):
+            try:
+                decision = Decision.model_validate_json(line)
+            except ValidationError as error:
+                raise DataError(f"{self.path}, line {number} is no decision: correct or remove the line") from error
+            decisions[decision.id] = decision
+        return decisions
+
+
+def _check_names(labels: Sequence[str]) -> None:
+    for label in labels:
+        if label.startswith(".") or "/" in label or "\0" in label or not 0 < len(label.encode()) <= _LONGEST_NAME_BYTES:
+            raise DataError(f"product {label!r} cannot be the name of a folder: rename it, train and export again")
+
+
+def _check_output(output: Path) -> None:
+    if output.exists() and not output.is_dir():
+        raise StorageError(f"{output} is not a folder: give another one with --output")
+    if output.is_dir() and any(output.iterdir()) and not (output / MARK_NAME).is_file():
+        raise StorageError(f"{output} holds other things than a review's photos: give another folder with --output")
