@@ -45,6 +45,11 @@ class Preprocessing(BaseModel):
     mean: float = 127.5
     std: float = Field(default=127.5, gt=0)
 
+    @property
+    def width_over_height(self) -> float:
+        """Aspect of the model's input."""
+        return self.width_px / self.height_px
+
     def apply(self, photo_bgr: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Crops and resizes one photo and puts its colours in the model's order.
 
@@ -55,7 +60,7 @@ class Preprocessing(BaseModel):
             `(height_px, width_px, 3)` uint8 RGB, contiguous.
         """
         if self.fit == "crop":
-            photo_bgr = _crop_to_aspect(photo_bgr, self.width_px / self.height_px)
+            photo_bgr = _crop_to_aspect(photo_bgr, self.width_over_height)
         if photo_bgr.shape[:2] != (self.height_px, self.width_px):
             enlarges = photo_bgr.shape[0] < self.height_px or photo_bgr.shape[1] < self.width_px
             # INTER_AREA degenerates to nearest-neighbour when it enlarges.

@@ -228,3 +228,27 @@ def test_a_machine_without_a_runtime_is_told_what_to_install(bundle: Bundle, mon
         monkeypatch.delitem(sys.modules, f"{name}.interpreter", raising=False)
     with pytest.raises(DeviceError, match="pip install ai-edge-litert"):
         Classifier.from_bundle(bundle)
+
+
+def test_several_frames_at_once_get_what_each_gets_alone(tmp_path: Path) -> None:
+    rng = np.random.default_rng(5)
+    frames = [coloured(label, rng, height_px=40 + 9 * i) for i, label in enumerate(COLOURS_BGR)]
+    classifier = Classifier.from_bundle(make_tiny_bundle(tmp_path / "bundle", ["int8"]))
+    alone = np.stack([classifier.classify(frame).probabilities for frame in frames])
+    for _ in range(2):  # the first batch is checked photo by photo, the second is not
+        assert np.abs(classifier.classify_many(frames) - alone).max() <= 1 / 256
+    assert np.array_equal(classifier.classify(frames[0]).probabilities, alone[0]), "a batch must leave no trace"
+    assert np.array_equal(classifier.classify_many(frames[:1]), alone[:1])
+
+
+def test_a_graph_that_computes_other_values_from_a_batch_gets_photos_one_by_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    frames = [coloured(label, np.random.default_rng(5)) for label in COLOURS_BGR]
+    classifier = Classifier.from_bundle(make_tiny_bundle(tmp_path / "bundle", ["int8"]))
+    alone = np.stack([classifier.classify(frame).probabilities for frame in frames])
+    monkeypatch.setattr(
+        type(classifier._runtime), "invoke_batch", lambda self, batch: np.zeros((len(batch), 4), np.uint8)
+    )
+    for _ in range(2):
+        assert np.array_equal(classifier.classify_many(frames), alone)

@@ -11,7 +11,7 @@ import pytest
 
 from edgebcnn.atomic import json_bytes
 from edgebcnn.camera.reading import Reading
-from edgebcnn.sinks.event import ReadingEvent, json_schema
+from edgebcnn.sinks.event import Event, ReadingEvent, SlotEvent, json_schema
 from tests.readings import reading, stamp
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -67,5 +67,11 @@ def test_the_schema_in_the_docs_is_that_of_the_code() -> None:
 
 
 def test_the_table_in_the_docs_is_that_of_the_schema() -> None:
-    table = re.findall(r"^\| `(\w+)` \| [^|]+ \| (.+) \|$", (DOCS / "events.md").read_text(), flags=re.MULTILINE)
-    assert dict(table) == {name: field.description for name, field in ReadingEvent.model_fields.items()}
+    sections = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## )", (DOCS / "events.md").read_text(), flags=re.S | re.M))
+    reading, slot = (
+        dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| (.+) \|$", sections[title], flags=re.M))
+        for title in ("The reading", "The slot")
+    )
+    assert reading == {name: field.description for name, field in ReadingEvent.model_fields.items()}
+    own = SlotEvent.model_fields.keys() - Event.model_fields.keys()
+    assert slot == {name: SlotEvent.model_fields[name].description for name in own}

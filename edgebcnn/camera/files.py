@@ -79,6 +79,7 @@ class VideoFile(Source):
         self._truth = video_truth(path, labels) if labels else {}
         promised = int(self._capture.get(cv2.CAP_PROP_FRAME_COUNT))
         super().__init__(str(path), reporter, total=promised if promised > 0 else None, view=view)
+        self.fps = float(self._capture.get(cv2.CAP_PROP_FPS)) or None
 
     def frames(self, done: Done) -> Iterator[Frame]:
         """Yields every frame; frames that the header promises and that do not come are counted as unreadable."""

@@ -42,15 +42,20 @@ class Source(ABC):
         total: Number of frames, where it is known beforehand.
         dropped: Frames that a newer one replaced before anyone took them.
         unreadable: Frames or photos that are there but broken; the reporter was told of those in files and folders.
+        fps: Frames a second at which a video was taken; None where frames come when they are taken, or from photos.
+        is_live: Whether frames come when they are taken, and newer ones replace those that nobody takes in time.
         restarts: How often a live source was lost and gave frames again.
         outage_s: For how long a live source gave no frames that it should have given.
     """
+
+    is_live = False
 
     def __init__(self, name: str, reporter: Reporter, *, total: int | None = None, view: View = AS_IT_IS) -> None:
         self.name = name
         self._reporter = reporter
         self._view = view
         self.total = total
+        self.fps: float | None = None
         self.dropped = 0
         self.unreadable = 0
         self.restarts = 0

@@ -58,6 +58,8 @@ class LiveStream(Source):
         CameraError: it cannot be opened.
     """
 
+    is_live = True
+
     def __init__(
         self, name: str, opener: Opener, *, reporter: Reporter, patience: Patience, view: View = AS_IT_IS
     ) -> None:

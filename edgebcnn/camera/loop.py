@@ -5,44 +5,56 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from typing import Protocol
+from typing import Protocol, TypeVar
 
-from edgebcnn.camera.quality import EVERY_FRAME, FrameCheck, Limits
+from edgebcnn.camera.pace import Pace
+from edgebcnn.camera.quality import EVERY_FRAME, Fault, FrameCheck, Limits
 from edgebcnn.camera.reading import Reading, make_reading, no_reading
+from edgebcnn.camera.shelf import ShelfReader, ShelfReading
 from edgebcnn.camera.source import Done, Frame, Source
 from edgebcnn.camera.summary import Summary, Tally
 from edgebcnn.camera.watchdog import Watchdog
-from edgebcnn.device.classifier import Classifier, Prediction
+from edgebcnn.device.classifier import Classifier
 from edgebcnn.errors import DeviceError
 
 MAX_FAILURES = 5  # of the model within `FAILURES_WITHIN_S`: a hiccup of a driver passes, a broken delegate does not
 FAILURES_WITHIN_S = 60.0
 RETRY_PAUSE_S = 0.2
+LOOK_S = 0.25  # how soon a loop that rests notices that it should end
+
+_AS_FAST_AS_IT_CAN = Pace()
+Answer = TypeVar("Answer")
 
 
-class Sink(Protocol):
+class _Closing(Protocol):
+    def close(self) -> None:
+        """Finishes; the loop calls it once, however it ended."""
+        ...
+
+
+class Sink(_Closing, Protocol):
     """Takes each reading as it comes, without keeping the loop waiting."""
 
     def write(self, reading: Reading) -> None:
         """Takes one reading."""
         ...
 
-    def close(self) -> None:
-        """Finishes; the loop calls it once, however it ended."""
-        ...
 
-
-class FrameSink(Protocol):
+class FrameSink(_Closing, Protocol):
     """Takes each frame with its reading, without keeping the loop waiting; it may keep the frame, not change it."""
 
     def write(self, frame: Frame, reading: Reading) -> None:
         """Takes one frame."""
         ...
 
-    def close(self) -> None:
-        """Finishes; the loop calls it once, however it ended."""
+
+class ShelfSink(_Closing, Protocol):
+    """Takes each frame with what its slots show, without keeping the loop waiting; it may keep both, not change."""
+
+    def write_shelf(self, frame: Frame, reading: ShelfReading) -> None:
+        """Takes one frame."""
         ...
 
 
@@ -56,6 +68,9 @@ class CameraLoop:
         classifier: What names their products.
         sinks: Where readings go.
         frame_sinks: Where frames go, with their readings.
+        shelf: Reads each frame slot by slot, in place of whole.
+        shelf_sinks: Where frames go that were read slot by slot; the other sinks get nothing then.
+        pace: How many frames a second are taken; by default as many as can be.
         limits: What a frame must keep to be classified; by default nothing.
         watchdog: Told which stage begins.
     """
@@ -67,6 +82,9 @@ class CameraLoop:
         sinks: Sequence[Sink] = (),
         *,
         frame_sinks: Sequence[FrameSink] = (),
+        shelf: ShelfReader | None = None,
+        shelf_sinks: Sequence[ShelfSink] = (),
+        pace: Pace = _AS_FAST_AS_IT_CAN,
         limits: Limits = EVERY_FRAME,
         watchdog: Watchdog | None = None,
     ) -> None:
@@ -74,6 +92,9 @@ class CameraLoop:
         self._classifier = classifier
         self._sinks = sinks
         self._frame_sinks = frame_sinks
+        self._shelf = shelf
+        self._shelf_sinks = shelf_sinks
+        self._pace = pace
         self._check = FrameCheck(limits)
         self._watchdog = watchdog or Watchdog(on_hang=lambda stage, took_s: None)
         self._failures_s: list[float] = []
@@ -103,21 +124,16 @@ class CameraLoop:
         done = self._until(stop, math.inf if max_frames is None else max_frames, deadline_s)
         try:
             for frame in self._source.frames(done):
-                reading = self._read(frame, stop)
-                self._tally.add(reading)
-                self._watchdog.enter("write")
-                for sink in self._sinks:
-                    sink.write(reading)
-                for frame_sink in self._frame_sinks:
-                    frame_sink.write(frame, reading)
+                begun_s = time.monotonic()
+                self._take(frame, stop)
                 self._watchdog.enter("wait for a frame")
+                self._rest(begun_s, stop, done)
         finally:
             self._elapsed_s = time.monotonic() - started_s
             self._watchdog.enter("close")
             with ExitStack() as closing:
-                for frame_sink in reversed(self._frame_sinks):
-                    closing.callback(frame_sink.close)
-                for sink in reversed(self._sinks):
+                sinks: list[_Closing] = [*self._sinks, *self._frame_sinks, *self._shelf_sinks]
+                for sink in reversed(sinks):
                     closing.callback(sink.close)
 
     def summary(self) -> Summary:
@@ -147,15 +163,46 @@ class CameraLoop:
 
         return done
 
-    def _read(self, frame: Frame, stop: threading.Event) -> Reading:
-        started_s = time.monotonic()
+    def _rest(self, begun_s: float, stop: threading.Event, done: Done) -> None:
+        last_change_s = self._shelf.last_change_s if self._shelf else None
+        until_s = time.monotonic() + self._pace.pause_s(begun_s, time.monotonic(), last_change_s=last_change_s)
+        while (left_s := until_s - time.monotonic()) > 0 and not done():
+            stop.wait(min(left_s, LOOK_S))
+
+    def _take(self, frame: Frame, stop: threading.Event) -> None:
         self._watchdog.enter("check")
-        fault = self._check.fault(frame, started_s)
+        fault = self._check.fault(frame, time.monotonic())
+        self._watchdog.enter("classify")
+        if self._shelf is None:
+            self._tell(frame, self._read(frame, fault, stop))
+        else:
+            self._tell_slots(frame, self._read_slots(self._shelf, frame, fault, stop))
+
+    def _tell(self, frame: Frame, reading: Reading) -> None:
+        self._tally.add(reading)
+        self._watchdog.enter("write")
+        for sink in self._sinks:
+            sink.write(reading)
+        for frame_sink in self._frame_sinks:
+            frame_sink.write(frame, reading)
+
+    def _tell_slots(self, frame: Frame, reading: ShelfReading) -> None:
+        self._tally.add(reading)
+        self._watchdog.enter("write")
+        for sink in self._shelf_sinks:
+            sink.write_shelf(frame, reading)
+
+    def _read_slots(self, shelf: ShelfReader, frame: Frame, fault: Fault | None, stop: threading.Event) -> ShelfReading:
+        if fault is not None:
+            return shelf.refuse(frame, fault)
+        # A state that settles rests on a second of frames: it is told, however old the last of them has become.
+        return self._answer(lambda: shelf.read(frame), stop) or shelf.refuse(frame, "model failed")
+
+    def _read(self, frame: Frame, fault: Fault | None, stop: threading.Event) -> Reading:
         if fault is not None:
             return no_reading(frame, fault, source=self._source.name, age_ms=_age_ms(frame))
-        self._watchdog.enter("classify")
         begun_s = time.monotonic()
-        prediction = self._predicted(frame, stop)
+        prediction = self._answer(lambda: self._classifier.classify(frame.image_bgr), stop)
         latency_ms = 1000 * (time.monotonic() - begun_s)
         age_ms = _age_ms(frame)
         if prediction is None:
@@ -166,10 +213,10 @@ class CameraLoop:
         name = self._source.name
         return make_reading(frame, prediction, source=name, labels=labels, age_ms=age_ms, latency_ms=latency_ms)
 
-    def _predicted(self, frame: Frame, stop: threading.Event) -> Prediction | None:
+    def _answer(self, ask: Callable[[], Answer], stop: threading.Event) -> Answer | None:
         """What the model says, or None where it failed and may try the next frame."""
         try:
-            return self._classifier.classify(frame.image_bgr)
+            return ask()
         except (DeviceError, RuntimeError) as error:  # runtimes raise RuntimeError where a delegate fails
             now_s = time.monotonic()
             self._failures_s = [*_since(now_s - FAILURES_WITHIN_S, self._failures_s), now_s]

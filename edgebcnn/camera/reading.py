@@ -78,7 +78,7 @@ def make_reading(
         source=source,
         frame=frame.index,
         photo=frame.photo,
-        time=_utc(age_ms),
+        time=utc(age_ms),
         label=prediction.label,
         class_id=prediction.class_id,
         gtin=labels[prediction.class_id].gtin,
@@ -100,7 +100,7 @@ def no_reading(frame: Frame, reason: Reason, *, source: str, age_ms: float, late
         source=source,
         frame=frame.index,
         photo=frame.photo,
-        time=_utc(age_ms),
+        time=utc(age_ms),
         label=None,
         class_id=None,
         gtin=None,
@@ -113,7 +113,8 @@ def no_reading(frame: Frame, reason: Reason, *, source: str, age_ms: float, late
     )
 
 
-def _utc(age_ms: float) -> str:
+def utc(age_ms: float) -> str:
+    """When a frame of that age was captured: ISO 8601, UTC, milliseconds."""
     arrived = datetime.now(timezone.utc) - timedelta(milliseconds=age_ms)
     return arrived.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from edgebcnn.camera.reading import Reading
+from edgebcnn.camera.shelf import ShelfReading
 from edgebcnn.device.classifier import Receipt
 from edgebcnn.report.agreement import Proportion
 
@@ -142,7 +143,7 @@ class Tally:
         self._labelled = 0
         self._right = 0
 
-    def add(self, reading: Reading) -> None:
+    def add(self, reading: Reading | ShelfReading) -> None:
         """Counts one reading."""
         self.age.add(reading.age_ms)
         if reading.latency_ms is not None:
@@ -151,7 +152,7 @@ class Tally:
             self.refused[reading.reason] += 1
             return
         self.classified += 1
-        if reading.truth is not None:
+        if isinstance(reading, Reading) and reading.truth is not None:
             self._labelled += 1
             self._right += reading.truth == reading.label
 

@@ -31,6 +31,7 @@ COMMANDS = {
     "devices": "List the device profiles, and what this machine can run them with",
     "check": "Check that a bundle is right on this device, and measure it",
     "benchmark": "Measure how fast a bundle is here, on each delegate and number of threads",
+    "slots": "Draw the slots of a shelf on its picture, and check them",
     "run": "Name the products that a camera, video or folder of photos shows",
     "audit": "Ask the full model about the frames that a device kept",
 }

@@ -15,6 +15,8 @@ import click
 from click.core import ParameterSource
 
 from edgebcnn.cli.device_options import DEFAULT_BUNDLE, device_for, device_options, open_from, policy_of
+from edgebcnn.cli.shelf_flags import SERVES as SHELF_SERVES
+from edgebcnn.cli.shelf_flags import ShelfChoices, shelf_flags
 from edgebcnn.cli.sink_flags import PATH, sink_flags
 
 if TYPE_CHECKING:
@@ -23,7 +25,9 @@ if TYPE_CHECKING:
     from edgebcnn.camera.summary import Summary
     from edgebcnn.camera.view import View
     from edgebcnn.field.sampler import SampleCounts
+    from edgebcnn.shelf.watch import ShelfWatch
     from edgebcnn.sinks.choices import SinkChoices
+    from edgebcnn.sinks.fan_out import EventSinks
     from edgebcnn.sinks.outlet import Counts
 
 
@@ -41,6 +45,7 @@ _SERVES = {
     "--allow-offline": _REMOTE,
     "--sample-rate": ("--sample",),
     "--sample-mb": ("--sample",),
+    **SHELF_SERVES,
 }
 """Flags that do nothing unless one of these others is given."""
 
@@ -80,6 +85,7 @@ def _size(_context: click.Context, _parameter: click.Parameter, value: str | Non
 )
 @device_options
 @sink_flags
+@shelf_flags
 @click.option(
     "--sample", "sample_path", type=PATH, metavar="DIR", help="Keep a sample of the frames for edgebcnn audit."
 )
@@ -127,7 +133,7 @@ def _size(_context: click.Context, _parameter: click.Parameter, value: str | Non
     show_default="600",
     help="Seconds for which a camera or stream that was lost is sought; 0 ends at once.",
 )
-@click.option("--quiet", is_flag=True, help="No line per frame.")
+@click.option("--quiet", is_flag=True, help="No line per frame or event.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON, and no line per frame.")
 def command(
     *,
@@ -142,6 +148,7 @@ def command(
     precision: Precision | None,
     threads: int | None,
     choices: SinkChoices,
+    shelf: ShelfChoices,
     sample_path: Path | None,
     sample_rate: float,
     sample_mb: float,
@@ -160,10 +167,14 @@ def command(
     Videos and folders are read frame by frame; cameras and streams always give their newest frame, and are sought again
     when they are lost. Frames that show nothing get no product but a reason. Folders named like products, and
     VIDEO.truth.csv beside a VIDEO (columns frame,label), say what is right and bring the accuracy.
+
+    With --slots, each slot of a shelf is read for itself, and told when its state settles: right, wrong, empty, unknown
+    or occluded.
     """
     from edgebcnn.camera.loop import CameraLoop
     from edgebcnn.camera.recovery import MAX_OUTAGE_S, Patience
     from edgebcnn.camera.service import watched
+    from edgebcnn.camera.shelf import ShelfReader
     from edgebcnn.camera.source import open_source
     from edgebcnn.cli.console import TerminalReporter
     from edgebcnn.cli.signals import stopped_by_signals
@@ -184,11 +195,13 @@ def command(
     classifier = open_classifier(bundle, profile, precision=precision, threads=threads, policy=policy)
     if classifier.receipt.fallback:
         reporter.say(f"Going on with the CPU: {classifier.receipt.fallback}")
+    watch = shelf.watch(bundle, classifier)
     folder = sample_path and SampleFolder(sample_path, bundle_digest=bundle.digest, max_bytes=round(sample_mb * MB))
     names = {label.name for label in classifier.labels}
     camera, view = spec or profile.camera.source, _view(size, rate, rotate)
     opened = open_source(camera, labels=names, reporter=reporter, patience=patience, view=view)
     with closing(opened) as source, stopped_by_signals() as stop, watched(source) as watchdog:
+        pace, reader = shelf.pace(source), ShelfReader(watch, source) if watch else None
         events = open_sinks(
             choices,
             bundle_digest=bundle.digest,
@@ -196,6 +209,7 @@ def command(
             keep_every_line=source.total is not None,
             reporter=reporter,
             in_a_hurry=stop.is_set,
+            slots=watch.names if watch else (),
         )
         bar = [] if lines or source.total is None else [ProgressSink(reporter, source.total)]
         sampler = folder and Sampler(
@@ -209,13 +223,23 @@ def command(
             may_wait=source.total is not None,
             in_a_hurry=stop.is_set,
         )
-        kept = [sampler] if sampler else []
-        loop = CameraLoop(source, classifier, [events, *bar], frame_sinks=kept, limits=limits, watchdog=watchdog)
+        told: list[EventSinks | ProgressSink] = [events, *bar]
+        loop = CameraLoop(
+            source,
+            classifier,
+            [] if reader else told,
+            frame_sinks=[sampler] if sampler else [],
+            shelf=reader,
+            shelf_sinks=told if reader else [],
+            pace=pace,
+            limits=limits,
+            watchdog=watchdog,
+        )
         try:
             loop.run(stop=stop, max_frames=max_frames, duration_s=duration)
         finally:
             sample = sampler.counts() if sampler else None
-            click.echo(_told(loop.summary(), events.counts(), sample, as_json=as_json), nl=False)
+            click.echo(_told(loop.summary(), events.counts(), sample, watch, as_json=as_json), nl=False)
 
 
 def _check_that_flags_do_something() -> None:
@@ -228,16 +252,27 @@ def _check_that_flags_do_something() -> None:
     for flag, served in _SERVES.items():
         if flag in given and given.isdisjoint(served):
             raise click.UsageError(f"{flag} is for {' or '.join(served)}: add that, or leave {flag} out")
+    if {"--slots", "--sample"} <= given:
+        raise click.UsageError("--sample keeps frames that show one product, --slots reads a shelf: leave one out")
 
 
-def _told(summary: Summary, counts: Sequence[Counts], sample: SampleCounts | None, *, as_json: bool) -> str:
+def _told(
+    summary: Summary,
+    counts: Sequence[Counts],
+    sample: SampleCounts | None,
+    watch: ShelfWatch | None,
+    *,
+    as_json: bool,
+) -> str:
     """The summary, and what became of events and frames; of lines on the terminal only that some were left out."""
     from edgebcnn.atomic import json_bytes
 
     if as_json:
-        document = {**summary.as_json(), "sinks": [each.as_json() for each in counts]}
+        document = {**summary.as_json(), **(watch.as_json() if watch else {})}
+        document["sinks"] = [each.as_json() for each in counts]
         return json_bytes(document | ({"sample": sample.as_json()} if sample else {})).decode()
-    told = [f"{'events':<10}{each}" for each in counts if each.sink != "terminal" or each.dropped]
+    told = [str(watch)] if watch else []
+    told += [f"{'events':<10}{each}" for each in counts if each.sink != "terminal" or each.dropped]
     told += [f"{'sample':<10}{sample}"] if sample else []
     return "\n".join([str(summary), *told, ""])
 

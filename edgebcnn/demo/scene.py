@@ -18,7 +18,7 @@ PHOTO_PX = 160  # side of a photo; a larger frame, such as a video's, gets sharp
 
 _RAILS = ("F1F3F5", "E03131", "FAB005", "495057", "2F9E44")
 _PRICES = ("0.89", "1.29", "1.99", "2.49")
-_SKINS = (("F1C9A5", "D9A47C", "F9E0CC"), ("C68642", "9F6730", "DDAA77"), ("7A4B2A", "55321A", "A87650"))
+SKINS = (("F1C9A5", "D9A47C", "F9E0CC"), ("C68642", "9F6730", "DDAA77"), ("7A4B2A", "55321A", "A87650"))
 
 _CAMERA_DISTANCE = 2.5  # units; near enough for visible perspective
 _LIGHT_CELLS = 8  # light is soft: a coarse grid, enlarged
@@ -188,7 +188,7 @@ def _random_blur(frame_px: int, rng: np.random.Generator) -> NDArray[np.float32]
 
 def _pack_layer(product: Product, x: float, sprite_px: int) -> Layer:
     extent = _pack_extent(product)
-    return _layer(_pack_sprite(product, sprite_px), at=(x - extent.middle, -extent.bottom), side=1.0)
+    return _layer(pack_sprite(product, sprite_px), at=(x - extent.middle, -extent.bottom), side=1.0)
 
 
 def _neighbour(product: Product, side: int, gap: float, sprite_px: int, rng: np.random.Generator) -> Layer:
@@ -221,9 +221,9 @@ def _hand(product: Product, sprite_px: int, rng: np.random.Generator) -> Layer:
     """Fingers that reach for the pack from its left or right."""
     extent = _pack_extent(product)
     side = int(rng.choice((-1, 1)))
-    skin = _SKINS[rng.integers(len(_SKINS))]
+    skin = SKINS[rng.integers(len(SKINS))]
     x, y = side * (extent.width / 2 - rng.uniform(0.02, 0.16)), -extent.height * rng.uniform(0.25, 1.0)
-    return _layer(_hand_sprite(skin, sprite_px), at=(x, y - 0.45), side=0.9, mirrored=side < 0)
+    return _layer(hand_sprite(skin, sprite_px), at=(x, y - 0.45), side=0.9, mirrored=side < 0)
 
 
 def _tag(product: Product, sprite_px: int, rng: np.random.Generator) -> Layer:
@@ -269,12 +269,14 @@ def _coarse(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
 
 
 @cache
-def _pack_sprite(product: Product, sprite_px: int) -> NDArray[np.uint8]:
-    return _with_shadow(pack_picture(product), sprite_px)
+def pack_sprite(product: Product, sprite_px: int) -> NDArray[np.uint8]:
+    """A product's pack, as `with_shadow` gives it."""
+    return with_shadow(pack_picture(product), sprite_px)
 
 
 @cache
-def _hand_sprite(skin: tuple[str, str, str], sprite_px: int) -> NDArray[np.uint8]:
+def hand_sprite(skin: tuple[str, str, str], sprite_px: int) -> NDArray[np.uint8]:
+    """A hand that reaches to the left, as `with_shadow` gives it; `skin` is one of `SKINS`."""
     light, dark, nail = skin
     canvas = Canvas()
     canvas.body("100,26 60,24~ 46,30~ 46,74~ 62,80~ 100,78", light)
@@ -286,12 +288,12 @@ def _hand_sprite(skin: tuple[str, str, str], sprite_px: int) -> NDArray[np.uint8
         canvas.fill(
             f"{tip + 9},{top + 2.6} {tip + 1.6},{top + 2.6}~ {tip + 1.6},{top + 8.8}~ {tip + 9},{top + 8.8}", nail
         )
-    return _with_shadow(canvas.picture(), sprite_px)
+    return with_shadow(canvas.picture(), sprite_px)
 
 
 @cache
 def _tag_sprite(price: str, sprite_px: int) -> NDArray[np.uint8]:
-    return _with_shadow(_tag_picture(price), sprite_px)
+    return with_shadow(_tag_picture(price), sprite_px)
 
 
 @cache
@@ -305,7 +307,7 @@ def _tag_picture(price: str) -> NDArray[np.uint8]:
     return canvas.picture()
 
 
-def _with_shadow(picture: NDArray[np.uint8], sprite_px: int) -> NDArray[np.uint8]:
+def with_shadow(picture: NDArray[np.uint8], sprite_px: int) -> NDArray[np.uint8]:
     """A picture at `sprite_px`, premultiplied, with a soft shadow in a margin of `_MARGIN` of its side."""
     small = cv2.resize(picture, (sprite_px, sprite_px), interpolation=cv2.INTER_AREA)
     margin = round(_MARGIN * sprite_px)
@@ -331,7 +333,7 @@ def _layer(sprite: NDArray[np.uint8], *, at: tuple[float, float], side: float, m
 
 
 def _backdrop_layer(rng: np.random.Generator) -> Layer:
-    picture = _backdrop(int(rng.integers(len(_WALLS) * len(_RAILS))))
+    picture = backdrop(int(rng.integers(len(_WALLS) * len(_RAILS))))
     width, _, shelf = _BACKDROP
     slide = rng.uniform(-0.25, 0.25)
     to_world = [[1 / _BACKDROP_UNIT_PX, 0, slide - width / 2], [0, 1 / _BACKDROP_UNIT_PX, -shelf], [0, 0, 1]]
@@ -339,7 +341,7 @@ def _backdrop_layer(rng: np.random.Generator) -> Layer:
 
 
 @cache
-def _backdrop(style: int) -> NDArray[np.uint8]:
+def backdrop(style: int) -> NDArray[np.uint8]:
     """A wall, a board and a price rail, `(h, w, 4)` uint8 BGR and opacity."""
     rng = np.random.default_rng(style)
     width_px, height_px, shelf_px = (round(length * _BACKDROP_UNIT_PX) for length in _BACKDROP)

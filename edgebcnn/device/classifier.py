@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,6 +21,7 @@ from edgebcnn.preprocessing import Preprocessing
 PREFERRED: tuple[Precision, ...] = ("int8", "mixed", "dynamic", "fp16", "float32", "int16")
 """The smallest and fastest first; int16 last, because no CPU is fast at it."""
 
+BATCH_TOLERANCE = 1 / 128  # two steps of a uint8 probability: other kernels may round otherwise
 INT8_OFFSET = 128  # an int8 input is the uint8 pixel less this
 
 
@@ -43,6 +44,15 @@ class Prediction:
     def top(self, k: int) -> tuple[int, ...]:
         """The k most probable class ids, best first; equals in the order of their ids, as `class_id` is chosen."""
         return tuple(int(class_id) for class_id in np.argsort(-self.probabilities, kind="stable")[:k])
+
+
+@runtime_checkable
+class BatchRuntime(Protocol):
+    """A runtime that may run several photos at once."""
+
+    def invoke_batch(self, batch: NDArray[Any]) -> NDArray[Any] | None:
+        """Runs the model on `(n, h, w, 3)`; None where it takes one photo alone."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -132,6 +142,8 @@ class Classifier:
         self.receipt = Receipt.of(runtime, precision, fallback=fallback)
         self._runtime = runtime
         self._preprocessing = preprocessing
+        self._takes_batches = isinstance(runtime, BatchRuntime)
+        self._batches_are_checked = False
 
     @classmethod
     def from_bundle(
@@ -175,6 +187,30 @@ class Classifier:
         probabilities = self.probabilities(self._preprocessing.apply(frame_bgr)[np.newaxis])[0]
         class_id = int(probabilities.argmax())
         return Prediction(class_id, self.labels[class_id].name, float(probabilities[class_id]), probabilities)
+
+    def classify_many(self, frames_bgr: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        """Probabilities of several frames, in one invoke where the runtime allows.
+
+        The first batch is also run photo by photo: a graph that computes other values from a batch gets no second one.
+
+        Args:
+            frames_bgr: Each `(h, w, 3)` uint8 BGR, of any size; one at least.
+
+        Returns:
+            `(n, classes)` float32.
+        """
+        pixels = np.stack([self._preprocessing.apply(frame) for frame in frames_bgr])
+        if len(pixels) == 1 or not self._takes_batches:
+            return self.probabilities(pixels)
+        assert isinstance(self._runtime, BatchRuntime)
+        output = self._runtime.invoke_batch(self._model_input(pixels))
+        batched = None if output is None else _dequantized(output, self._runtime.output)
+        if batched is not None and self._batches_are_checked:
+            return batched
+        single = self.probabilities(pixels)
+        self._batches_are_checked = True
+        self._takes_batches = batched is not None and bool(np.abs(batched - single).max() <= BATCH_TOLERANCE)
+        return single
 
     def probabilities(self, pixels_rgb: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Probabilities of photos that are already prepared, one photo at a time.

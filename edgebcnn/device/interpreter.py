@@ -114,6 +114,7 @@ class InterpreterRuntime:
     ) -> None:
         self.name, self.version = package.name, package.version
         self.threads: int | None = threads
+        self._takes_batches = external is None  # a vendor's delegate compiled the graph for one photo
         interpreter = self._interpreter = _opened(package, model, threads=threads, xnnpack=xnnpack, external=external)
         self.input, self.output = model_tensors(interpreter, model)
         self._input_index = interpreter.get_input_details()[0]["index"]
@@ -136,6 +137,29 @@ class InterpreterRuntime:
             ) from error
         output: NDArray[Any] = self._interpreter.get_tensor(self._output_index)
         return output
+
+    def invoke_batch(self, batch: NDArray[Any]) -> NDArray[Any] | None:
+        """Runs the model on several photos at once, where its graph and delegate allow that.
+
+        Args:
+            batch: `(n, h, w, 3)`, of the input's dtype.
+
+        Returns:
+            `(n, classes)`, or None where they take one photo alone.
+        """
+        if not self._takes_batches:
+            return None
+        try:
+            self._resize(len(batch))
+            output = self.invoke(batch)
+        except (ValueError, RuntimeError, DeviceError):  # an op that cannot be resized says so here or there
+            self._takes_batches = False
+        self._resize(1)
+        return output if self._takes_batches and len(output) == len(batch) else None
+
+    def _resize(self, photos: int) -> None:
+        self._interpreter.resize_tensor_input(self._input_index, (photos, *self.input.shape[1:]))
+        self._interpreter.allocate_tensors()
 
 
 def model_tensors(interpreter: Any, model: Path) -> tuple[TensorSpec, TensorSpec]:

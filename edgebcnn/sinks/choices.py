@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,7 +18,7 @@ from edgebcnn.sinks.fan_out import EventSinks
 from edgebcnn.sinks.files import CsvSink, JsonLinesSink, Rotation
 from edgebcnn.sinks.metrics import LOOPBACK, MetricsSink
 from edgebcnn.sinks.mqtt import PORTS as MQTT_PORTS
-from edgebcnn.sinks.mqtt import MqttTransport
+from edgebcnn.sinks.mqtt import READING_ENTITIES, Entity, MqttTransport, slot_entities
 from edgebcnn.sinks.outlet import Outlet, Sink, WhenFull
 from edgebcnn.sinks.remote import RemoteSink, Transport
 from edgebcnn.sinks.terminal import TerminalSink
@@ -75,6 +75,7 @@ def open_sinks(
     keep_every_line: bool,
     reporter: Reporter,
     in_a_hurry: Callable[[], bool],
+    slots: Sequence[tuple[str, str]] = (),
 ) -> EventSinks:
     """Opens every sink that was asked for.
 
@@ -85,6 +86,7 @@ def open_sinks(
         keep_every_line: Whether the loop rather waits than leaves out a line for people.
         reporter: Told when a broker or server goes and comes back.
         in_a_hurry: Asked whether somebody waits for the end.
+        slots: Names of shelf and slot of each slot that is watched in place of whole frames.
 
     Raises:
         SinkError: a broker or server is not there or does not let us in, or a port is taken.
@@ -93,8 +95,9 @@ def open_sinks(
     """
     device = choices.device_id or platform.node() or "device"
     outlets: list[Outlet] = []
+    entities = slot_entities(slots) or READING_ENTITIES
     with ExitStack() as opened:
-        for sink, when_full in _sinks(choices, device, terminal, keep_every_line, reporter):
+        for sink, when_full in _sinks(choices, device, entities, terminal, keep_every_line, reporter):
             outlets.append(Outlet(sink, when_full=when_full, in_a_hurry=in_a_hurry))
             opened.callback(outlets[-1].finish)
             if isinstance(sink, MetricsSink):
@@ -104,7 +107,12 @@ def open_sinks(
 
 
 def _sinks(
-    choices: SinkChoices, device: str, terminal: TextIO | None, keep_every_line: bool, reporter: Reporter
+    choices: SinkChoices,
+    device: str,
+    entities: Sequence[Entity],
+    terminal: TextIO | None,
+    keep_every_line: bool,
+    reporter: Reporter,
 ) -> Iterator[tuple[Sink, WhenFull]]:
     """Those whose lines must not be lost make the loop wait; the others drop, or spool what they cannot send."""
     rotation = Rotation(round(choices.rotate_mb * MB), choices.rotate_keep) if choices.rotate_mb else None
@@ -115,14 +123,14 @@ def _sinks(
     if choices.metrics is not None:
         yield MetricsSink(*_listening_at(choices.metrics)), WhenFull.DROP_OLDEST
     if choices.mqtt is not None:
-        yield _remote("mqtt", _mqtt(choices.mqtt, choices, device), choices, reporter), WhenFull.DROP_OLDEST
+        yield _remote("mqtt", _mqtt(choices.mqtt, choices, device, entities), choices, reporter), WhenFull.DROP_OLDEST
     if choices.webhook is not None:
         yield _remote("webhook", _webhook(choices.webhook, choices), choices, reporter), WhenFull.DROP_OLDEST
     if terminal is not None:
         yield TerminalSink(terminal), WhenFull.WAIT if keep_every_line else WhenFull.DROP_OLDEST
 
 
-def _mqtt(address: str, choices: SinkChoices, device: str) -> MqttTransport:
+def _mqtt(address: str, choices: SinkChoices, device: str, entities: Sequence[Entity]) -> MqttTransport:
     file = choices.mqtt_password_file
     return MqttTransport(
         parsed_address(address, flag="--mqtt", ports=MQTT_PORTS),
@@ -130,6 +138,7 @@ def _mqtt(address: str, choices: SinkChoices, device: str) -> MqttTransport:
         device=device,
         ca_file=choices.ca_file,
         discovery_prefix=choices.mqtt_discovery,
+        entities=entities,
     )
 
 

@@ -8,14 +8,18 @@ from __future__ import annotations
 import itertools
 import json
 import secrets
+from collections.abc import Iterator
 from functools import cached_property
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from urllib.parse import quote
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
 from edgebcnn.atomic import json_bytes
 from edgebcnn.camera.reading import Candidate, Reading
+from edgebcnn.camera.shelf import ShelfReading
+from edgebcnn.shelf.watch import Compliance, SlotChange
 
 SCHEMA_VERSION: Literal[2] = 2
 RUN_ID_BYTES = 6  # a chance of one in a million that two of 20,000 runs share an id
@@ -94,7 +98,54 @@ class ReadingEvent(Event):
         return f"{name}  {self.label}  {100 * self.score:.1f} %  {times}{wrong}"
 
 
-KINDS: tuple[type[Event], ...] = (ReadingEvent,)
+class SlotEvent(Event):
+    """The state of a slot settled."""
+
+    holds_until_next: ClassVar[bool] = True
+
+    kind: Literal["slot"] = Field("slot", description="What happened.")
+    frame: int = Field(description="Number of the frame with which the state settled, from 0.")
+    shelf: str = Field(description="Name of the shelf.")
+    slot: str = Field(description="Name of the slot.")
+    state: Literal["right", "wrong", "empty", "unknown", "occluded"] = Field(description="What is settled now.")
+    previous: Literal["right", "wrong", "empty", "unknown", "occluded"] | None = Field(
+        description="The state before; null for the first of a run."
+    )
+    expected: str = Field(description="Product that belongs there.")
+    expected_gtin: str | None = Field(description="Its GTIN/UPC, where the bundle has one.")
+    product: str | None = Field(description="Product that is there, where it is right or wrong.")
+    gtin: str | None = Field(description="GTIN/UPC of the product that is there, where the bundle has one.")
+    score: float | None = Field(description="Voted probability of the state, 0-1; null where it is occluded.")
+    reason: str | None = Field(
+        description="Why nothing was seen, where frames had no reading; null for what stands in the way."
+    )
+    shelf_right: int = Field(description="Slots of the shelf that are right now.")
+    shelf_judged: int = Field(description="Slots of the shelf that were seen: neither occluded nor unsettled.")
+    compliance: float | None = Field(
+        description="Planogram compliance, `shelf_right / shelf_judged`; null where none was seen."
+    )
+
+    @property
+    def subtopic(self) -> str:
+        """`slot/SHELF/SLOT`."""
+        return slot_subtopic(self.shelf, self.slot)
+
+    def for_people(self) -> str:
+        """`frame 31  Top A2: wrong, Oat-Yoghurt in place of Oat-Milk, 91.2 %  was right  (3 of 4 right)`."""
+        found = f", {self.product} in place of {self.expected}" if self.state == "wrong" else ""
+        score = "" if self.score is None else f", {100 * self.score:.1f} %"
+        why = f", {self.reason}" if self.reason else ""
+        before = f"  was {self.previous}" if self.previous else ""
+        told = f"frame {self.frame}  {self.shelf} {self.slot}: {self.state}{found}{score}{why}{before}"
+        return f"{told}  ({self.shelf_right} of {self.shelf_judged} right)"
+
+
+def slot_subtopic(shelf: str, slot: str) -> str:
+    """Where a slot's events belong: `slot/SHELF/SLOT`, with `%XX` for what is special in topics and addresses."""
+    return f"slot/{quote(shelf, safe='')}/{quote(slot, safe='')}"
+
+
+KINDS: tuple[type[Event], ...] = (ReadingEvent, SlotEvent)
 
 AnyEvent = TypeVar("AnyEvent", bound=Event)
 
@@ -121,6 +172,33 @@ class Stamp:
         """The event of one reading."""
         fields = (ReadingEvent.model_fields.keys() & vars(reading).keys()) - {"schema_version"}
         return self(ReadingEvent, **{name: getattr(reading, name) for name in fields})
+
+    def slots(self, reading: ShelfReading) -> Iterator[SlotEvent]:
+        """The events of the slots whose state settled with one frame."""
+        shelves = {shelf.shelf: shelf for shelf in reading.shelves}
+        return (self._slot(change, shelves[change.now.shelf], reading) for change in reading.changes)
+
+    def _slot(self, change: SlotChange, shelf: Compliance, reading: ShelfReading) -> SlotEvent:
+        now, product = change.now, change.now.product
+        return self(
+            SlotEvent,
+            time=reading.time,
+            source=reading.source,
+            frame=reading.frame,
+            shelf=now.shelf,
+            slot=now.slot,
+            state=now.state and now.state.value,
+            previous=change.previous and change.previous.value,
+            expected=now.expected.name,
+            expected_gtin=now.expected.gtin,
+            product=product and product.name,
+            gtin=product and product.gtin,
+            score=None if now.score is None else round(now.score, 6),
+            reason=reading.reason,
+            shelf_right=shelf.right,
+            shelf_judged=shelf.judged,
+            compliance=None if shelf.share is None else round(shelf.share, 6),
+        )
 
 
 def json_schema() -> dict[str, Any]:

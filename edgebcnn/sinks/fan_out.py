@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
+from edgebcnn.camera.frames import Frame
 from edgebcnn.camera.reading import Reading
+from edgebcnn.camera.shelf import ShelfReading
 from edgebcnn.sinks.event import Event, Stamp
 from edgebcnn.sinks.outlet import Counts, Outlet
 
@@ -27,6 +29,15 @@ class EventSinks:
             StorageError: a sink that must not lose anything cannot write.
         """
         self.publish(self.stamp.reading(reading))
+
+    def write_shelf(self, frame: Frame, reading: ShelfReading) -> None:
+        """Queues the events of the slots whose state settled.
+
+        Raises:
+            StorageError: a sink that must not lose anything cannot write.
+        """
+        for event in self.stamp.slots(reading):
+            self.publish(event)
 
     def publish(self, event: Event) -> None:
         """Queues one event, also for the outlets that follow one that failed.

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from typing import TYPE_CHECKING
 
 from edgebcnn.errors import MissingExtraError, SinkError
-from edgebcnn.sinks.event import Event, ReadingEvent
+from edgebcnn.shelf.watch import SlotState
+from edgebcnn.sinks.event import Event, ReadingEvent, SlotEvent
 from edgebcnn.sinks.outlet import Counts, Deadline, Sink
 
 if TYPE_CHECKING:
@@ -56,6 +58,9 @@ class MetricsSink(Sink):
             buckets=SECONDS,
             registry=self._registry,
         )
+        slot, shelf = ("shelf", "slot", "state"), ("shelf",)
+        self._slots = Gauge("edgebcnn_slot_state", "1 for the state of a slot.", slot, registry=self._registry)
+        self._compliance = Gauge("edgebcnn_shelf_compliance", "Share of slots.", shelf, registry=self._registry)
         try:
             self._server, self._thread = start_http_server(port, host, self._registry)
         except (OSError, OverflowError) as error:
@@ -71,6 +76,10 @@ class MetricsSink(Sink):
         """Counts the event."""
         self._events.labels(event.kind).inc()
         self._newest.labels(event.kind).set(datetime.fromisoformat(event.time.replace("Z", "+00:00")).timestamp())
+        if isinstance(event, SlotEvent):
+            for state in SlotState:
+                self._slots.labels(event.shelf, event.slot, state.value).set(state.value == event.state)
+            self._compliance.labels(event.shelf).set(math.nan if event.compliance is None else event.compliance)
         if isinstance(event, ReadingEvent):
             if event.label is None:
                 self._refused.labels(event.reason or "unknown").inc()

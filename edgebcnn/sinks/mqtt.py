@@ -2,6 +2,7 @@
 
     PREFIX/DEVICE/status           "online", or "offline" as our last will (retained)
     PREFIX/DEVICE/reading          an event as JSON, QoS 1
+    PREFIX/DEVICE/slot/SHELF/SLOT  the same, of a slot (retained)
     homeassistant/sensor/...       what Home Assistant shows of them (retained)
 
 Events are published in batches, and the next batch goes out when the broker has confirmed the last. paho's own queue
@@ -14,7 +15,8 @@ import json
 import re
 import secrets
 import time
-from collections.abc import Callable, Iterator, Sequence
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +27,7 @@ from edgebcnn import __version__
 from edgebcnn.errors import MissingExtraError, SinkError
 from edgebcnn.sinks.address import Address, reason_of, tls_context
 from edgebcnn.sinks.backlog import Message
+from edgebcnn.sinks.event import slot_subtopic
 from edgebcnn.sinks.remote import SEND_TIMEOUT_S, START_TIMEOUT_S, UnreachableError
 
 if TYPE_CHECKING:
@@ -73,6 +76,20 @@ READING_ENTITIES = (
         (("unit_of_measurement", "%"), ("state_class", "measurement")),
     ),
 )
+
+
+def slot_entities(slots: Iterable[tuple[str, str]]) -> tuple[Entity, ...]:
+    """What Home Assistant shows of slots, given by the names of shelf and slot."""
+    return tuple(
+        Entity(
+            f"slot_{zlib.crc32(slot_subtopic(shelf, slot).encode()):08x}",  # the same, however the file is ordered
+            f"{shelf} {slot}",
+            slot_subtopic(shelf, slot),
+            "{{ value_json.state }}",
+            (("icon", "mdi:bookshelf"),),
+        )
+        for shelf, slot in slots
+    )
 
 
 class MqttTransport:

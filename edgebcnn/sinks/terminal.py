@@ -5,7 +5,9 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TextIO
 
+from edgebcnn.camera.frames import Frame
 from edgebcnn.camera.reading import Reading
+from edgebcnn.camera.shelf import ShelfReading
 from edgebcnn.progress import Reporter
 from edgebcnn.sinks.event import Event
 from edgebcnn.sinks.outlet import Sink
@@ -34,9 +36,16 @@ class ProgressSink:
 
     def write(self, reading: Reading) -> None:
         """Moves the bar to the frame that was read, past those that could not be."""
-        self._advance(reading.frame + 1 - self._passed)
-        self._passed = reading.frame + 1
+        self._pass(reading.frame)
+
+    def write_shelf(self, frame: Frame, reading: ShelfReading) -> None:
+        """The same, for a frame whose slots were read."""
+        self._pass(frame.index)
 
     def close(self) -> None:
         """Leaves the terminal to what is printed next."""
         self._stack.close()
+
+    def _pass(self, frame: int) -> None:
+        self._advance(frame + 1 - self._passed)
+        self._passed = frame + 1

@@ -1,0 +1,129 @@
+"""Are the slots drawn where the products are? Says it of one picture, and draws them on it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgebcnn.atomic import write_bytes
+from edgebcnn.bundle import Label
+from edgebcnn.shelf.regions import Region, crop
+from edgebcnn.shelf.slots import SlotMap
+from edgebcnn.shelf.watch import Classify
+
+DRAWN_HEIGHT_PX, MAX_ENLARGED = 960, 4
+
+_LINE_PX = 18
+_RIGHT, _WRONG, _NEUTRAL = (60, 200, 60), (50, 50, 235), (255, 200, 60)  # BGR
+
+
+@dataclass(frozen=True)
+class SlotCheck:
+    """A slot in a picture.
+
+    Attributes:
+        shelf: Name of its shelf.
+        slot: Its name.
+        expected: What belongs there.
+        width_px: Width of its bounding box.
+        height_px: Height of the same.
+        product: What the model says of it in this one picture; None where there is no model.
+        score: Its probability, 0-1.
+    """
+
+    shelf: str
+    slot: str
+    expected: str
+    width_px: int
+    height_px: int
+    product: str | None = None
+    score: float | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        """Every field by name."""
+        return asdict(self)
+
+
+def check_slots(slots: SlotMap, picture_bgr: NDArray[np.uint8]) -> tuple[SlotCheck, ...]:
+    """What the slots file says, in pixels of a picture.
+
+    Raises:
+        DataError: the slots do not fit a picture of this size.
+    """
+    return tuple(
+        SlotCheck(shelf.name, slot.name, slot.product or slot.gtin or "", region.mask.shape[1], region.mask.shape[0])
+        for (shelf, slot), region in zip(slots.slots(), _regions(slots, picture_bgr), strict=True)
+    )
+
+
+def read_slots(
+    slots: SlotMap,
+    picture_bgr: NDArray[np.uint8],
+    labels: Sequence[Label],
+    classify: Classify,
+    *,
+    width_over_height: float,
+) -> tuple[SlotCheck, ...]:
+    """The same, with what a model says of each slot in this picture alone: no votes, no empty shelf.
+
+    Raises:
+        DataError: the slots do not fit a picture of this size, or the bundle lacks a product.
+    """
+    expected = slots.class_ids(labels)
+    crops = [crop(picture_bgr, region, width_over_height=width_over_height) for region in _regions(slots, picture_bgr)]
+    probabilities = classify(crops)
+    return tuple(
+        replace(
+            check,
+            expected=labels[wanted].name,
+            product=labels[int(of_slot.argmax())].name,
+            score=round(float(of_slot.max()), 4),
+        )
+        for check, wanted, of_slot in zip(check_slots(slots, picture_bgr), expected, probabilities, strict=True)
+    )
+
+
+def draw_slots(picture_bgr: NDArray[np.uint8], slots: SlotMap, checks: Sequence[SlotCheck]) -> NDArray[np.uint8]:
+    """The picture with every slot: green where the model agrees, red where not, yellow without a model.
+
+    A small picture is enlarged, so that names can be read.
+    """
+    times = min(MAX_ENLARGED, max(1, round(DRAWN_HEIGHT_PX / picture_bgr.shape[0])))
+    drawn = np.asarray(cv2.resize(picture_bgr, None, fx=times, fy=times, interpolation=cv2.INTER_LINEAR), np.uint8)
+    for check, region in zip(checks, _regions(slots, drawn), strict=True):
+        agrees = check.product == check.expected
+        colour = _NEUTRAL if check.product is None else _RIGHT if agrees else _WRONG
+        outline, _ = cv2.findContours(region.mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        cv2.drawContours(drawn, outline, -1, colour, 2, offset=(region.left, region.top))
+        lines = [check.slot, check.expected] + ([] if check.product is None or agrees else [f"? {check.product}"])
+        for row, line in enumerate(lines):
+            _write(drawn, line, (region.left + 3, region.top + _LINE_PX * (row + 1)), colour)
+    return drawn
+
+
+def _write(drawn: NDArray[np.uint8], line: str, place: tuple[int, int], colour: tuple[int, int, int]) -> None:
+    (width, _), below = cv2.getTextSize(line, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)
+    corner = place[0] + width, place[1] + below
+    cv2.rectangle(drawn, (place[0], place[1] - _LINE_PX + below), corner, (0, 0, 0), cv2.FILLED)
+    cv2.putText(drawn, line, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, 1, cv2.LINE_AA)
+
+
+def write_png(path: Path, picture_bgr: NDArray[np.uint8]) -> None:
+    """Writes a picture as PNG, whatever the name.
+
+    Raises:
+        StorageError: the disk is full, or the path cannot be written.
+    """
+    _, encoded = cv2.imencode(".png", picture_bgr)
+    write_bytes(path, encoded.tobytes())
+
+
+def _regions(slots: SlotMap, picture_bgr: NDArray[np.uint8]) -> tuple[Region, ...]:
+    height_px, width_px = picture_bgr.shape[:2]
+    return slots.regions(width_px=width_px, height_px=height_px)

@@ -1,0 +1,313 @@
+"""What should stand where in the camera's picture? The slots file says it; `docs/slots.md` describes each field."""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from difflib import get_close_matches
+from itertools import combinations
+from pathlib import Path
+from typing import Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from edgebcnn.bundle import Label
+from edgebcnn.errors import DataError
+from edgebcnn.shelf.regions import Region, polygon_region
+from edgebcnn.shelf.toml_lines import Place, line_of
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+MIN_SIDE_PX = 12  # a smaller slot holds no print that could be read
+_ASPECT_TOLERANCE = 0.01  # sizes that a camera offers round to whole pixels
+_GTIN_DIGITS = 14  # shorter ones are the same number with zeros in front
+
+Point = tuple[float, float]
+
+
+class _Strict(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class Rules(_Strict):
+    """When a slot's state is believed.
+
+    Attributes:
+        min_score: Voted probability from which a product is named; below it the slot is unknown.
+        margin: How much more it takes to change a settled state than to keep it, as a probability.
+        settle_s: How long a new state must hold before it counts.
+        occluded_after_s: How long something must be in the way before the slot counts as occluded.
+    """
+
+    min_score: float = Field(default=0.6, ge=0.0, le=1.0)
+    margin: float = Field(default=0.15, ge=0.0, lt=1.0)
+    settle_s: float = Field(default=1.0, ge=0.0, le=3600.0)
+    occluded_after_s: float = Field(default=3.0, ge=0.0, le=3600.0)
+
+
+class Slot(_Strict):
+    """One place on a shelf, and what belongs there.
+
+    Attributes:
+        name: Unique on its shelf.
+        product: Name of the product, as the bundle has it; or
+        gtin: its GTIN/UPC.
+        box: Left, top, right and bottom; or
+        polygon: three corners or more.
+    """
+
+    name: str = Field(min_length=1)
+    product: str | None = None
+    gtin: str | None = Field(default=None, pattern=r"^\d{8,14}$")
+    box: tuple[float, float, float, float] | None = None
+    polygon: tuple[Point, ...] | None = None
+
+    @property
+    def corners(self) -> tuple[Point, ...]:
+        """Its corners, in the file's units."""
+        if self.box is None:
+            return self.polygon or ()
+        left, top, right, bottom = self.box
+        return (left, top), (right, top), (right, bottom), (left, bottom)
+
+
+class Shelf(_Strict):
+    """A row of slots that is judged as one planogram."""
+
+    name: str = Field(min_length=1)
+    slot: tuple[Slot, ...] = Field(min_length=1)
+
+
+class SlotsFile(_Strict):
+    """A slots file.
+
+    Attributes:
+        units: Whether coordinates are pixels of a frame of `frame_px`, or shares, 0-1, of any frame.
+        frame_px: Width and height of the picture on which pixels were counted.
+        empty_picture: Photo of the shelf with every slot empty, from the same camera; relative to the file.
+        empty_product: A product of the bundle that means that nothing is there.
+        rules: When a state is believed.
+        shelf: Shelves.
+    """
+
+    units: Literal["px", "share"]
+    frame_px: tuple[int, int] | None = None
+    empty_picture: str | None = None
+    empty_product: str | None = None
+    rules: Rules = Rules()
+    shelf: tuple[Shelf, ...] = Field(min_length=1)
+
+
+@dataclass(frozen=True)
+class SlotMap:
+    """A slots file that was read and makes sense in itself.
+
+    Attributes:
+        path: The file.
+        text: Its content.
+        file: Its values.
+    """
+
+    path: Path
+    text: str
+    file: SlotsFile
+
+    def slots(self) -> Iterator[tuple[Shelf, Slot]]:
+        """Every slot with its shelf, in the order of the file."""
+        for shelf in self.file.shelf:
+            for slot in shelf.slot:
+                yield shelf, slot
+
+    @property
+    def empty_picture(self) -> Path | None:
+        """Where the picture of the empty shelf lies."""
+        return self.path.parent / self.file.empty_picture if self.file.empty_picture else None
+
+    def class_ids(self, labels: Sequence[Label]) -> tuple[int, ...]:
+        """Place of each slot's product in a bundle's labels.
+
+        Raises:
+            DataError: the bundle lacks a product, or several have its GTIN.
+        """
+        return tuple(
+            self._class_id(labels, slot, ("shelf", row, "slot", column))
+            for row, shelf in enumerate(self.file.shelf)
+            for column, slot in enumerate(shelf.slot)
+        )
+
+    def empty_class_id(self, labels: Sequence[Label]) -> int | None:
+        """Place of the product that means that nothing is there, where the file names one.
+
+        Raises:
+            DataError: the bundle lacks it.
+        """
+        name = self.file.empty_product
+        return None if name is None else self._by_name(labels, name, ("empty_product",))
+
+    def regions(self, *, width_px: int, height_px: int) -> tuple[Region, ...]:
+        """Each slot's pixels in frames of that size.
+
+        Raises:
+            DataError: frames have another aspect than the picture on which pixels were counted, or a slot is too small.
+        """
+        scale = self._scale(width_px, height_px)
+        regions = []
+        for row, shelf in enumerate(self.file.shelf):
+            for column, slot in enumerate(shelf.slot):
+                corners = [(x * scale[0], y * scale[1]) for x, y in slot.corners]
+                region = polygon_region(corners, width_px=width_px, height_px=height_px)
+                if min(region.mask.shape) < MIN_SIDE_PX:
+                    height, width = region.mask.shape
+                    raise self._error(
+                        ("shelf", row, "slot", column, "polygon" if slot.box is None else "box"),
+                        f"in a frame of {width_px} × {height_px} it has {width} × {height} pixels, and fewer than "
+                        f"{MIN_SIDE_PX} a side show no product; draw it larger, or let the camera give larger frames",
+                    )
+                regions.append(region)
+        return tuple(regions)
+
+    def _scale(self, width_px: int, height_px: int) -> tuple[float, float]:
+        if self.file.frame_px is None:
+            return float(width_px), float(height_px)
+        width, height = self.file.frame_px
+        if abs(width * height_px / (height * width_px) - 1) > _ASPECT_TOLERANCE:
+            raise self._error(
+                ("frame_px",),
+                f"slots were drawn on {width} × {height}, and frames of {width_px} × {height_px} have another aspect; "
+                "draw them on a picture of this camera",
+            )
+        return width_px / width, height_px / height
+
+    def _class_id(self, labels: Sequence[Label], slot: Slot, place: Place) -> int:
+        if slot.product is not None:
+            return self._by_name(labels, slot.product, (*place, "product"))
+        gtin = (slot.gtin or "").zfill(_GTIN_DIGITS)
+        found = [i for i, label in enumerate(labels) if label.gtin and label.gtin.zfill(_GTIN_DIGITS) == gtin]
+        if len(found) == 1:
+            return found[0]
+        why = "no product has" if not found else f"{len(found)} products have"
+        known = [label.gtin for label in labels if label.gtin]
+        near = _nearest(slot.gtin or "", known) if known else "its products have no GTIN, so give product instead"
+        raise self._error((*place, "gtin"), f"in the bundle {why} GTIN {slot.gtin}; {near}")
+
+    def _by_name(self, labels: Sequence[Label], name: str, place: Place) -> int:
+        names = [label.name for label in labels]
+        if name not in names:
+            raise self._error(place, f"the bundle has no product {name!r}; {_nearest(name, names)}")
+        return names.index(name)
+
+    def _error(self, place: Place, message: str) -> DataError:
+        return DataError(_sentence(self.path, self.text, place, message))
+
+
+def load_slots(path: Path) -> SlotMap:
+    """Reads a slots file.
+
+    Raises:
+        DataError: it cannot be read, is not TOML, has a field too many or too few, or draws a slot that cannot be.
+    """
+    try:
+        text = path.read_bytes().decode()
+        document = tomllib.loads(text)
+    except OSError as error:
+        raise DataError(f"cannot read the slots file {path} ({error.strerror}): check the path") from error
+    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError are both of this kind
+        raise DataError(f"{path} is not TOML ({error}): correct it and try again") from error
+    try:
+        # Through JSON, because strict models take a list for a tuple there alone.
+        file = SlotsFile.model_validate_json(json.dumps(document, default=str))
+    except ValidationError as error:
+        # A misspelt field is also a missing one, and the misspelling is what helps.
+        first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+        raise DataError(_sentence(path, text, first["loc"], _plain(first["type"], first["msg"]))) from error
+    for place, message in _problems(file):
+        raise DataError(_sentence(path, text, place, message))
+    slots = SlotMap(path, text, file)
+    if slots.empty_picture and not slots.empty_picture.is_file():
+        raise DataError(_sentence(path, text, ("empty_picture",), f"there is no file {slots.empty_picture}"))
+    return slots
+
+
+def _plain(kind: str, message: str) -> str:
+    return {"extra_forbidden": "there is no such field; correct or remove it", "missing": "it is missing; add it"}.get(
+        kind, f"{message}; correct it and try again"
+    )
+
+
+def _sentence(path: Path, text: str, place: Place, message: str) -> str:
+    words = [f"{key}" if isinstance(key, str) else f"{key + 1}," for key in place]
+    return f"{path}, line {line_of(text, place)}, field {' '.join(words).rstrip(',')}: {message}"
+
+
+def _nearest(name: str, known: Sequence[str]) -> str:
+    close = get_close_matches(name, known, n=3, cutoff=0.5)
+    return f"the nearest is {' or '.join(map(repr, close))}" if close else "labels.json in the bundle lists them"
+
+
+def _problems(file: SlotsFile) -> Iterator[tuple[Place, str]]:
+    """What no single field shows to be wrong, in the order of the file."""
+    if (file.units == "px") != (file.frame_px is not None):
+        missing = "pixels need it, the width and height of the picture on which they were counted; add it"
+        yield ("frame_px",), missing if file.units == "px" else "shares of the frame need no size; remove it"
+        return
+    if file.frame_px is not None and min(file.frame_px) < 1:
+        yield ("frame_px",), "a picture has 1 pixel or more a side; correct it"
+        return
+    limit = (1.0, 1.0) if file.frame_px is None else (float(file.frame_px[0]), float(file.frame_px[1]))
+    shelves: set[str] = set()
+    for row, shelf in enumerate(file.shelf):
+        if shelf.name in shelves:
+            yield ("shelf", row, "name"), f"another shelf is called {shelf.name!r}; rename one"
+        shelves.add(shelf.name)
+        names: set[str] = set()
+        for column, slot in enumerate(shelf.slot):
+            place = ("shelf", row, "slot", column)
+            if slot.name in names:
+                yield (*place, "name"), f"another slot of this shelf is called {slot.name!r}; rename one"
+            names.add(slot.name)
+            yield from (((*place, *field), message) for field, message in _slot_problems(slot, limit))
+
+
+def _slot_problems(slot: Slot, limit: Point) -> Iterator[tuple[Place, str]]:
+    if (slot.product is None) == (slot.gtin is None):
+        yield (), "give either product or gtin"
+    if (slot.box is None) == (slot.polygon is None):
+        yield (), "give either box or polygon"
+        return
+    field = "polygon" if slot.box is None else "box"
+    if any(not 0 <= x <= limit[0] or not 0 <= y <= limit[1] for x, y in slot.corners):
+        yield (field,), f"it leaves the picture, which ends at {limit[0]:g} and {limit[1]:g}; move it inside"
+    elif slot.box is not None and (slot.box[0] >= slot.box[2] or slot.box[1] >= slot.box[3]):
+        yield (field,), "its right and bottom must be beyond its left and top; give left, top, right, bottom"
+    elif len(slot.corners) < 3:
+        yield (field,), "a polygon has three corners or more; add some"
+    elif _crosses_itself(slot.corners):
+        yield (field,), "its edges cross or meet; give the corners in the order of a walk around it"
+
+
+def _crosses_itself(corners: Sequence[Point]) -> bool:
+    """Whether two edges of a polygon that are not neighbours have a point in common, or it has no area."""
+    count = len(corners)
+    edges = [(corners[i], corners[(i + 1) % count]) for i in range(count)]
+    area = sum(a[0] * b[1] - b[0] * a[1] for a, b in edges)
+    apart = ((i, j) for i, j in combinations(range(count), 2) if 1 < j - i < count - 1)
+    return abs(area) < 1e-12 or any(_meet(*edges[i], *edges[j]) for i, j in apart)
+
+
+def _meet(a: Point, b: Point, c: Point, d: Point) -> bool:
+    def side(p: Point, q: Point, r: Point) -> float:
+        return (q[0] - p[0]) * (r[1] - p[1]) - (q[1] - p[1]) * (r[0] - p[0])
+
+    def within(p: Point, q: Point, r: Point) -> bool:
+        return min(p[0], q[0]) <= r[0] <= max(p[0], q[0]) and min(p[1], q[1]) <= r[1] <= max(p[1], q[1])
+
+    sides = side(a, b, c), side(a, b, d), side(c, d, a), side(c, d, b)
+    if sides[0] * sides[1] < 0 and sides[2] * sides[3] < 0:
+        return True
+    touches = zip(sides, ((a, b, c), (a, b, d), (c, d, a), (c, d, b)), strict=True)
+    return any(turn == 0 and within(*points) for turn, points in touches)
