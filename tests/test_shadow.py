@@ -22,11 +22,12 @@ from edgebcnn.errors import BundleError, DeviceError
 from edgebcnn.progress import Silent
 from edgebcnn.quantize.metadata import with_metadata
 from edgebcnn.report.sequential import confidence_sequence
+from tests.broker import wait_until
 from tests.readings import reading
-from tests.test_camera_source import wait_until
 from tests.tiny_bundle import COLOURS_BGR, LABELS, coloured, make_tiny_bundle, tiny_model
 
 NAMES = list(COLOURS_BGR)
+PATIENCE_S = 60.0  # what runs where nothing else wants to comes late on a busy machine
 WRITE_S = 0.25  # that a frame may take where the processors are busy; an answer that was waited for takes longer
 
 
@@ -75,6 +76,7 @@ class Shop:
             return self.processes[-1]
 
         self.shadow = Shadow(
+            opener(),
             opener,
             name=full.name,
             preprocessing=preprocessing,
@@ -99,7 +101,7 @@ class Shop:
             self.show(said, shown=shown)
             return reached()
 
-        wait_until(is_reached)
+        wait_until(is_reached, timeout_s=PATIENCE_S)
 
 
 @pytest.fixture
@@ -165,14 +167,14 @@ def test_a_process_that_is_killed_is_started_again_and_told(
 def test_one_frame_of_a_scene_is_shown_and_every_photo(opened: Callable[..., AbstractContextManager[Shop]]) -> None:
     with opened(scene_s=3600) as shop:
         shop.show_until(lambda: shop.shadow.agreement().looks == 1, "Grey")
-        wait_until(shop.shadow._free.is_set)
+        wait_until(shop.shadow._free.is_set, PATIENCE_S)
         for _ in range(20):
             shop.show("Grey")
         assert shop.shadow._free.is_set()
         for number in range(3):
-            wait_until(shop.shadow._free.is_set)
+            wait_until(shop.shadow._free.is_set, PATIENCE_S)
             shop.show("Grey", photo=f"{number}.png")
-        wait_until(shop.shadow._free.is_set)
+        wait_until(shop.shadow._free.is_set, PATIENCE_S)
         shop.show("Grey")
         assert shop.shadow.agreement().looks == 4
 

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from edgebcnn.camera.frames import Frame
 from edgebcnn.camera.reading import Reading
+from edgebcnn.camera.shelf import ShelfReading
 from edgebcnn.camera.watchdog import Watchdog
 from edgebcnn.device.classifier import Classifier
 from edgebcnn.device.delegate import why_wrong
@@ -77,7 +78,7 @@ class Listener(Protocol):
 
 
 class GoldenReplay:
-    """What the loop hands each frame to, to be told that it is over.
+    """What the loop hands each frame to, and so tells that it is over.
 
     Args:
         classifier: What runs.
@@ -119,14 +120,11 @@ class GoldenReplay:
 
     def write(self, frame: Frame, reading: Reading) -> None:
         """Replays one photo where a replay is under way or due, and there is room."""
-        now_s = self._clock()
-        self._waits.frame_is_over(now_s, (reading.latency_ms or 0) / 1000)
-        if self._photos is None and now_s >= self._due_s:
-            self._begin(now_s)
-        if self._photos is not None and self._has_room(now_s):
-            self._watchdog.enter(STAGE)
-            self._replay_one(self._photos, now_s)
-            self._waits.spent()
+        self._turn(reading.latency_ms or 0.0)
+
+    def write_shelf(self, frame: Frame, reading: ShelfReading) -> None:
+        """The same, for a frame whose slots were read."""
+        self._turn(reading.latency_ms or 0.0)
 
     def close(self) -> None:
         """Closes the file."""
@@ -139,6 +137,16 @@ class GoldenReplay:
     def __str__(self) -> str:
         """`as at export: same product on 128 of 128 photos, … (replay 3)`."""
         return f"{self.newest} (replay {self.replays})" if self.newest else "not yet replayed"
+
+    def _turn(self, latency_ms: float) -> None:
+        now_s = self._clock()
+        self._waits.frame_is_over(now_s, latency_ms / 1000)
+        if self._photos is None and now_s >= self._due_s:
+            self._begin(now_s)
+        if self._photos is not None and self._has_room(now_s):
+            self._watchdog.enter(STAGE)
+            self._replay_one(self._photos, now_s)
+            self._waits.spent()
 
     def _begin(self, now_s: float) -> None:
         self._photos = self._golden.photos()

@@ -124,7 +124,8 @@ class Shadow:
     """What the loop hands each frame to, with its reading.
 
     Args:
-        opener: Starts the full model; now, and after each time that it ended.
+        aside: The full model; ended by this shadow.
+        opener: Starts it again.
         name: Name of its file.
         preprocessing: What turns a frame into its input.
         floor: Agreement below which there is an alarm, 0-1.
@@ -132,14 +133,12 @@ class Shadow:
             a scene of its own.
         cpu_share: How much of one core's time the full model may take, 0-1.
         listener: Who is told, in the loop's thread.
-        reporter: Told when the full model ends and comes back.
-
-    Raises:
-        EdgebcnnError: the full model cannot be started now.
+        reporter: Told when the full model ends.
     """
 
     def __init__(
         self,
+        aside: Aside,
         opener: Callable[[], Aside],
         *,
         name: str,
@@ -150,21 +149,20 @@ class Shadow:
         listener: Listener,
         reporter: Reporter,
     ) -> None:
-        self._opener, self._name, self._preprocessing = opener, name, preprocessing
+        self._aside, self._opener, self._name, self._preprocessing = aside, opener, name, preprocessing
         self._scene_s, self._cpu_share = scene_s, cpu_share
         self._listener, self._reporter = listener, reporter
         self._alarm = AgreementAlarm(floor)
         self._agreed = self._looks = self._restarts = 0
         self._problem: str | None = None
         self._pause_s = FIRST_PAUSE_S
-        self._cpu_s = 0.0
+        self._started_s, self._cpu_s = time.monotonic(), aside.cpu_s
         self._shown_s = self._told_s = -float("inf")
         self._told: LiveAgreement | None = None
         self._answers: deque[bool] = deque()
         self._failure: Exception | None = None
         self._over, self._free = threading.Event(), threading.Event()
         self._frames: SimpleQueue[tuple[Frame, int] | None] = SimpleQueue()
-        self._start()
         self._free.set()
         self._thread = threading.Thread(target=self._work, name="shadow", daemon=True)
         self._thread.start()
@@ -215,7 +213,7 @@ class Shadow:
         now_s, now, told = time.monotonic(), self.agreement(), self._told
         is_news = told is None or (now.restarts, now.problem) != (told.restarts, told.problem)
         is_due = now_s - self._told_s >= TELL_EVERY_S and told is not None and now.looks > told.looks
-        if now.looks and (at_once or is_news or is_due):
+        if (now.looks or now.problem) and (at_once or is_news or is_due):
             self._told, self._told_s = now, now_s
             self._listener.agreement(now)
         if at_once:

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +33,7 @@ from edgebcnn.errors import BundleError, DeviceError, EdgebcnnError
 from edgebcnn.preprocessing import Preprocessing
 
 START_S = 120.0
+LOOK_S = 1.0  # how often whoever waits says that it does
 ANSWER_S = 600.0  # on a machine that is busy all the time, idle means seldom
 LAST_TO_RUN = 19  # nicest, where the system knows no idle scheduling
 
@@ -51,6 +53,7 @@ class Aside:
         model: The file.
         preprocessing: What turns a frame into its input.
         classes: Number of products.
+        waiting: Called each second while it starts.
 
     Attributes:
         cpu_s: Processor time that its start took.
@@ -60,7 +63,9 @@ class Aside:
         BundleError: its input or output is of another size.
     """
 
-    def __init__(self, model: Path, *, preprocessing: Preprocessing, classes: int) -> None:
+    def __init__(
+        self, model: Path, *, preprocessing: Preprocessing, classes: int, waiting: Callable[[], None] = lambda: None
+    ) -> None:
         self._name = model.name
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - as long as the process
         self._process = subprocess.Popen(
@@ -72,7 +77,7 @@ class Aside:
             start_new_session=True,  # Ctrl-C is for us alone
         )
         try:
-            self.cpu_s = float(self._reply(START_S)["cpu_s"])
+            self.cpu_s = float(self._reply(START_S, waiting)["cpu_s"])
         except BaseException:
             self.end()
             raise
@@ -96,11 +101,13 @@ class Aside:
         self._process.kill()
         self._process.wait()
 
-    def _reply(self, timeout_s: float) -> dict[str, Any]:
-        stdout = self._process.stdout
+    def _reply(self, timeout_s: float, waiting: Callable[[], None] = lambda: None) -> dict[str, Any]:
+        stdout, give_up_s = self._process.stdout, time.monotonic() + timeout_s
         assert stdout is not None
-        if not select.select([stdout], [], [], timeout_s)[0]:
-            raise DeviceError(f"{self._name} gave no answer within {timeout_s:.0f} s")
+        while not select.select([stdout], [], [], LOOK_S)[0]:
+            waiting()
+            if time.monotonic() > give_up_s:
+                raise DeviceError(f"{self._name} gave no answer within {timeout_s:.0f} s")
         line = stdout.readline()
         if not line.endswith(b"\n"):
             raise self._ended()
