@@ -3,6 +3,7 @@
     bundle.json             what follows, with a SHA-256 of every other file and of itself
     labels.json             the products in the order of the model's outputs
     model.<precision>.tflite   usable alone by any TFLite runtime
+    full.tflite             the full model in float, where export was asked for it
     golden.npz              labelled photos with the full, compact and edge models' probabilities
     report/                 accuracy and agreement at export
 
@@ -29,6 +30,7 @@ SCHEMA_VERSION = 1
 MANIFEST_NAME = "bundle.json"
 LABELS_NAME = "labels.json"
 GOLDEN_NAME = "golden.npz"
+FULL_NAME = "full.tflite"
 REPORT_NAME = "report/report.json"
 PAGE_NAME = "report/index.html"
 
@@ -92,7 +94,10 @@ class Calibration(_Strict):
 
 
 class Manifest(_Strict):
-    """`bundle.json`, less the digests."""
+    """`bundle.json`, less the digests.
+
+    `full` is the full model in float, for devices that can run it beside the loop.
+    """
 
     schema_version: int
     name: str
@@ -100,6 +105,7 @@ class Manifest(_Strict):
     architecture: dict[str, Any]
     preprocessing: Preprocessing
     models: dict[Precision, ModelFile] = Field(min_length=1)
+    full: ModelFile | None = None
     calibration: Calibration | None = None
     tools: dict[str, str]
 
@@ -183,7 +189,8 @@ def check_destination(path: Path) -> None:
 
 
 def _check_that_models_are_listed(path: Path, manifest: Manifest, files: Container[str]) -> None:
-    for name in (LABELS_NAME, *(model.file for model in manifest.models.values())):
+    models = (*manifest.models.values(), *filter(None, (manifest.full,)))
+    for name in (LABELS_NAME, *(model.file for model in models)):
         if name not in files:
             raise BundleError(f"{path / MANIFEST_NAME} has no digest of {name}: export the bundle again")
 

@@ -14,6 +14,7 @@
     ├── FindingsError           12   photos that a strict inspection finds seriously wrong
     ├── GateError               13   an export that lost too much accuracy to be shipped
     ├── SinkError               14   a broker, webhook or port that events cannot go to
+    ├── AlarmError              15   a model that no longer answers as it should while it runs
     └── Interrupted            130   Ctrl-C or SIGTERM ended the command; what was reached is kept
 
 Exit code 2 is click's, for a wrong command line. Every message is one sentence that says what is wrong, where, and what
@@ -117,6 +118,12 @@ class SinkError(EdgebcnnError):
     """A broker, webhook or port that events cannot go to."""
 
     exit_code = 14
+
+
+class AlarmError(EdgebcnnError):
+    """A model that no longer answers as it should while it runs, where that ends the run."""
+
+    exit_code = 15
 
 
 class Interrupted(EdgebcnnError):

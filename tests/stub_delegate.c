@@ -6,6 +6,7 @@
  *   -DFAILS       reports an error when it runs
  *   -DCRASHES     aborts the process when it runs
  *   -DDELAY_MS=n  takes that long
+ *   -DAFTER=n     is wrong, fails or crashes only once it has run n times
  *
  * It can compute two things: the whole float32 model of tiny_bundle.py, and the first op of its int8 model.
  * The structs are those of tensorflow/lite/core/c/common.h, as far as they are used.
@@ -18,6 +19,10 @@
 
 #ifndef TAKES
 #define TAKES 0
+#endif
+
+#ifndef AFTER
+#define AFTER 0
 #endif
 
 enum { OK = 0, ERROR = 1, CHANNELS = 3, CLASSES = 4 };
@@ -75,12 +80,16 @@ struct Delegate {
   void *opaque_delegate_builder;
 };
 
+static int runs;
+
 static void classify(const float *pixels, size_t count, float *probabilities) {
   double mean[CHANNELS] = {0}, sum = 0;
   for (size_t i = 0; i < count; i++) mean[i % CHANNELS] += pixels[i] * CHANNELS / (double)count;
 #ifdef WRONG
-  double red = mean[0];
-  mean[0] = mean[2], mean[2] = red;
+  if (runs > AFTER) {
+    double red = mean[0];
+    mean[0] = mean[2], mean[2] = red;
+  }
 #endif
   double logits[CLASSES] = {[CHANNELS] = 3};
   for (int i = 0; i < CHANNELS; i++) logits[i] = 9 * mean[i] - 3 * (mean[0] + mean[1] + mean[2]);
@@ -93,11 +102,12 @@ static void to_int8(const uint8_t *pixels, size_t count, uint8_t *shifted) {
 }
 
 static int invoke(Context *context, Node *node) {
+  runs++;
 #ifdef CRASHES
-  abort();
+  if (runs > AFTER) abort();
 #endif
 #ifdef FAILS
-  return ERROR;
+  if (runs > AFTER) return ERROR;
 #endif
 #ifdef DELAY_MS
   nanosleep(&(struct timespec){.tv_nsec = DELAY_MS * 1000000L}, NULL);

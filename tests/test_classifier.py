@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -252,3 +253,15 @@ def test_a_graph_that_computes_other_values_from_a_batch_gets_photos_one_by_one(
     )
     for _ in range(2):
         assert np.array_equal(classifier.classify_many(frames), alone)
+
+
+def test_several_threads_that_ask_one_classifier_each_get_their_own_answer(bundle: Bundle) -> None:
+    classifier = Classifier.from_bundle(bundle, precision="float32", threads=1)
+    rng = np.random.default_rng(0)
+    frames = {name: coloured(name, rng, height_px=32, width_px=32) for name in COLOURS_BGR}
+
+    def wrong(name: str) -> int:
+        return sum(classifier.classify(frames[name]).label != name for _ in range(1000))
+
+    with ThreadPoolExecutor(4) as pool:
+        assert sum(pool.map(wrong, frames)) == 0

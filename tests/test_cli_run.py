@@ -181,6 +181,7 @@ def test_a_signal_ends_a_live_run_cleanly(shelf: Path, tmp_path: Path, number: s
     file, output = tmp_path / "readings.jsonl", tmp_path / "stdout.txt"
     with running_camera() as address, output.open("w") as stdout:
         arguments = ["run", "--bundle", str(shelf / "bundle"), "--camera", address, "--jsonl", str(file)]
+        arguments += ["--golden-every", "0"]
         with subprocess.Popen(
             [sys.executable, "-m", "edgebcnn", *arguments], stdout=stdout, stderr=subprocess.PIPE, text=True
         ) as process:

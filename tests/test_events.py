@@ -11,7 +11,16 @@ import pytest
 
 from edgebcnn.atomic import json_bytes
 from edgebcnn.camera.reading import Reading
-from edgebcnn.sinks.event import Event, ReadingEvent, SlotEvent, json_schema
+from edgebcnn.sinks.event import (
+    KINDS,
+    AgreementEvent,
+    AlarmEvent,
+    Event,
+    GoldenEvent,
+    ReadingEvent,
+    SlotEvent,
+    json_schema,
+)
 from tests.readings import reading, stamp
 
 DOCS = Path(__file__).parents[1] / "docs"
@@ -68,10 +77,18 @@ def test_the_schema_in_the_docs_is_that_of_the_code() -> None:
 
 def test_the_table_in_the_docs_is_that_of_the_schema() -> None:
     sections = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## )", (DOCS / "events.md").read_text(), flags=re.S | re.M))
-    reading, slot = (
-        dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| (.+) \|$", sections[title], flags=re.M))
-        for title in ("The reading", "The slot")
-    )
-    assert reading == {name: field.description for name, field in ReadingEvent.model_fields.items()}
-    own = SlotEvent.model_fields.keys() - Event.model_fields.keys()
-    assert slot == {name: SlotEvent.model_fields[name].description for name in own}
+    tables = {
+        title: dict(re.findall(r"^\| `(\w+)` \| [^|]+ \| (.+) \|$", section, flags=re.M))
+        for title, section in sections.items()
+    }
+    assert tables["The reading"] == {name: field.description for name, field in ReadingEvent.model_fields.items()}
+    titles: dict[type[Event], str] = {
+        SlotEvent: "The slot",
+        GoldenEvent: "The golden photos",
+        AgreementEvent: "The agreement",
+        AlarmEvent: "The alarm",
+    }
+    assert {ReadingEvent, *titles} == set(KINDS)
+    for kind, title in titles.items():
+        own = kind.model_fields.keys() - Event.model_fields.keys()
+        assert tables[title] == {name: kind.model_fields[name].description for name in own}

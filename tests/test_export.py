@@ -19,8 +19,11 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from edgebcnn.bundle import GOLDEN_NAME, PAGE_NAME, REPORT_NAME, Label, Precision, open_bundle
+from edgebcnn.camera.shadow import full_model
 from edgebcnn.cli import main
 from edgebcnn.device.classifier import Classifier
+from edgebcnn.device.runtime import load_runtime
+from edgebcnn.device.selftest import read_golden
 from edgebcnn.errors import BundleError, DataError, QuantizationError, RunError, StorageError
 from edgebcnn.model.bcnn import Bcnn, folded
 from edgebcnn.model.keras import keras, tf
@@ -454,3 +457,22 @@ def test_a_held_out_photo_among_the_calibration_photos_is_one_sentence(run: Trai
     result = CliRunner().invoke(main, ["calibrate", str(run.path), "--calibration-photos", str(frames)])
     assert (result.exit_code, result.stdout) == (3, "")
     assert f"leak.png is the held-out photo {run.dataset.test[0].path}, byte for byte" in result.stderr
+
+
+def test_the_full_model_travels_where_it_is_asked_for_and_says_what_it_said_at_export(
+    run: TrainedRun, tmp_path: Path
+) -> None:
+    output = tmp_path / "b"
+    bundle = export(
+        run, output, precisions=["fp16"], recipe=RECIPE, allow_float=False, with_full=True, reporter=Diary()
+    ).bundle
+    assert bundle.manifest.full is not None
+    path = full_model(bundle)
+    assert path == full_model(bundle, path) == output / "full.tflite", "it says which products it knows"
+    golden = read_golden(bundle, "fp16")
+    runtime = load_runtime(path, threads=1)
+    model = Classifier(runtime, bundle.labels, preprocessing=run.preprocessing, precision="float32")
+    assert np.abs(model.probabilities(golden.pixels) - golden.full).max() < 1e-4
+    path.write_bytes(path.read_bytes() + b"\0")
+    with pytest.raises(BundleError, match=r"full\.tflite was changed after export"):
+        open_bundle(bundle.path)

@@ -8,11 +8,17 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from edgebcnn.camera.frames import Source
+from edgebcnn.camera.replay import STAGE
 from edgebcnn.camera.systemd import ServiceManager
 from edgebcnn.camera.watchdog import OnHang, Watchdog
 from edgebcnn.errors import CameraError, DeviceError, EdgebcnnError, StorageError
 
-_TO_BLAME: dict[str, type[EdgebcnnError]] = {"classify": DeviceError, "write": StorageError, "close": StorageError}
+_TO_BLAME: dict[str, type[EdgebcnnError]] = {
+    "classify": DeviceError,
+    STAGE: DeviceError,
+    "write": StorageError,
+    "close": StorageError,
+}
 
 
 def end_at_once(stage: str, took_s: float) -> None:

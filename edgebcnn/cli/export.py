@@ -68,6 +68,7 @@ def _limit(flag: str, what: str, default: str) -> Callable[[click.decorators.FC]
     metavar="FILE",
     help="Python of an environment with tflite-runtime 2.14: ask it as well, and report how often both agree.",
 )
+@click.option("--with-full", is_flag=True, help="Put the full model into the bundle too, in float, for run --shadow.")
 @click.option("--allow-float", is_flag=True, help="Accept an int8 model that keeps ops in float.")
 @_limit("--max-drop", "Refuse to export where top-1 drops by more, against the compact model in float.", "0.5")
 @_limit("--max-product-drop", "Refuse where one product's accuracy drops by more.", "10")
@@ -89,6 +90,7 @@ def command(
     int8_io: bool,
     runtime_compat: bool,
     old_python: Path | None,
+    with_full: bool,
     allow_float: bool,
     accept_drop: bool,
     as_json: bool,
@@ -134,6 +136,7 @@ def command(
             io="int8" if int8_io else "uint8",
             runtime_compat=runtime_compat or old_python is not None,
             old_python=old_python,
+            with_full=with_full,
             reporter=reporter,
         )
     except GateError as refused:

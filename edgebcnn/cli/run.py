@@ -15,6 +15,8 @@ import click
 from click.core import ParameterSource
 
 from edgebcnn.cli.device_options import DEFAULT_BUNDLE, device_for, device_options, open_from, policy_of
+from edgebcnn.cli.health_flags import SERVES as HEALTH_SERVES
+from edgebcnn.cli.health_flags import health_flags
 from edgebcnn.cli.shelf_flags import SERVES as SHELF_SERVES
 from edgebcnn.cli.shelf_flags import ShelfChoices, shelf_flags
 from edgebcnn.cli.sink_flags import PATH, sink_flags
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
     from edgebcnn.shelf.watch import ShelfWatch
     from edgebcnn.sinks.choices import SinkChoices
     from edgebcnn.sinks.fan_out import EventSinks
+    from edgebcnn.sinks.health import Health, HealthChoices
     from edgebcnn.sinks.outlet import Counts
 
 
@@ -45,6 +48,7 @@ _SERVES = {
     "--allow-offline": _REMOTE,
     "--sample-rate": ("--sample",),
     "--sample-mb": ("--sample",),
+    **HEALTH_SERVES,
     **SHELF_SERVES,
 }
 """Flags that do nothing unless one of these others is given."""
@@ -133,6 +137,7 @@ def _size(_context: click.Context, _parameter: click.Parameter, value: str | Non
     show_default="600",
     help="Seconds for which a camera or stream that was lost is sought; 0 ends at once.",
 )
+@health_flags
 @click.option("--quiet", is_flag=True, help="No line per frame or event.")
 @click.option("--json", "as_json", is_flag=True, help="The summary as JSON, and no line per frame.")
 def command(
@@ -159,6 +164,7 @@ def command(
     min_sharpness: float | None,
     every_frame: bool,
     max_outage: float | None,
+    health: HealthChoices,
     quiet: bool,
     as_json: bool,
 ) -> None:
@@ -182,6 +188,7 @@ def command(
     from edgebcnn.field.sample import SampleFolder
     from edgebcnn.field.sampler import Sampler
     from edgebcnn.sinks.choices import MB, open_sinks
+    from edgebcnn.sinks.health import open_health
     from edgebcnn.sinks.terminal import ProgressSink
 
     _check_that_flags_do_something()
@@ -211,6 +218,16 @@ def command(
             in_a_hurry=stop.is_set,
             slots=watch.names if watch else (),
         )
+        checks = open_health(
+            health,
+            bundle,
+            classifier=classifier,
+            profile=profile,
+            source=source,
+            sinks=events,
+            watchdog=watchdog,
+            reporter=reporter,
+        )
         bar = [] if lines or source.total is None else [ProgressSink(reporter, source.total)]
         sampler = folder and Sampler(
             folder,
@@ -228,9 +245,9 @@ def command(
             source,
             classifier,
             [] if reader else told,
-            frame_sinks=[sampler] if sampler else [],
+            frame_sinks=[each for each in (sampler, checks.shadow, None if reader else checks.replay) if each],
             shelf=reader,
-            shelf_sinks=told if reader else [],
+            shelf_sinks=[*told, *([checks.replay] if checks.replay else [])] if reader else [],
             pace=pace,
             limits=limits,
             watchdog=watchdog,
@@ -239,7 +256,7 @@ def command(
             loop.run(stop=stop, max_frames=max_frames, duration_s=duration)
         finally:
             sample = sampler.counts() if sampler else None
-            click.echo(_told(loop.summary(), events.counts(), sample, watch, as_json=as_json), nl=False)
+            click.echo(_told(loop.summary(), events.counts(), sample, watch, checks, as_json=as_json), nl=False)
 
 
 def _check_that_flags_do_something() -> None:
@@ -252,6 +269,8 @@ def _check_that_flags_do_something() -> None:
     for flag, served in _SERVES.items():
         if flag in given and given.isdisjoint(served):
             raise click.UsageError(f"{flag} is for {' or '.join(served)}: add that, or leave {flag} out")
+    if {"--slots", "--shadow"} <= given:
+        raise click.UsageError("--shadow asks about frames that show one product, --slots reads a shelf: leave one out")
     if {"--slots", "--sample"} <= given:
         raise click.UsageError("--sample keeps frames that show one product, --slots reads a shelf: leave one out")
 
@@ -261,6 +280,7 @@ def _told(
     counts: Sequence[Counts],
     sample: SampleCounts | None,
     watch: ShelfWatch | None,
+    checks: Health,
     *,
     as_json: bool,
 ) -> str:
@@ -269,9 +289,11 @@ def _told(
 
     if as_json:
         document = {**summary.as_json(), **(watch.as_json() if watch else {})}
+        document |= checks.as_json()
         document["sinks"] = [each.as_json() for each in counts]
         return json_bytes(document | ({"sample": sample.as_json()} if sample else {})).decode()
     told = [str(watch)] if watch else []
+    told += [str(checks)] if str(checks) else []
     told += [f"{'events':<10}{each}" for each in counts if each.sink != "terminal" or each.dropped]
     told += [f"{'sample':<10}{sample}"] if sample else []
     return "\n".join([str(summary), *told, ""])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import threading
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
@@ -124,6 +125,8 @@ class Receipt:
 class Classifier:
     """A bundle's model in a runtime, with the bundle's preprocessing and labels.
 
+    Several threads may ask it, as frames and golden photos do; a runtime itself serves one at a time.
+
     Attributes:
         labels: Products, in the order of the model's outputs.
         receipt: What runs it.
@@ -141,6 +144,7 @@ class Classifier:
         self.labels = tuple(labels)
         self.receipt = Receipt.of(runtime, precision, fallback=fallback)
         self._runtime = runtime
+        self._invoking = threading.Lock()
         self._preprocessing = preprocessing
         self._takes_batches = isinstance(runtime, BatchRuntime)
         self._batches_are_checked = False
@@ -222,7 +226,8 @@ class Classifier:
         if len(pixels) == 1 or not self._takes_batches:
             return self.probabilities(pixels)
         assert isinstance(self._runtime, BatchRuntime)
-        output = self._runtime.invoke_batch(self._model_input(pixels))
+        with self._invoking:
+            output = self._runtime.invoke_batch(self._model_input(pixels))
         batched = None if output is None else _dequantized(output, self._runtime.output)
         if batched is not None and self._batches_are_checked:
             return batched
@@ -248,7 +253,8 @@ class Classifier:
             raise ValueError(f"pixels must be uint8 (n, {expected}), not {pixels_rgb.dtype} {pixels_rgb.shape}")
         probabilities = np.empty((len(pixels_rgb), len(self.labels)), np.float32)
         for row, pixels in zip(probabilities, pixels_rgb, strict=True):
-            output = self._runtime.invoke(self._model_input(pixels)[np.newaxis])
+            with self._invoking:
+                output = self._runtime.invoke(self._model_input(pixels)[np.newaxis])
             row[:] = _dequantized(output[0], self._runtime.output)
         return probabilities
 

@@ -8,11 +8,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, replace
 
+import numpy as np
+from numpy.typing import NDArray
+
 from edgebcnn.bundle import Bundle, Precision
 from edgebcnn.device.classifier import Classifier, Receipt, preferred_precision
 from edgebcnn.device.profile import DEFAULT_PROFILE, DeviceProfile, load_profile
 from edgebcnn.device.runtime import check_threads
-from edgebcnn.device.selftest import Golden, difference, read_golden
+from edgebcnn.device.selftest import Golden, GoldenAnswers, difference, read_golden
 from edgebcnn.device.trial import TIMED_CALLS, Trial, try_model
 from edgebcnn.errors import DeviceError
 
@@ -137,14 +140,28 @@ def _nothing_taken(receipt: Receipt, profile: DeviceProfile) -> str | None:
     )
 
 
-def _wrong(trial: Trial, profile: DeviceProfile, golden: Golden) -> str | None:
-    found = difference(trial.outputs, golden.edge)
+def why_wrong(
+    outputs: NDArray[np.float32], golden: GoldenAnswers, *, receipt: Receipt, profile: DeviceProfile
+) -> str | None:
+    """Why answers `(n, classes)` to the golden photos are not what the model said at export; None where they are.
+
+    Args:
+        outputs: The answers.
+        golden: Those at export.
+        receipt: What gave them.
+        profile: What was asked for.
+    """
+    found = difference(outputs, golden.edge)
     if found.is_rounding:
         return None
-    who, remedy = f"{trial.receipt.runtime} {trial.receipt.version}", "install another version of it"
-    if profile.is_accelerator:
+    who, remedy = f"{receipt.runtime} {receipt.version}", "install another version of it"
+    if profile.is_accelerator and receipt.delegate not in (None, "XNNPACK"):
         who, remedy = profile.processor, "update its driver, or use the profile cpu"
     return f"{who} does not compute what the model did at export ({found}): {remedy}"
+
+
+def _wrong(trial: Trial, profile: DeviceProfile, golden: Golden) -> str | None:
+    return why_wrong(trial.outputs, golden, receipt=trial.receipt, profile=profile)
 
 
 def _left_ops(receipt: Receipt, profile: DeviceProfile, policy: Policy) -> str | None:

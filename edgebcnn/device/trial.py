@@ -125,7 +125,7 @@ def _run(folder: Path, timeout_s: float) -> int | None:
                 [sys.executable, "-m", __name__, folder],
                 stdout=log,
                 stderr=log,
-                env=_environment(),
+                env=own_environment(),
                 timeout=timeout_s,
                 start_new_session=True,  # Ctrl-C is for us alone
             ).returncode
@@ -133,7 +133,7 @@ def _run(folder: Path, timeout_s: float) -> int | None:
             return None
 
 
-def _environment() -> Mapping[str, str]:
+def own_environment() -> Mapping[str, str]:
     """Ours, so that the process finds this edgebcnn, and no module that happens to lie in the working folder."""
     path = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
     return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}

@@ -24,12 +24,14 @@ from numpy.typing import NDArray
 from edgebcnn import __version__
 from edgebcnn.atomic import json_bytes
 from edgebcnn.bundle import (
+    FULL_NAME,
     GOLDEN_NAME,
     PAGE_NAME,
     REPORT_NAME,
     SCHEMA_VERSION,
     Bundle,
     Manifest,
+    ModelFile,
     Precision,
     check_destination,
     write_bundle,
@@ -43,6 +45,7 @@ from edgebcnn.quantize.audit import Audit, audit
 from edgebcnn.quantize.calibrate import Recipe
 from edgebcnn.quantize.calibrated import CalibratedModel
 from edgebcnn.quantize.convert import check_pixel_input
+from edgebcnn.quantize.full_file import check_full_file, full_file
 from edgebcnn.quantize.gate import Gates, Verdict, check_refused_folder, forget_refusal, gate_json, judge, refuse
 from edgebcnn.quantize.golden import golden_archive
 from edgebcnn.quantize.int8 import QuantizedIo
@@ -142,6 +145,7 @@ def export(
     io: QuantizedIo = "uint8",
     runtime_compat: bool = False,
     old_python: Path | None = None,
+    with_full: bool = False,
 ) -> ExportResult:
     """Turns a run's compact model into a bundle, and measures what that cost.
 
@@ -157,6 +161,7 @@ def export(
         io: What int8 and mixed files take and give.
         runtime_compat: Make files that tflite-runtime 2.14 runs, or none.
         old_python: The Python of an environment with tflite-runtime 2.14, to be asked about held-out photos.
+        with_full: Put the full model into the bundle as well, in float, for `run --shadow`.
 
     Raises:
         QuantizationError: an op cannot be converted, stays in float and `allow_float` is false, or is unknown to
@@ -191,12 +196,16 @@ def export(
     audits = {precision: audit(content) for precision, content in contents.items()}
     _check(contents, audits, run, allow_float=allow_float, runtime_compat=runtime_compat)
     int8 = maker.calibrated
-    manifest = _manifest(run, audits, int8)
+    beside = full_file(run, full, runtime_compat=runtime_compat, reporter=reporter) if with_full else None
+    manifest = _manifest(run, audits, int8, audit(beside).model_file(FULL_NAME) if beside else None)
     files = {manifest.models[precision].file: content for precision, content in contents.items()}
     files |= {f"report/layers.{name}.png": _picture(each.layers, name) for name, each in made.items() if each.layers}
+    files |= {FULL_NAME: beside} if beside else {}
     references = _references(run, {"full": full, "compact": compact}, reporter)
     with _draft(output, manifest, run, files) as draft:
         edges = _edges(run, draft, reporter)
+        if beside:
+            check_full_file(run, draft, references["full"], reporter)
     models = {
         precision: EdgeModel(
             size_bytes=len(contents[precision]),
@@ -273,7 +282,9 @@ def _picture(layers: LayerErrors, precision: Precision) -> bytes:
     return picture.getvalue()
 
 
-def _manifest(run: TrainedRun, audits: Mapping[Precision, Audit], int8: CalibratedModel | None) -> Manifest:
+def _manifest(
+    run: TrainedRun, audits: Mapping[Precision, Audit], int8: CalibratedModel | None, full: ModelFile | None
+) -> Manifest:
     return Manifest(
         schema_version=SCHEMA_VERSION,
         name=run.name,
@@ -281,6 +292,7 @@ def _manifest(run: TrainedRun, audits: Mapping[Precision, Audit], int8: Calibrat
         architecture=run.architecture("compact").model_dump(mode="json"),
         preprocessing=run.preprocessing,
         models={precision: found.model_file(f"model.{precision}.tflite") for precision, found in audits.items()},
+        full=full,
         calibration=None if int8 is None else int8.chosen.record(),
         tools={
             "ai-edge-litert": version("ai-edge-litert"),

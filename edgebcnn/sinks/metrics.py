@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING
 
 from edgebcnn.errors import MissingExtraError, SinkError
 from edgebcnn.shelf.watch import SlotState
-from edgebcnn.sinks.event import Event, ReadingEvent, SlotEvent
+from edgebcnn.sinks.event import AgreementEvent, AlarmEvent, Event, GoldenEvent, ReadingEvent, SlotEvent
 from edgebcnn.sinks.outlet import Counts, Deadline, Sink
 
 if TYPE_CHECKING:
+    from prometheus_client import CollectorRegistry
     from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
 LOOPBACK = "127.0.0.1"
@@ -61,6 +62,7 @@ class MetricsSink(Sink):
         slot, shelf = ("shelf", "slot", "state"), ("shelf",)
         self._slots = Gauge("edgebcnn_slot_state", "1 for the state of a slot.", slot, registry=self._registry)
         self._compliance = Gauge("edgebcnn_shelf_compliance", "Share of slots.", shelf, registry=self._registry)
+        self._health = _Health(self._registry)
         try:
             self._server, self._thread = start_http_server(port, host, self._registry)
         except (OSError, OverflowError) as error:
@@ -76,6 +78,7 @@ class MetricsSink(Sink):
         """Counts the event."""
         self._events.labels(event.kind).inc()
         self._newest.labels(event.kind).set(datetime.fromisoformat(event.time.replace("Z", "+00:00")).timestamp())
+        self._health.write(event)
         if isinstance(event, SlotEvent):
             for state in SlotState:
                 self._slots.labels(event.shelf, event.slot, state.value).set(state.value == event.state)
@@ -93,6 +96,45 @@ class MetricsSink(Sink):
         """Stops listening."""
         self._server.shutdown()
         self._server.server_close()
+
+
+class _Health:
+    """How well the model does. What is not known yet is NaN, which no rule takes for a fall."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        from prometheus_client import Counter, Gauge
+
+        def gauge(name: str, help_text: str) -> Gauge:
+            made = Gauge(f"edgebcnn_{name}", help_text, registry=registry)
+            made.set(math.nan)
+            return made
+
+        self._golden_passed = gauge("golden_passed", "1 where the golden photos are answered as at export, else 0.")
+        self._golden_accuracy = gauge("golden_accuracy", "Accuracy on the golden photos.")
+        self._golden_agreement = gauge("golden_agreement", "Agreement with the full model on the golden photos.")
+        self._golden_steps = gauge("golden_steps", "Largest change of a probability since export, in 1/256.")
+        self._agreement = gauge("agreement", "Agreement with the full model on the scenes so far.")
+        self._agreement_low = gauge("agreement_low", "Lower end of its interval, which holds at all times at once.")
+        self._agreement_high = gauge("agreement_high", "Upper end.")
+        self._scenes = gauge("agreement_scenes", "Scenes that the full model was asked about.")
+        self._alarms = Counter("edgebcnn_alarms", "Alarms.", ["about"], registry=registry)
+        for about in ("golden", "agreement"):
+            self._alarms.labels(about)
+
+    def write(self, event: Event) -> None:
+        """Shows what the event says, if it is about that."""
+        if isinstance(event, GoldenEvent):
+            self._golden_passed.set(event.passed)
+            self._golden_accuracy.set(event.accuracy)
+            self._golden_agreement.set(event.agreement)
+            self._golden_steps.set(math.nan if event.most_steps is None else event.most_steps)
+        elif isinstance(event, AgreementEvent):
+            self._agreement.set(math.nan if event.agreement is None else event.agreement)
+            self._agreement_low.set(event.agreement_low)
+            self._agreement_high.set(event.agreement_high)
+            self._scenes.set(event.n)
+        elif isinstance(event, AlarmEvent):
+            self._alarms.labels(event.about).inc()
 
 
 class _SinkCounts:

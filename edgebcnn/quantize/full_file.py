@@ -1,0 +1,49 @@
+"""How does the full model reach a device that can run it beside the loop? As a float32 `.tflite` file in the bundle."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgebcnn.bundle import FULL_NAME, Bundle
+from edgebcnn.device.classifier import Classifier
+from edgebcnn.device.runtime import load_runtime
+from edgebcnn.device.selftest import difference
+from edgebcnn.errors import QuantizationError
+from edgebcnn.model.bcnn import Bcnn, folded
+from edgebcnn.progress import Reporter
+from edgebcnn.quantize.convert import float_file
+from edgebcnn.quantize.metadata import with_metadata
+from edgebcnn.train.features import PreparedPhotos
+from edgebcnn.train.run_folder import TrainedRun
+
+MAX_COMPARED = 64  # held-out photos that show whether the file says what the model says
+
+
+def full_file(run: TrainedRun, full: Bcnn, *, runtime_compat: bool, reporter: Reporter) -> bytes:
+    """The full model of a run as a model file, with its metadata.
+
+    Raises:
+        QuantizationError: TFLite has no op for a part of it.
+    """
+    size = run.preprocessing
+    with reporter.progress("converting the full model", 0):
+        model = folded(full, height_px=size.height_px, width_px=size.width_px)
+        content = float_file(model, "float32", preprocessing=size, runtime_compat=runtime_compat)
+    return with_metadata(content, name=f"{run.name} (full)", labels=run.dataset.labels, preprocessing=size)
+
+
+def check_full_file(run: TrainedRun, draft: Bundle, full: NDArray[np.float32], reporter: Reporter) -> None:
+    """Holds the file in a bundle to what the Keras model said of the held-out photos, `(n, k)`.
+
+    Raises:
+        QuantizationError: it says something else.
+    """
+    places = range(0, len(full), -(-len(full) // MAX_COMPARED))
+    pixels = PreparedPhotos([run.dataset.held_out[place] for place in places], run.preprocessing)[:]
+    runtime = load_runtime(draft.path / FULL_NAME)
+    model = Classifier(runtime, draft.labels, preprocessing=run.preprocessing, precision="float32")
+    with reporter.progress("full.tflite on held-out photos", 0):
+        found = difference(model.probabilities(pixels), full[list(places)])
+    if not found.is_rounding:
+        raise QuantizationError(f"{FULL_NAME} does not say what the full model says ({found}): please report this bug")

@@ -1,0 +1,196 @@
+"""How well does the model do while it runs, and who is told? Golden photos, the full model beside it, and alarms."""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any, Literal
+
+from edgebcnn.bundle import Bundle
+from edgebcnn.camera.frames import Source
+from edgebcnn.camera.reading import utc
+from edgebcnn.camera.replay import GoldenReplay, GoldenResult
+from edgebcnn.camera.shadow import LiveAgreement, Shadow, agreement_at_export, full_model
+from edgebcnn.camera.watchdog import Watchdog
+from edgebcnn.device.aside import Aside
+from edgebcnn.device.classifier import Classifier
+from edgebcnn.device.profile import DeviceProfile
+from edgebcnn.device.selftest import GoldenFile
+from edgebcnn.errors import AlarmError
+from edgebcnn.progress import Reporter
+from edgebcnn.sinks.event import AgreementEvent, AlarmEvent, GoldenEvent
+from edgebcnn.sinks.fan_out import EventSinks
+
+HOUR_S = 3600.0
+GOLDEN_EVERY_H = 6.0  # a few seconds a day, and a delegate that goes wrong is known the same day
+
+LOWEST_FLOOR = 0.01  # an export that agreed with the full model on no photo promises nothing
+
+
+@dataclass(frozen=True)
+class HealthChoices:
+    """Flags of `edgebcnn run`, as they were given.
+
+    Attributes:
+        golden_every: Hours from one replay of the golden photos to the next; 0 for never, None for `GOLDEN_EVERY_H`
+            of a live source and never of a file.
+        on_alarm: What an alarm does beside being told.
+        shadow: The full model's file; empty for the bundle's own, None for no shadow.
+        shadow_cpu: Share of one core's time that it may take.
+        shadow_scene: Seconds that count as one scene.
+        alarm_below: Agreement below which there is an alarm, 0-1; None for the lower end of the export's interval.
+    """
+
+    golden_every: float | None = None
+    on_alarm: Literal["report", "stop"] = "report"
+    shadow: str | None = None
+    shadow_cpu: float = 0.25
+    shadow_scene: float = 10.0
+    alarm_below: float | None = None
+
+
+@dataclass(frozen=True)
+class Health:
+    """What watches over the model of one run.
+
+    Attributes:
+        replay: Of the golden photos; None for never.
+        shadow: The full model beside it; None for none.
+    """
+
+    replay: GoldenReplay | None
+    shadow: Shadow | None
+
+    def as_json(self) -> dict[str, Any]:
+        """What is known so far of each that there is."""
+        found = {"golden": self.replay, "shadow": self.shadow and self.shadow.agreement()}
+        return {name: each.as_json() for name, each in found.items() if each}
+
+    def __str__(self) -> str:
+        """A line for each."""
+        found = {"golden": self.replay, "shadow": self.shadow and self.shadow.agreement()}
+        return "\n".join(f"{name:<10}{each}" for name, each in found.items() if each)
+
+
+def open_health(
+    choices: HealthChoices,
+    bundle: Bundle,
+    *,
+    classifier: Classifier,
+    profile: DeviceProfile,
+    source: Source,
+    sinks: EventSinks,
+    watchdog: Watchdog,
+    reporter: Reporter,
+) -> Health:
+    """Opens what was asked for; what cannot work is said at once, and then `sinks` are closed too.
+
+    Raises:
+        BundleError: there are no golden photos, no full model, or one of other products.
+        DeviceError: the full model cannot be started.
+    """
+    bulletin = Bulletin(sinks, source=source.name, reporter=reporter, stops=choices.on_alarm == "stop")
+    precision = classifier.receipt.precision
+    every_h = choices.golden_every
+    if every_h is None:
+        every_h = GOLDEN_EVERY_H if source.is_live else 0.0
+    replay = shadow = None
+    with ExitStack() as opened:
+        opened.callback(sinks.close)
+        if every_h:
+            golden = GoldenFile(bundle, precision)
+            opened.callback(golden.close)
+            replay = GoldenReplay(
+                classifier,
+                profile,
+                golden,
+                every_s=every_h * HOUR_S,
+                listener=bulletin,
+                watchdog=watchdog,
+                may_wait=not source.is_live,
+            )
+        if choices.shadow is not None:
+            floor = choices.alarm_below or agreement_at_export(bundle, precision).low
+            shadow = _shadow(choices, bundle, floor, bulletin, watchdog, reporter)
+        opened.pop_all()
+    return Health(replay, shadow)
+
+
+def _shadow(
+    choices: HealthChoices, bundle: Bundle, floor: float, bulletin: Bulletin, watchdog: Watchdog, reporter: Reporter
+) -> Shadow:
+    model = full_model(bundle, Path(choices.shadow) if choices.shadow else None)
+    preprocessing = bundle.manifest.preprocessing
+    start = partial(Aside, model, preprocessing=preprocessing, classes=len(bundle.labels))
+    return Shadow(
+        start(waiting=lambda: watchdog.enter("start")),
+        start,
+        name=model.name,
+        preprocessing=preprocessing,
+        floor=max(floor, LOWEST_FLOOR),
+        scene_s=choices.shadow_scene,
+        cpu_share=choices.shadow_cpu,
+        listener=bulletin,
+        reporter=reporter,
+    )
+
+
+class Bulletin:
+    """Makes events of what is found, in the loop's thread.
+
+    Args:
+        sinks: Where events go.
+        source: Name of the source.
+        reporter: Told of alarms, for who reads neither events nor the terminal's lines.
+        stops: Whether an alarm ends the run.
+    """
+
+    def __init__(self, sinks: EventSinks, *, source: str, reporter: Reporter, stops: bool) -> None:
+        self._sinks, self._source, self._reporter, self._stops = sinks, source, reporter, stops
+
+    def golden(self, result: GoldenResult) -> None:
+        """Tells what a replay of the golden photos found."""
+        at_export = result.at_export.as_json()
+        event = self._sinks.stamp(
+            GoldenEvent,
+            **self._here_and_now(),
+            passed=result.problem is None,
+            problem=result.problem,
+            **{name: at_export[name] for name in ("photos", "same_top1", "most_steps", "typical_steps", "far")},
+            n=result.accuracy.n,
+            **{f"accuracy{end}": figure for end, figure in _ends(result.accuracy.as_json())},
+            **{f"agreement{end}": figure for end, figure in _ends(result.agreement.as_json())},
+            took_s=round(result.took_s, 3),
+        )
+        self._sinks.publish(event)
+
+    def agreement(self, agreement: LiveAgreement) -> None:
+        """Tells what the full model beside the loop has said so far."""
+        figures = agreement.as_json()
+        share = figures.pop("agreement")
+        del figures["cpu_s"]
+        ends = {f"agreement{end}": figure for end, figure in _ends(share)}
+        self._sinks.publish(self._sinks.stamp(AgreementEvent, **self._here_and_now(), **figures, n=share["n"], **ends))
+
+    def alarm(self, about: str, problem: str) -> None:
+        """Tells of an alarm.
+
+        Raises:
+            AlarmError: an alarm ends the run.
+        """
+        stamp = self._sinks.stamp
+        self._sinks.publish(stamp(AlarmEvent, **self._here_and_now(), about=about, problem=problem, stops=self._stops))
+        if self._stops:
+            raise AlarmError(f"{problem}; --on-alarm stop ended the run")
+        self._reporter.say(f"ALARM: {problem}")
+
+    def _here_and_now(self) -> dict[str, str]:
+        return {"time": utc(0), "source": self._source}
+
+
+def _ends(share: dict[str, Any]) -> list[tuple[str, float | None]]:
+    """Value, lower and upper end, by what their names end with."""
+    figures = (("", share["value"]), ("_low", share["low"]), ("_high", share["high"]))
+    return [(end, None if figure is None else round(figure, 6)) for end, figure in figures]
