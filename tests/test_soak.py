@@ -27,9 +27,9 @@ def test_the_soaks_own_checks_can_fail() -> None:
     assert recoveries(phases, readings[:3]) == [float("inf")]
     assert memory_slope([(second, 100 + second / 600) for second in range(100)]) == pytest.approx(1.0)
     document = {"exit_code": 0, "false_products": 0, "recovery_s": [1.0], "memory_mb_per_10_min": 2.0, "summary": None}
-    document |= {"events_lost": 1, "events_twice": 0}
+    document |= {"readings_lost": 1, "readings_twice": 0}
     found = failures(document, minutes=30, sees_every_fault=True)
-    assert found == ["memory grows", "a kind of bad frame was not seen", "an event was lost"]
+    assert found == ["memory grows", "a kind of bad frame was not seen", "a reading was lost"]
 
 
 @pytest.mark.slow
