@@ -50,6 +50,8 @@ PLOT = ["matplotlib>=3.8"]
 
 METRICS = ["prometheus-client>=0.20"]
 
+WEB = ["starlette>=0.40", "uvicorn>=0.30"]
+
 DEV = [
     "import-linter>=2",
     "mypy>=1.15",
@@ -59,6 +61,7 @@ DEV = [
     "ruff>=0.9",
     *MQTT,
     *METRICS,
+    *WEB,
 ]
 
 OLD_RUNTIME = ["numpy<2", "tflite-runtime==2.14.0"]
@@ -78,6 +81,7 @@ setup(
         "edgebcnn": ["py.typed"],
         "edgebcnn.report": ["*.j2"],
         "edgebcnn.train": ["*.j2"],
+        "edgebcnn.web": ["page.*"],
         "edgebcnn._calibration": ["*.toml", "*.md"],
         "edgebcnn._devices": ["*.toml", "*.md", "*.service"],
     },
@@ -90,5 +94,6 @@ setup(
         "mqtt": MQTT,
         "old-runtime": OLD_RUNTIME,
         "plot": PLOT,
+        "web": WEB,
     },
 )

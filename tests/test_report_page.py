@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -20,6 +18,7 @@ from edgebcnn.report.comparison import compare
 from edgebcnn.report.evaluation import expected_calibration_error
 from edgebcnn.report.fidelity import Fidelity, calibration_error, fidelity
 from edgebcnn.report.page import SHOWN_PHOTOS, page
+from tests.chromium import chromium
 
 PHOTOS = 300
 NAMES = [*(f"Milk {percent} %" for percent in range(6)), 'Bio "Soja" <1 l> & more', "Schokolade-Nuss-Vollmilch-500-g"]
@@ -246,17 +245,8 @@ def test_the_same_report_gives_the_same_bytes(found: Fidelity) -> None:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    """Headless Chromium, the system's or Playwright's own."""
-    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install '.[dev]'")
-    with api.sync_playwright() as playwright:
-        names = ("chromium", "chromium-browser", "google-chrome")
-        path = next(filter(None, map(shutil.which, names)), playwright.chromium.executable_path)
-        if not Path(path).exists():
-            pytest.skip("there is no Chromium: apt install chromium, or playwright install chromium")
-        # As root, as in a container, Chromium starts without its sandbox only.
-        browser = playwright.chromium.launch(executable_path=path, chromium_sandbox=os.geteuid() != 0)
-        yield browser
-        browser.close()
+    with chromium() as opened:
+        yield opened
 
 
 @pytest.mark.parametrize("width_px", [400, 1280])

@@ -18,6 +18,8 @@ from edgebcnn.cli.device_options import DEFAULT_BUNDLE, device_for, device_optio
 from edgebcnn.cli.shelf_flags import SERVES as SHELF_SERVES
 from edgebcnn.cli.shelf_flags import ShelfChoices, shelf_flags
 from edgebcnn.cli.sink_flags import PATH, sink_flags
+from edgebcnn.cli.web_flags import SERVES as WEB_SERVES
+from edgebcnn.cli.web_flags import WebChoices, web_flags
 
 if TYPE_CHECKING:
     from edgebcnn.bundle import Precision
@@ -46,6 +48,7 @@ _SERVES = {
     "--sample-rate": ("--sample",),
     "--sample-mb": ("--sample",),
     **SHELF_SERVES,
+    **WEB_SERVES,
 }
 """Flags that do nothing unless one of these others is given."""
 
@@ -85,6 +88,7 @@ def _size(_context: click.Context, _parameter: click.Parameter, value: str | Non
 )
 @device_options
 @sink_flags
+@web_flags
 @shelf_flags
 @click.option(
     "--sample", "sample_path", type=PATH, metavar="DIR", help="Keep a sample of the frames for edgebcnn audit."
@@ -149,6 +153,7 @@ def command(
     threads: int | None,
     choices: SinkChoices,
     shelf: ShelfChoices,
+    web: WebChoices,
     sample_path: Path | None,
     sample_rate: float,
     sample_mb: float,
@@ -183,6 +188,7 @@ def command(
     from edgebcnn.field.sampler import Sampler
     from edgebcnn.sinks.choices import MB, open_sinks
     from edgebcnn.sinks.terminal import ProgressSink
+    from edgebcnn.web.board import LiveRun
 
     _check_that_flags_do_something()
     reporter = TerminalReporter()
@@ -202,6 +208,7 @@ def command(
     opened = open_source(camera, labels=names, reporter=reporter, patience=patience, view=view)
     with closing(opened) as source, stopped_by_signals() as stop, watched(source) as watchdog:
         pace, reader = shelf.pace(source), ShelfReader(watch, source) if watch else None
+        page = web.open(reporter=reporter, in_a_hurry=stop.is_set)
         events = open_sinks(
             choices,
             bundle_digest=bundle.digest,
@@ -210,6 +217,7 @@ def command(
             reporter=reporter,
             in_a_hurry=stop.is_set,
             slots=watch.names if watch else (),
+            others=[page.news] if page else (),
         )
         bar = [] if lines or source.total is None else [ProgressSink(reporter, source.total)]
         sampler = folder and Sampler(
@@ -224,17 +232,28 @@ def command(
             in_a_hurry=stop.is_set,
         )
         told: list[EventSinks | ProgressSink] = [events, *bar]
+        pages = [page] if page else []
         loop = CameraLoop(
             source,
             classifier,
             [] if reader else told,
-            frame_sinks=[sampler] if sampler else [],
+            frame_sinks=[] if reader else [*([sampler] if sampler else []), *pages],
             shelf=reader,
-            shelf_sinks=told if reader else [],
+            shelf_sinks=[*told, *pages] if reader else [],
             pace=pace,
             limits=limits,
             watchdog=watchdog,
         )
+        if page:
+            page.start(
+                LiveRun(
+                    stamp=events.stamp,
+                    summary=loop.summary,
+                    status=source.status,
+                    counts=events.counts,
+                    watch=watch,
+                )
+            )
         try:
             loop.run(stop=stop, max_frames=max_frames, duration_s=duration)
         finally:
