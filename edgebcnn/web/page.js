@@ -206,7 +206,7 @@ function showHealth(health) {
   rows(
     "sinks",
     health.sinks.map((sink) =>
-      row([sink.sink, sink.delivered, sink.dropped, sink.refused, sink.waiting].map((value) => ["", String(value)])),
+      row(["sink", "delivered", "dropped", "refused", "waiting"].map((name) => [name, String(sink[name])])),
     ),
   );
 }

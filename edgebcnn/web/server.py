@@ -73,7 +73,7 @@ class WebPage:
 
     def start(self, run: LiveRun) -> None:
         """Begins to answer, and says where."""
-        self._run = run
+        self._run, self._beat_s = run, time.monotonic()
         self._feeds = {
             "picture": Feed("picture", self._picture, every_s=1 / PICTURES_PER_S, on_failure=self._failed),
             "state": Feed("state", self._state, every_s=STATE_EVERY_S, on_failure=self._failed),
@@ -110,11 +110,11 @@ class WebPage:
         return self._board.state(self._run).model_dump_json().encode()
 
     def _failed(self, error: BaseException) -> None:
-        """Says it once: what fails each second would fill the journal."""
-        sentence = f"the web page failed ({type(error).__name__}: {error}), and the run goes on"
-        if sentence not in self._failures and not self._closing.is_set():
-            self._failures.add(sentence)
-            self._reporter.say(sentence)
+        """Says it once of each kind: what fails each second would fill the journal."""
+        kind = type(error).__name__
+        if kind not in self._failures and not self._closing.is_set():
+            self._failures.add(kind)
+            self._reporter.say(f"the web page failed ({kind}: {error}), and the run goes on")
 
     # ---- in the threads of the server and of its watch
 
