@@ -52,6 +52,8 @@ WEB = ["starlette>=0.40", "uvicorn>=0.30"]
 
 METRICS = ["prometheus-client>=0.20"]
 
+WEB = ["starlette>=0.40", "uvicorn>=0.30"]
+
 DEV = [
     "import-linter>=2",
     "mypy>=1.15",
@@ -82,6 +84,7 @@ setup(
         "edgebcnn.field": ["*.html", "*.js"],
         "edgebcnn.report": ["*.j2"],
         "edgebcnn.train": ["*.j2"],
+        "edgebcnn.web": ["page.*"],
         "edgebcnn._calibration": ["*.toml", "*.md"],
         "edgebcnn._devices": ["*.toml", "*.md", "*.service"],
     },

@@ -13,7 +13,7 @@
     ├── TrainingError           11   training that cannot go on (a NaN loss, weights that do not fit)
     ├── FindingsError           12   photos that a strict inspection finds seriously wrong
     ├── GateError               13   an export that lost too much accuracy to be shipped
-    ├── SinkError               14   a broker, webhook or port that events cannot go to
+    ├── SinkError               14   a broker, webhook, port or token that cannot serve events or the page
     ├── AlarmError              15   a model that no longer answers as it should while it runs
     └── Interrupted            130   Ctrl-C or SIGTERM ended the command; what was reached is kept
 
@@ -115,7 +115,7 @@ class GateError(EdgebcnnError):
 
 
 class SinkError(EdgebcnnError):
-    """A broker, webhook or port that events cannot go to."""
+    """A broker, webhook, port or token that cannot serve events or the web page."""
 
     exit_code = 14
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 
 from tests.blocks import QUICK, draw_blocks
+from tests.chromium import chromium
 from tests.typing_in import typed
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -60,14 +59,6 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def browser() -> Iterator[Any]:
-    """Headless Chromium, the system's or Playwright's own."""
-    api = pytest.importorskip("playwright.sync_api", reason="Playwright is not installed: pip install '.[dev]'")
-    with api.sync_playwright() as playwright:
-        names = ("chromium", "chromium-browser", "google-chrome")
-        path = next(filter(None, map(shutil.which, names)), playwright.chromium.executable_path)
-        if not Path(path).exists():
-            pytest.skip("there is no Chromium: apt install chromium, or playwright install chromium")
-        # As root, as in a container, Chromium starts without its sandbox only.
-        browser = playwright.chromium.launch(executable_path=path, chromium_sandbox=os.geteuid() != 0)
-        yield browser
-        browser.close()
+    """Headless Chromium; tests that ask for it are skipped where there is none."""
+    with chromium() as opened:
+        yield opened

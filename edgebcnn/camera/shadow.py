@@ -27,7 +27,7 @@ from edgebcnn.errors import BundleError, EdgebcnnError
 from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.progress import Reporter
 from edgebcnn.report.agreement import CONFIDENCE, Proportion
-from edgebcnn.report.sequential import AgreementAlarm, confidence_sequence
+from edgebcnn.report.sequential import AgreementAlarm, SequentialShare, confidence_sequence
 
 TELL_EVERY_S = 60.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 300.0  # before a process that ended is started again
@@ -69,6 +69,11 @@ class LiveAgreement:
     def interval(self) -> tuple[float, float]:
         """`confidence_sequence`: holds at all times at once, so that one may look whenever one likes."""
         return confidence_sequence(self.agreed, self.looks)
+
+    @property
+    def share(self) -> SequentialShare | None:
+        """Both; None before the first look."""
+        return SequentialShare(self.agreed, self.looks) if self.looks else None
 
     def as_json(self) -> dict[str, Any]:
         """Every figure by name."""

@@ -20,6 +20,8 @@ from edgebcnn.cli.health_flags import health_flags
 from edgebcnn.cli.shelf_flags import SERVES as SHELF_SERVES
 from edgebcnn.cli.shelf_flags import ShelfChoices, shelf_flags
 from edgebcnn.cli.sink_flags import PATH, sink_flags
+from edgebcnn.cli.web_flags import SERVES as WEB_SERVES
+from edgebcnn.cli.web_flags import WebChoices, web_flags
 
 if TYPE_CHECKING:
     from edgebcnn.bundle import Precision
@@ -50,6 +52,7 @@ _SERVES = {
     "--sample-mb": ("--sample",),
     **HEALTH_SERVES,
     **SHELF_SERVES,
+    **WEB_SERVES,
 }
 """Flags that do nothing unless one of these others is given."""
 
@@ -89,6 +92,7 @@ def _size(_context: click.Context, _parameter: click.Parameter, value: str | Non
 )
 @device_options
 @sink_flags
+@web_flags
 @shelf_flags
 @click.option(
     "--sample", "sample_path", type=PATH, metavar="DIR", help="Keep a sample of the frames for edgebcnn audit."
@@ -154,6 +158,7 @@ def command(
     threads: int | None,
     choices: SinkChoices,
     shelf: ShelfChoices,
+    web: WebChoices,
     sample_path: Path | None,
     sample_rate: float,
     sample_mb: float,
@@ -190,6 +195,7 @@ def command(
     from edgebcnn.sinks.choices import MB, open_sinks
     from edgebcnn.sinks.health import open_health
     from edgebcnn.sinks.terminal import ProgressSink
+    from edgebcnn.web.board import LiveRun
 
     _check_that_flags_do_something()
     reporter = TerminalReporter()
@@ -209,6 +215,7 @@ def command(
     opened = open_source(camera, labels=names, reporter=reporter, patience=patience, view=view)
     with closing(opened) as source, stopped_by_signals() as stop, watched(source) as watchdog:
         pace, reader = shelf.pace(source), ShelfReader(watch, source) if watch else None
+        page = web.open(reporter=reporter, in_a_hurry=stop.is_set)
         events = open_sinks(
             choices,
             bundle_digest=bundle.digest,
@@ -217,6 +224,7 @@ def command(
             reporter=reporter,
             in_a_hurry=stop.is_set,
             slots=watch.names if watch else (),
+            others=[page.news] if page else (),
         )
         checks = open_health(
             health,
@@ -245,13 +253,24 @@ def command(
             source,
             classifier,
             [] if reader else told,
-            frame_sinks=[each for each in (sampler, checks.shadow, None if reader else checks.replay) if each],
+            frame_sinks=[] if reader else [each for each in (sampler, page, checks.shadow, checks.replay) if each],
             shelf=reader,
-            shelf_sinks=[*told, *([checks.replay] if checks.replay else [])] if reader else [],
+            shelf_sinks=[*told, *(each for each in (page, checks.replay) if each)] if reader else [],
             pace=pace,
             limits=limits,
             watchdog=watchdog,
         )
+        if page:
+            page.start(
+                LiveRun(
+                    stamp=events.stamp,
+                    summary=loop.summary,
+                    status=source.status,
+                    counts=events.counts,
+                    watch=watch,
+                    agreements=checks.agreements,
+                )
+            )
         try:
             loop.run(stop=stop, max_frames=max_frames, duration_s=duration)
         finally:

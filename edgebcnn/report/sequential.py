@@ -8,6 +8,7 @@ whenever one stops. The price is an interval about twice as wide.
 from __future__ import annotations
 
 import math
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,6 +19,29 @@ TILTS = np.geomspace(0.02, 6, 24)
 """How much less agreement is bet on, as differences of log odds: from a loss that takes 10⁵ looks to see to ruin."""
 
 _HALVINGS = 53  # as many as a double has bits
+
+
+@dataclass(frozen=True)
+class SequentialShare:
+    """Successes out of n so far, with the interval of `confidence_sequence`."""
+
+    successes: int
+    n: int
+
+    @property
+    def value(self) -> float:
+        """Successes / n."""
+        return self.successes / self.n
+
+    @property
+    def low(self) -> float:
+        """Lower end of the interval."""
+        return confidence_sequence(self.successes, self.n)[0]
+
+    @property
+    def high(self) -> float:
+        """Upper end."""
+        return confidence_sequence(self.successes, self.n)[1]
 
 
 def confidence_sequence(successes: int, n: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:

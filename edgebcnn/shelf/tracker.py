@@ -78,6 +78,11 @@ class SlotTracker:
         self.score: float | None = None
 
     @property
+    def votes(self) -> NDArray[np.float64] | None:
+        """Mean of the votes so far, as `Ballot.mean`; None before the first."""
+        return self._ballot.mean if self._ballot.count else None
+
+    @property
     def is_busy(self) -> bool:
         """Whether something moves or waits to be settled."""
         pending = self._candidate is None or self._candidate[0] != self.state

@@ -172,6 +172,19 @@ class ShelfWatch:
             for (shelf, slot), expected, (content, score) in zip(self.names, self._expected, states, strict=True)
         )
 
+    def candidates(self, count: int) -> tuple[tuple[tuple[int, str, float], ...], ...]:
+        """What the votes on each slot say at the moment: place, name and probability of the best products, best first.
+
+        May be asked from any thread; a slot without a vote has none.
+        """
+        votes = [tracker.votes for tracker in self._trackers] or [None] * len(self._expected)
+        return tuple(
+            ()
+            if mean is None
+            else tuple((int(i), self._labels[i].name, float(mean[i])) for i in np.argsort(-mean[:-1])[:count])
+            for mean in votes
+        )
+
     def compliance(self) -> tuple[Compliance, ...]:
         """How every shelf stands."""
         states: dict[str, list[SlotState | None]] = {}

@@ -13,6 +13,8 @@ from pydantic import SecretStr
 
 from edgebcnn.errors import SinkError
 
+LOOPBACK = "127.0.0.1"
+
 
 @dataclass(frozen=True)
 class Address:
@@ -108,3 +110,15 @@ def tls_context(ca_file: Path | None) -> ssl.SSLContext:
         return ssl.create_default_context(cafile=None if ca_file is None else os.fspath(ca_file))
     except OSError as error:
         raise SinkError(f"--ca-file {ca_file} cannot be used ({reason_of(error)}): give certificates as PEM") from error
+
+
+def listening_at(text: str, *, flag: str) -> tuple[str, int]:
+    """Host and port of `9464`, `0.0.0.0:9464` or `[::]:9464`; a port alone is this machine's own.
+
+    Raises:
+        SinkError: it is no port.
+    """
+    host, _, port = text.rpartition(":")
+    if not port.isdecimal() or int(port) > 65535:
+        raise SinkError(f"{flag} {text} is not a port: give PORT, or HOST:PORT to listen beyond this machine")
+    return host.strip("[]") or LOOPBACK, int(port)

@@ -6,17 +6,17 @@ import platform
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import TextIO
 
-from edgebcnn.errors import SinkError
 from edgebcnn.progress import Reporter
-from edgebcnn.sinks.address import parsed_address, secret_from
+from edgebcnn.sinks.address import listening_at, parsed_address, secret_from
 from edgebcnn.sinks.backlog import Backlog
 from edgebcnn.sinks.event import Stamp
 from edgebcnn.sinks.fan_out import EventSinks
 from edgebcnn.sinks.files import CsvSink, JsonLinesSink, Rotation
-from edgebcnn.sinks.metrics import LOOPBACK, MetricsSink
+from edgebcnn.sinks.metrics import MetricsSink
 from edgebcnn.sinks.mqtt import PORTS as MQTT_PORTS
 from edgebcnn.sinks.mqtt import READING_ENTITIES, Entity, MqttTransport, slot_entities
 from edgebcnn.sinks.outlet import Outlet, Sink, WhenFull
@@ -76,6 +76,7 @@ def open_sinks(
     reporter: Reporter,
     in_a_hurry: Callable[[], bool],
     slots: Sequence[tuple[str, str]] = (),
+    others: Sequence[Sink] = (),
 ) -> EventSinks:
     """Opens every sink that was asked for.
 
@@ -87,6 +88,7 @@ def open_sinks(
         reporter: Told when a broker or server goes and comes back.
         in_a_hurry: Asked whether somebody waits for the end.
         slots: Names of shelf and slot of each slot that is watched in place of whole frames.
+        others: Sinks that are open already; those of their events that they are too slow for are dropped.
 
     Raises:
         SinkError: a broker or server is not there or does not let us in, or a port is taken.
@@ -97,7 +99,8 @@ def open_sinks(
     outlets: list[Outlet] = []
     entities = slot_entities(slots) or READING_ENTITIES
     with ExitStack() as opened:
-        for sink, when_full in _sinks(choices, device, entities, terminal, keep_every_line, reporter):
+        asked_for = _sinks(choices, device, entities, terminal, keep_every_line, reporter)
+        for sink, when_full in chain(asked_for, ((other, WhenFull.DROP_OLDEST) for other in others)):
             outlets.append(Outlet(sink, when_full=when_full, in_a_hurry=in_a_hurry))
             opened.callback(outlets[-1].finish)
             if isinstance(sink, MetricsSink):
@@ -121,7 +124,7 @@ def _sinks(
     if choices.csv is not None:
         yield CsvSink(choices.csv, rotation=rotation), WhenFull.WAIT
     if choices.metrics is not None:
-        yield MetricsSink(*_listening_at(choices.metrics)), WhenFull.DROP_OLDEST
+        yield MetricsSink(*listening_at(choices.metrics, flag="--metrics")), WhenFull.DROP_OLDEST
     if choices.mqtt is not None:
         yield _remote("mqtt", _mqtt(choices.mqtt, choices, device, entities), choices, reporter), WhenFull.DROP_OLDEST
     if choices.webhook is not None:
@@ -154,11 +157,3 @@ def _webhook(address: str, choices: SinkChoices) -> WebhookTransport:
 def _remote(name: str, transport: Transport, choices: SinkChoices, reporter: Reporter) -> RemoteSink:
     backlog = Backlog(choices.spool / f"{name}.sqlite", max_bytes=round(choices.spool_mb * MB))
     return RemoteSink(name, transport, backlog=backlog, reporter=reporter, allow_offline=choices.allow_offline)
-
-
-def _listening_at(text: str) -> tuple[str, int]:
-    """Host and port of `9464`, `0.0.0.0:9464` or `[::]:9464`."""
-    host, _, port = text.rpartition(":")
-    if not port.isdecimal() or int(port) > 65535:
-        raise SinkError(f"--metrics {text} is not a port: give PORT, or HOST:PORT to listen beyond this machine")
-    return host.strip("[]") or LOOPBACK, int(port)

@@ -225,18 +225,20 @@ class Stamp:
 
     Attributes:
         run: Id of the run.
+        device: Name of the device.
+        bundle: First characters of the bundle's digest.
     """
 
     def __init__(self, *, device: str, bundle_digest: str) -> None:
-        self._device = device
-        self._bundle = bundle_digest[:16]
+        self.device = device
+        self.bundle = bundle_digest[:16]
         self.run = secrets.token_hex(RUN_ID_BYTES)
         self._numbers = itertools.count()
 
     def __call__(self, kind: type[AnyEvent], **fields: Any) -> AnyEvent:
         """An event of that kind, the next of this run."""
         number = f"{self.run}-{next(self._numbers)}"
-        return kind(id=number, device=self._device, bundle=self._bundle, **fields)
+        return kind(id=number, device=self.device, bundle=self.bundle, **fields)
 
     def reading(self, reading: Reading) -> ReadingEvent:
         """The event of one reading."""

@@ -20,6 +20,8 @@ from edgebcnn.device.profile import DeviceProfile
 from edgebcnn.device.selftest import GoldenFile
 from edgebcnn.errors import AlarmError
 from edgebcnn.progress import Reporter
+from edgebcnn.report.agreement import Proportion
+from edgebcnn.report.sequential import SequentialShare
 from edgebcnn.sinks.event import AgreementEvent, AlarmEvent, GoldenEvent
 from edgebcnn.sinks.fan_out import EventSinks
 
@@ -62,6 +64,12 @@ class Health:
 
     replay: GoldenReplay | None
     shadow: Shadow | None
+
+    def agreements(self) -> dict[str, Proportion | SequentialShare]:
+        """How often the model said what the full one says, by where; whoever looks at a page may ask at any time."""
+        newest, live = self.replay and self.replay.newest, self.shadow and self.shadow.agreement()
+        found: dict[str, Proportion | SequentialShare] = {"golden photos": newest.agreement} if newest else {}
+        return found | ({"frames of this run": live.share} if live and live.share else {})
 
     def as_json(self) -> dict[str, Any]:
         """What is known so far of each that there is."""

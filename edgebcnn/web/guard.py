@@ -1,0 +1,93 @@
+"""Who is let in to the web page, and what may a browser do with it?
+
+Without a token, only this machine reaches the port; but a web page elsewhere could make this machine's browser ask for
+it under a name of its own (DNS rebinding), so that only this machine's names are answered. With a token, such a page
+lacks the cookie, which belongs to the name under which the token was given.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from typing import TYPE_CHECKING
+
+from starlette.datastructures import MutableHeaders
+from starlette.requests import Request
+from starlette.responses import PlainTextResponse, RedirectResponse, Response
+
+if TYPE_CHECKING:
+    from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+OWN_NAMES = frozenset({"127.0.0.1", "localhost", "[::1]"})
+COOKIE_LASTS_S = 90 * 24 * 3600  # a tablet on the wall that is switched on each morning
+
+HEADERS = {
+    "Cache-Control": "no-store",
+    "Content-Security-Policy": (
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' data:; connect-src 'self'; "
+        "base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
+    ),
+    "Cross-Origin-Resource-Policy": "same-origin",
+    "Referrer-Policy": "no-referrer",
+    "X-Content-Type-Options": "nosniff",
+}
+
+
+class Guard:
+    """Answers for the page where somebody is not let in, and adds `HEADERS` to every answer.
+
+    Args:
+        app: The page.
+        token: What must be known; None where only this machine can ask.
+        host: Name of this machine that is allowed without a token, beside `OWN_NAMES`.
+        port: On which it listens; cookies know none, and two runs on a machine have two tokens.
+    """
+
+    def __init__(self, app: ASGIApp, *, token: str | None, host: str, port: int) -> None:
+        self._app = app
+        self._token = token
+        self._names = OWN_NAMES | {host.lower()}
+        self._cookie = f"edgebcnn_{port}"
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Lets one request through or refuses it."""
+
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                MutableHeaders(scope=message).update(HEADERS)
+            await send(message)
+
+        answer = self._answer(Request(scope)) or self._app
+        await answer(scope, receive, send_with_headers)
+
+    def _answer(self, request: Request) -> Response | None:
+        """A refusal, or the cookie for a token in the address; None lets the request through."""
+        if self._token is None:
+            name = request.headers.get("Host", "").lower()
+            known = name.rpartition(":")[0] if name.rpartition(":")[2].isdecimal() else name
+            return None if known in self._names else PlainTextResponse("Not under this name.\n", 403)
+        given = request.query_params.get("token")
+        if request.url.path == "/" and given is not None and self._is_token(given):
+            answer = RedirectResponse("./", 303)  # the token leaves the address, the history and what is sent on
+            # Not strict: the address may be opened from a message, and the cookie must survive the redirection.
+            answer.set_cookie(self._cookie, self._cookie_value(), max_age=COOKIE_LASTS_S, httponly=True, samesite="lax")
+            return answer
+        kind, _, bearer = request.headers.get("Authorization", "").partition(" ")
+        if kind.lower() == "bearer" and self._is_token(bearer.strip()):
+            return None
+        if _same(request.cookies.get(self._cookie, ""), self._cookie_value()):
+            return None
+        advice = "This page needs its token: open the address with ?token=... that edgebcnn run printed.\n"
+        return PlainTextResponse(advice, 401, {"WWW-Authenticate": "Bearer"})
+
+    def _is_token(self, given: str) -> bool:
+        return _same(given, self._token or "")
+
+    def _cookie_value(self) -> str:
+        """From which the token cannot be told, and which stays the same from one run to the next."""
+        return hmac.new((self._token or "").encode(), b"edgebcnn web page", hashlib.sha256).hexdigest()
+
+
+def _same(given: str, right: str) -> bool:
+    """In a time that says nothing about where they differ."""
+    return hmac.compare_digest(given.encode(errors="surrogateescape"), right.encode())

@@ -1,0 +1,86 @@
+"""Where does the web page listen, and who may look at it?"""
+
+from __future__ import annotations
+
+import ipaddress
+import platform
+import re
+import secrets
+import socket
+from dataclasses import dataclass
+
+from edgebcnn.errors import SinkError
+from edgebcnn.sinks.address import listening_at
+
+MIN_TOKEN = 16  # characters: nobody guesses so many over a network
+DRAWN_TOKEN_BYTES = 24
+
+_FIT_FOR_AN_ADDRESS = re.compile(r"[A-Za-z0-9._~-]*")
+
+
+@dataclass(frozen=True)
+class Listening:
+    """A port on which nobody else listens.
+
+    Attributes:
+        socket: Bound to it.
+        host: Address of this machine, as it is given to a browser.
+        port: The port.
+        token: What whoever looks must know; None where only this machine can look, and needs none.
+        told: Whether `origin` is told together with the token, because nobody knows it yet.
+    """
+
+    socket: socket.socket
+    host: str
+    port: int
+    token: str | None
+    told: bool
+
+    def __str__(self) -> str:
+        """The sentence for the user; it has a drawn token, and never one that the user gave."""
+        page = f"the page is at http://{self.host}:{self.port}/"
+        if self.token is None:
+            return page
+        return f"{page}?token={self.token}" if self.told else f"{page}?token=... with your token"
+
+
+def listen(text: str, token: str | None) -> Listening:
+    """Takes the port that `--web` names.
+
+    Args:
+        text: Port, or host and port; a port alone is this machine's own.
+        token: The user's; where there is none, one is drawn if others than this machine can look.
+
+    Raises:
+        SinkError: it is no port, it is taken or not allowed, or the token can be guessed or does not fit an address.
+    """
+    host, port = listening_at(text, flag="--web")
+    if token is not None:
+        _check(token)
+    try:
+        taken = _bound(host, port)
+    except OSError as error:
+        reason = (error.strerror or str(error)).lower()
+        raise SinkError(f"--web cannot listen on {host}:{port} ({reason}): give another port") from error
+    address = ipaddress.ip_address(taken.getsockname()[0])
+    drawn = token is None and not address.is_loopback
+    shown = platform.node() if address.is_unspecified else f"[{host}]" if ":" in host else host
+    token = secrets.token_urlsafe(DRAWN_TOKEN_BYTES) if drawn else token
+    return Listening(taken, shown or "localhost", taken.getsockname()[1], token, told=drawn)
+
+
+def _check(token: str) -> None:
+    if len(token) < MIN_TOKEN:
+        raise SinkError(
+            f"--web-token has {len(token)} characters, which can be guessed: give {MIN_TOKEN} or more, or none, "
+            "so that one is drawn"
+        )
+    if not _FIT_FOR_AN_ADDRESS.fullmatch(token):
+        raise SinkError("--web-token has characters that do not fit into an address: give letters, digits and . _ ~ -")
+
+
+def _bound(host: str, port: int) -> socket.socket:
+    """IPv4 where a name has both, because that is what a browser on this machine tries too."""
+    found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
+    family, _, _, _, address = min(found, key=lambda each: each[0] != socket.AF_INET)
+    return socket.create_server((str(address[0]), port), family=family)
