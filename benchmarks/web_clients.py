@@ -23,7 +23,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from itertools import cycle
 from pathlib import Path
-from typing import Any
 
 import click
 import cv2
@@ -73,16 +72,15 @@ def look(port: int, clients: int) -> None:
     """The process of the clients: looks for a line on stdin and looks away for the next; says what it read."""
     os.nice(5)  # in a shop they are other machines
     selector = selectors.DefaultSelector()
-    commands: Any = sys.stdin
-    selector.register(commands, selectors.EVENT_READ)
+    selector.register(sys.stdin, selectors.EVENT_READ, data="commands")
     looking: list[socket.socket] = []
     read = 0
     while True:
         for key, _ in selector.select():
-            if key.fileobj is not commands:
+            if key.data != "commands":
                 read += len(key.fileobj.recv(1 << 20))  # type: ignore[union-attr]
                 continue
-            if not commands.buffer.raw.readline():
+            if not sys.stdin.buffer.raw.readline():  # type: ignore[union-attr]
                 return
             if looking:
                 for each in looking:

@@ -126,7 +126,7 @@ PIXELS = """() => {
 def test_in_chromium_the_picture_moves_and_the_tables_are_those_of_the_jsonl(
     shelf: Path, browser: Any, tmp_path: Path
 ) -> None:
-    with live(shelf, tmp_path, "--web", "0", "--slots", str(shelf / "slots.toml")) as run:
+    with live(shelf, tmp_path, "--web", "0", "--slots", str(shelf / "slots.toml"), "--golden-every", "0") as run:
         tab, asked, said = opened(browser, run.address)
         tab.wait_for_selector("#events tbody tr:nth-child(2)", timeout=30_000)
         run.shown = "Blue"
@@ -177,6 +177,8 @@ def test_on_a_phone_the_page_is_readable_in_light_and_dark_and_a_hidden_one_rest
         for scheme in ("light", "dark"):
             tab, _, said = opened(browser, run.address, width_px=360, color_scheme=scheme)
             tab.wait_for_selector("#top3 li", timeout=30_000)
+            tab.wait_for_selector("text=Agreement: golden photos", timeout=30_000)
+            tab.wait_for_selector("#events >> text=golden photos as at export", timeout=30_000)
             assert tab.evaluate("document.documentElement.scrollWidth") == 360
             cut = (
                 "[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)"

@@ -178,6 +178,9 @@ function told(event) {
   if (event.kind === "reading") {
     return event.label === null ? `no reading: ${event.reason}` : `${event.label} ${percent(event.score)}`;
   }
+  if (event.kind === "golden") return event.problem ?? `golden photos as at export, accuracy ${percent(event.accuracy)}`;
+  if (event.kind === "agreement") return event.problem ?? `full model agrees on ${percent(event.agreement)} of ${event.n}`;
+  if (event.kind === "alarm") return `ALARM: ${event.problem}`;
   if (event.kind !== "slot") return event.kind;
   const found = event.state === "wrong" ? `, ${event.product} in place of ${event.expected}` : "";
   const why = event.reason ? `, ${event.reason}` : "";
