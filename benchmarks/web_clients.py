@@ -69,7 +69,7 @@ class Unhurried(Source):
 
 
 def look(port: int, clients: int) -> None:
-    """The process of the clients: looks for a line on stdin and looks away for the next; says what it read."""
+    """The process of the clients: looks for a byte on stdin and looks away for the next; says what it read."""
     os.nice(5)  # in a shop they are other machines
     selector = selectors.DefaultSelector()
     selector.register(sys.stdin, selectors.EVENT_READ)
@@ -77,10 +77,10 @@ def look(port: int, clients: int) -> None:
     read = 0
     while True:
         for key, _ in selector.select():
-            if key.fileobj is not sys.stdin:
-                read += len(key.fileobj.recv(1 << 20))  # type: ignore[union-attr]
+            if isinstance(key.fileobj, socket.socket):
+                read += len(key.fileobj.recv(1 << 20))
                 continue
-            if not sys.stdin.buffer.raw.readline():  # type: ignore[attr-defined]
+            if not os.read(sys.stdin.fileno(), 1):
                 return
             if looking:
                 for each in looking:
