@@ -125,7 +125,17 @@ def test_a_signal_loses_no_event_though_broker_and_server_are_gone(shelf: Path, 
         to = ["--mqtt", broker.address, "--webhook", server.address, *spool]
         server.answers = [(200, {}), (0, {})]  # takes the first, then hangs
         with running_camera() as camera:
-            arguments = ["--bundle", str(shelf / "bundle"), "--camera", camera, "--jsonl", str(file), "--quiet"]
+            arguments = [
+                "--bundle",
+                str(shelf / "bundle"),
+                "--camera",
+                camera,
+                "--jsonl",
+                str(file),
+                "--quiet",
+                "--golden-every",
+                "0",
+            ]
             command = [sys.executable, "-m", "edgebcnn", "run", *arguments, *to]
             with subprocess.Popen(command, stderr=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
                 wait_until(lambda: len(listener.events()) > 20, timeout_s=60)
