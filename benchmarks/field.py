@@ -47,6 +47,7 @@ BAY_SHARE = 0.25
 HURT = 0.1  # agreement lost on all frames, from which a product counts as one that suffered
 DAYS = (1, 4, 16)
 SEED = 0
+TABLE_WIDTH = 170
 
 
 @dataclass(frozen=True)
@@ -372,7 +373,7 @@ def tell(tallies: dict[str, Tally], found: Sequence[ProductFinding]) -> None:
 
 def show(document: dict[str, Any]) -> None:
     """Prints the result as tables."""
-    console = Console(highlight=False, soft_wrap=True)
+    console = Console(highlight=False, soft_wrap=True, width=TABLE_WIDTH)
     audit = document["audit"]
     at_export, field = audit["at export"], audit["agreement"]
     console.print(f"{audit['kept']} of {audit['frames']} frames kept; drifted: {', '.join(audit['drifted'])}")

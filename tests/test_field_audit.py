@@ -65,7 +65,7 @@ def test_an_audit_estimates_agreement_and_finds_what_has_drifted(
     report = audited(shop, sample, "--output", tmp_path / "audit")
     assert report == json.loads((tmp_path / "audit" / "report.json").read_text())
     page = (tmp_path / "audit" / "index.html").read_text()
-    assert page.count("data:image/jpeg") == min(24, len(report["disagreements"])) > 0
+    assert page.count("data:image/jpeg") == min(24, len(report["disagreements"]))
     answers = read_answers(tmp_path / "audit").answers
     assert len(answers) == report["frames"]
     assert sum(not each.agrees for each in answers) == len(report["disagreements"])

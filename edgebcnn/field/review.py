@@ -9,6 +9,7 @@ least sure (margin sampling: Scheffer, Decomain, Wrobel 2001, doi:10.1007/3-540-
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import os
 from collections.abc import Mapping, Sequence
@@ -135,7 +136,8 @@ class Review:
 
         Raises:
             DataError: there is no such frame or product, or the frame's file is damaged.
-            StorageError: it cannot be written; then nothing was decided.
+            StorageError: it cannot be written, and nothing was decided; or the photo cannot, which the next review puts
+                where the decision says.
         """
         if label is not None and label not in self.labels:
             raise DataError(f"{label!r} is not a product of the bundle")
@@ -203,7 +205,7 @@ class _DecisionFile:
             size = os.fstat(self._file).st_size
             try:
                 if os.write(self._file, line) != len(line):
-                    raise OSError(28, "No space left on device")
+                    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(self._file)
             except OSError:
                 os.ftruncate(self._file, size)
