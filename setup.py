@@ -48,8 +48,6 @@ MQTT = ["paho-mqtt>=2.1"]
 
 PLOT = ["matplotlib>=3.8"]
 
-WEB = ["starlette>=0.40", "uvicorn>=0.30"]
-
 METRICS = ["prometheus-client>=0.20"]
 
 WEB = ["starlette>=0.40", "uvicorn>=0.30"]
