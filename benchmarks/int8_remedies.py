@@ -1,6 +1,6 @@
 """What does each remedy for int8 give: ways to choose ranges, corrected biases, fine-tuning with the rounding in sight?
 
-    python benchmarks/int8_remedies.py RUN [--recipe NAME|FILE] [--split val] [--qat-epochs 2]
+    python benchmarks/int8_remedies.py RUN [--recipe NAME|FILE] [--split val] [--qat-epochs 1]
 
 The recipe chooses the calibration photos; its own range method is left aside. All models answer on the same photos. Two
 are fine-tuned, if that is asked for: the plainest one, and the one that `export --int8` makes by default. The distance
@@ -23,7 +23,7 @@ from rich.table import Table
 
 from edgebcnn.atomic import json_bytes
 from edgebcnn.cli.console import TerminalReporter
-from edgebcnn.model.bcnn import folded
+from edgebcnn.model.bcnn import Bcnn, folded
 from edgebcnn.progress import Reporter
 from edgebcnn.quantize.calibrate import load_recipe
 from edgebcnn.quantize.calibrated import chosen_photos
@@ -33,7 +33,9 @@ from edgebcnn.quantize.qat import FineTuning
 from edgebcnn.quantize.ranges import Int8Rules, RangeMethod
 from edgebcnn.report.agreement import Proportion, accuracy, agreement
 from edgebcnn.train.features import PreparedPhotos
+from edgebcnn.train.material import class_ids
 from edgebcnn.train.run_folder import TrainedRun, open_run
+from edgebcnn.train.steps import predict
 
 METHODS: tuple[tuple[RangeMethod, float | None], ...] = (
     ("minmax", None),
@@ -59,6 +61,7 @@ class Row:
     split: str
     accuracy: Proportion
     agreement: Proportion
+    with_full: Proportion
     distance: float
 
 
@@ -91,7 +94,8 @@ def compared(run: TrainedRun, recipe: str, splits: Sequence[str], qat_epochs: in
     source = float_file(model, "int8", preprocessing=preprocessing)
     chosen = chosen_photos(run, load_recipe(recipe), captured=None, reporter=reporter)
     calibration = PreparedPhotos(chosen.photos, preprocessing)[:]
-    judges = [Judge(run, split, source) for split in splits]
+    full = run.load("full")
+    judges = [Judge(run, split, source, full, reporter) for split in splits]
     rows = [judge.row("float32", source) for judge in judges]
     for rules in WAYS:
         with reporter.progress(name(rules), len(calibration)) as advance:
@@ -105,7 +109,7 @@ def compared(run: TrainedRun, recipe: str, splits: Sequence[str], qat_epochs: in
             )
         rows += [judge.row(name(rules), int8.content) for judge in judges]
         if qat_epochs and rules in FINE_TUNED:
-            fine_tuning = FineTuning(run, run.load("full"), epochs=qat_epochs)
+            fine_tuning = FineTuning(run, full, epochs=qat_epochs)
             tuned, tuning = fine_tuning.tuned(int8, model, io="uint8", reporter=reporter)
             reporter.say(str(tuning))
             rows += [judge.row(f"{name(rules)}, fine-tuned", tuned.content) for judge in judges]
@@ -119,20 +123,24 @@ def name(rules: Int8Rules) -> str:
 
 
 class Judge:
-    """The photos of a split, and what the float model says of them.
+    """The photos of a split, and what the float model and the full one say of them.
 
     Args:
         run: The run.
         split: `val` or `test`.
         source: The float file.
+        full: The full model.
+        reporter: Who is told.
     """
 
-    def __init__(self, run: TrainedRun, split: str, source: bytes) -> None:
+    def __init__(self, run: TrainedRun, split: str, source: bytes, full: Bcnn, reporter: Reporter) -> None:
         photos = getattr(run.dataset, split)
         self._split, self._preprocessing = split, run.preprocessing
         self._pixels_u8 = PreparedPhotos(photos, run.preprocessing)[:]
-        self._truth = np.array([photo.class_id for photo in photos], np.int64)
+        self._truth = class_ids(photos)
         self._reference = self._probabilities(source)
+        with reporter.progress(f"full model on {split} photos", len(photos)) as advance:
+            self._of_full = predict(full, self._pixels_u8, advance).argmax(axis=1)
 
     def row(self, model: str, content: bytes) -> Row:
         """The figures of a model file."""
@@ -140,7 +148,7 @@ class Judge:
         top1 = found.argmax(axis=1)
         distance = float(np.abs(found - self._reference).sum(axis=1).mean() / 2)
         alike = agreement(top1, self._reference.argmax(axis=1))
-        return Row(model, self._split, accuracy(top1, self._truth), alike, distance)
+        return Row(model, self._split, accuracy(top1, self._truth), alike, agreement(top1, self._of_full), distance)
 
     def _probabilities(self, content: bytes) -> NDArray[np.float32]:
         run = Interpreter(model_content=content).get_signature_runner()
@@ -158,11 +166,12 @@ def table(rows: list[Row]) -> Table:
     found = Table()
     found.add_column("", no_wrap=True)
     found.add_column("photos")
-    for column in ("accuracy", "agreement with float", "distance"):
+    for column in ("accuracy", "agreement with float", "with the full model", "distance"):
         found.add_column(column, justify="right")
     for each in rows:
         shares = [
-            f"{share.successes}/{share.n} = {100 * share.value:.1f} %" for share in (each.accuracy, each.agreement)
+            f"{share.successes}/{share.n} = {100 * share.value:.1f} %"
+            for share in (each.accuracy, each.agreement, each.with_full)
         ]
         found.add_row(each.name, each.split, *shares, f"{each.distance:.4f}")
     return found

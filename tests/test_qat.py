@@ -100,7 +100,7 @@ def _top1(content: bytes, run: TrainedRun) -> NDArray[np.int64]:
 
 def test_fine_tuning_wins_back_answers_that_minmax_lost(run: TrainedRun, plain: Int8Model) -> None:
     truth = np.array([photo.class_id for photo in run.dataset.test])
-    tuned = _tuned(run, plain, epochs=8)
+    tuned = _tuned(run, plain, epochs=20)
     as_float, before, after = (_top1(each, run) for each in (plain.corrected, plain.content, tuned.content))
     assert np.mean(before == as_float) < 0.8, "there is something to win back"
     assert np.mean(after == as_float) >= np.mean(before == as_float)
@@ -154,17 +154,16 @@ def _every_op() -> Any:
 def _head(pooling: CompactPooling, tail: Tail) -> Callable[[], Any]:
     def model() -> Any:
         keras.utils.set_random_seed(8)
-        rank = None if pooling == "gap" else 8
-        architecture = Architecture(streams="custom", pooling=pooling, rank=rank, tail=tail, classes=5)
+        architecture = Architecture(streams="custom", pooling=pooling, rank=8, tail=tail, classes=5)
         return folded(build(architecture), height_px=PREPROCESSING.height_px, width_px=PREPROCESSING.width_px)
 
     return model
 
 
-HEADS = [_head("hadamard", "tanh"), _head("hadamard", "sqrt"), _head("lrbc", "none"), _head("gap", "none")]
+HEADS = [_head("hadamard", "tanh"), _head("hadamard", "sqrt"), _head("lrbc", "none")]
 
 
-@pytest.mark.parametrize("model", [tanh_model, _every_op, *HEADS], ids=["tiny", "ops", "tanh", "sqrt", "lrbc", "gap"])
+@pytest.mark.parametrize("model", [_every_op, *HEADS], ids=["ops", "tanh", "sqrt", "lrbc"])
 def test_the_network_says_what_the_int8_file_says_within_two_steps(model: Callable[[], Any]) -> None:
     """The file's integer kernels round half-way cases, and inner sums, in another way than float arithmetic does."""
     int8 = _calibrated(model())
@@ -208,12 +207,18 @@ def _int8_logits(content: bytes, images: NDArray[np.uint8]) -> tuple[NDArray[np.
     return np.concatenate(rows), step
 
 
-def test_an_op_that_cannot_be_learned_through_is_named() -> None:
+@pytest.mark.parametrize(
+    ("layer", "op"),
+    [
+        (lambda: Elementwise(lambda x: tf.maximum(x, 0.1)), "MAXIMUM"),
+        (lambda: keras.layers.Conv2D(6, 1, groups=3), "grouped CONV_2D"),
+    ],
+)
+def test_an_op_that_cannot_be_learned_through_is_named(layer: Callable[[], Any], op: str) -> None:
     image = keras.Input((16, 16, 3))
-    x = keras.layers.GlobalAveragePooling2D()(Elementwise(lambda x: tf.maximum(x, 0.1))(image))
-    int8 = _calibrated(keras.Model(image, keras.layers.Dense(3)(x)))
-    with pytest.raises(QuantizationError, match=r"--qat cannot learn through MAXIMUM, .* export it without --qat"):
-        FakeQuantized(int8.corrected, int8.content, learning=["dense"])
+    model = keras.Model(image, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(layer()(image))))
+    with pytest.raises(QuantizationError, match=rf"--qat cannot learn through {op}, .* export it without --qat"):
+        _network(_calibrated(model), model)
 
 
 def test_without_photos_to_learn_from_there_is_no_fine_tuning(run: TrainedRun) -> None:

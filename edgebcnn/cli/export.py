@@ -58,7 +58,7 @@ def _limit(flag: str, what: str, default: str) -> Callable[[click.decorators.FC]
     "--qat-epochs",
     type=click.IntRange(min=1),
     metavar="N",
-    show_default="2",
+    show_default="1",
     help="How often --qat goes through the training photos.",
 )
 @click.option(

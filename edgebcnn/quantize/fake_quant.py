@@ -53,7 +53,9 @@ class FakeQuantized:
         self._int8 = schema.ModelT.InitFromPackedBuf(int8_tflite)
         self._learning = frozenset(learning)
         self._learned: dict[str, Any] = {}
-        self.network = tfmot.quantization.keras.quantize_apply(self._annotated(), quantized_layer_name_prefix="")
+        self.network = tfmot.quantization.keras.quantize_apply(
+            self._annotated(), AsItIs(), quantized_layer_name_prefix=""
+        )
         if not self._learned:
             raise QuantizationError("no layer of this model would learn: export it without --qat")
 
@@ -69,13 +71,11 @@ class FakeQuantized:
         return packed(self._model)
 
     def _annotated(self) -> Any:
-        graph = self._model.subgraphs[0]
-        image = keras.Input((None, None, 3), name="image")
-        values: dict[int, Any] = {}
-        for operator, int8 in paired(self._model, self._int8):
-            if graph.inputs[0] in operator.inputs:
-                # Not annotated, and so it keeps the library from rounding the image in its own way.
-                values[graph.inputs[0]] = ImageSteps(*self._range(int8.inputs[0]), name="image_steps")(image)
+        operators = paired(self._model, self._int8)
+        (given,), image = self._model.subgraphs[0].inputs, keras.Input((None, None, 3), name="image")
+        taken = next(int8.inputs[0] for operator, int8 in operators if given in operator.inputs)
+        values = {given: self._in_steps(PlainOp("QUANTIZE", {}, name="image_steps"), taken)(image)}
+        for operator, int8 in operators:
             if self._kind(operator) == _LAST:
                 return keras.Model(image, values[operator.inputs[0]])
             flowing = [values[index] for index in operator.inputs if index in values]
@@ -88,9 +88,8 @@ class FakeQuantized:
 
     def _layer(self, operator: Any, int8: Any) -> Any:
         kind, options, name = self._kind(operator), options_of(operator), f"op_{operator.outputs[0]}"
-        what = f"grouped {kind}" if self._has_groups(operator) else kind
-        if what != kind or not is_known(kind, options):
-            raise QuantizationError(f"--qat cannot learn through {what}, which this model has: export it without --qat")
+        if not is_known(kind, options):
+            raise QuantizationError(f"--qat cannot learn through {kind}, which this model has: export it without --qat")
         learns = has_weights(kind) and bool(self._layers(operator) & self._learning)
         if learns:
             self._learned[name] = operator
@@ -99,8 +98,11 @@ class FakeQuantized:
             layer = LinearOp(kind, options, kernel.shape, learns, bias is not None, name=name)
         else:
             layer = PlainOp(kind, {**options, "constants": list(self._constants(int8))}, name=name)
-        config = InSteps(*self._range(int8.outputs[0]), learns)
-        return tfmot.quantization.keras.quantize_annotate_layer(layer, config)
+        return self._in_steps(layer, int8.outputs[0], learns=learns)
+
+    def _in_steps(self, layer: Any, index: int, *, learns: bool = False) -> Any:
+        """A layer whose output is rounded as an int8 tensor is."""
+        return tfmot.quantization.keras.quantize_annotate_layer(layer, InSteps(*self._range(index), learns))
 
     def _kernel_and_bias(self, operator: Any, int8: Any) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
         """Those of the float file where they learn, because the network rounds them; else what int8 makes of them."""
@@ -128,14 +130,12 @@ class FakeQuantized:
         return (-128 - zero_point) * scale, (127 - zero_point) * scale
 
     def _kind(self, operator: Any) -> str:
-        return op_name(self._model.operatorCodes[operator.opcodeIndex])
-
-    def _has_groups(self, operator: Any) -> bool:
-        """Whether an op is a convolution of groups of channels, of which TensorFlow has no gradient on CPUs."""
-        if self._kind(operator) != "CONV_2D":
-            return False
+        """Name of an op; TensorFlow has no gradient of grouped convolutions on CPUs, which so are another kind."""
+        kind = op_name(self._model.operatorCodes[operator.opcodeIndex])
+        if kind != "CONV_2D":
+            return kind
         x, kernel = (self._model.subgraphs[0].tensors[index].shape[-1] for index in operator.inputs[:2])
-        return bool(x != kernel)
+        return kind if x == kernel else f"grouped {kind}"
 
     def _layers(self, operator: Any) -> set[str]:
         """`conv`, `bn` and `relu` of `model/relu/Relu6;model/bn/FusedBatchNormV3;model/conv/Conv2D`."""
@@ -143,26 +143,20 @@ class FakeQuantized:
         return {"/".join(part.split("/")[1:-1]) for part in tensor.split(";")}
 
 
-@_register
-class ImageSteps(keras.layers.Layer):  # type: ignore[misc]
-    """Rounds an image to the steps of a range.
+class AsItIs(tfmot.quantization.keras.QuantizeScheme, tfmot.quantization.keras.QuantizeLayoutTransform):  # type: ignore[misc]
+    """Leaves the layers as they are: what the converter fuses, the file has fused, and every layer has its rounding."""
 
-    Args:
-        low: The lowest value.
-        high: The highest value.
-    """
+    def get_layout_transformer(self) -> AsItIs:
+        """Itself."""
+        return self
 
-    def __init__(self, low: float, high: float, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
-        self.low, self.high = low, high
+    def get_quantize_registry(self) -> Any:
+        """The library's, which is asked about layers that say nothing."""
+        return tfmot.quantization.keras.default_8bit.Default8BitQuantizeRegistry()
 
-    def call(self, inputs: Any) -> Any:
-        """Rounds the image."""
-        return tf.quantization.fake_quant_with_min_max_args(inputs, self.low, self.high)
-
-    def get_config(self) -> dict[str, Any]:
-        """Constructor arguments, for saving."""
-        return {**super().get_config(), "low": self.low, "high": self.high}
+    def apply(self, model: Any, layer_quantize_map: Any) -> tuple[Any, Any]:
+        """Changes nothing."""
+        return model, layer_quantize_map
 
 
 class OutputSteps(tfmot.quantization.keras.quantizers.Quantizer):  # type: ignore[misc]

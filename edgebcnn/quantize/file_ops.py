@@ -180,6 +180,7 @@ _PLAIN: dict[str, Callable[[list[Any], Options], Any]] = {
     "MEAN": lambda x, options: tf.reduce_mean(x[0], options["constants"][0], keepdims=bool(options["keepDims"])),
     "MUL": lambda x, options: tf.multiply(*_both(x, options)),
     "PAD": lambda x, options: tf.pad(x[0], options["constants"][0]),
+    "QUANTIZE": lambda x, options: x[0],
     "RELU": lambda x, options: tf.nn.relu(x[0]),
     "RELU6": lambda x, options: tf.nn.relu6(x[0]),
     "RSQRT": lambda x, options: tf.math.rsqrt(x[0]),

@@ -29,10 +29,10 @@ from edgebcnn.train.fit import EpochReport, Examples, Stage
 from edgebcnn.train.material import class_ids, frozen, inference, square
 from edgebcnn.train.run_folder import TrainedRun
 
-DEFAULT_EPOCHS = 2
+DEFAULT_EPOCHS = 1
 
-_RATE = 3e-4
-"""Peak learning rate of weights in units of 127 steps: a hundred of them move one by a few steps."""
+_RATE = 1e-4
+"""Peak learning rate of weights in units of 127 steps: a hundred of them move one by a step or so."""
 
 
 @dataclass(frozen=True)
