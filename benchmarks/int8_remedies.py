@@ -1,17 +1,18 @@
-"""What does each way to choose the ranges of an int8 model give, with and without corrected biases?
+"""What does each remedy for int8 give: ways to choose ranges, corrected biases, fine-tuning with the rounding in sight?
 
-    python benchmarks/int8_remedies.py RUN [--recipe NAME|FILE] [--split val]
+    python benchmarks/int8_remedies.py RUN [--recipe NAME|FILE] [--split val] [--qat-epochs 1]
 
-The recipe chooses the calibration photos; its own range method is left aside. All models answer on the same photos. The
-distance between two models is the mean total variation ½ Σ |p - q| of their probabilities, which sees what the top-1
-answers of a few hundred photos do not.
+The recipe chooses the calibration photos; its own range method is left aside. All models answer on the same photos. Two
+are fine-tuned, if that is asked for: the plainest one, and the one that `export --int8` makes by default. The distance
+between two models is the mean total variation ½ Σ |p - q| of their probabilities, which sees what the top-1 answers of
+a few hundred photos do not.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import click
 import numpy as np
@@ -22,101 +23,157 @@ from rich.table import Table
 
 from edgebcnn.atomic import json_bytes
 from edgebcnn.cli.console import TerminalReporter
-from edgebcnn.model.bcnn import folded
+from edgebcnn.model.bcnn import Bcnn, folded
 from edgebcnn.progress import Reporter
 from edgebcnn.quantize.calibrate import load_recipe
 from edgebcnn.quantize.calibrated import chosen_photos
 from edgebcnn.quantize.convert import float_file, square_roots
 from edgebcnn.quantize.int8 import quantize
+from edgebcnn.quantize.qat import FineTuning
 from edgebcnn.quantize.ranges import Int8Rules, RangeMethod
 from edgebcnn.report.agreement import Proportion, accuracy, agreement
 from edgebcnn.train.features import PreparedPhotos
+from edgebcnn.train.material import class_ids
 from edgebcnn.train.run_folder import TrainedRun, open_run
+from edgebcnn.train.steps import predict
 
-WAYS: tuple[tuple[RangeMethod, float | None], ...] = (
+METHODS: tuple[tuple[RangeMethod, float | None], ...] = (
     ("minmax", None),
     ("percentile", 99.9),
     ("percentile", 99.99),
     ("mse", None),
 )
 
+WAYS = tuple(
+    Int8Rules(range_method=method, percentile=percentile, bias_correction=corrected)
+    for method, percentile in METHODS
+    for corrected in (False, True)
+)
+
+FINE_TUNED = (WAYS[0], WAYS[-1])
+
 
 @dataclass(frozen=True)
 class Row:
-    """One model: in float, or in int8 with ranges and biases made in one way."""
+    """One model on one split: in float, or in int8 with ranges and biases made in one way."""
 
     name: str
+    split: str
     accuracy: Proportion
     agreement: Proportion
+    with_full: Proportion
     distance: float
 
 
 @click.command()
 @click.argument("run_path", metavar="RUN", type=click.Path(path_type=Path))
 @click.option("--recipe", default="quick", help="Chooses the calibration photos.")
-@click.option("--split", type=click.Choice(["val", "test"]), default="val", help="Photos to judge on.")
+@click.option(
+    "--split",
+    "splits",
+    type=click.Choice(["val", "test"]),
+    multiple=True,
+    default=["val"],
+    help="Photos to judge on; may be given twice.",
+)
+@click.option("--qat-epochs", type=click.IntRange(min=0), default=0, help="How long two of them are fine-tuned.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
-def main(run_path: Path, recipe: str, split: str, as_json: bool) -> None:
+def main(run_path: Path, recipe: str, splits: tuple[str, ...], qat_epochs: int, as_json: bool) -> None:
     """Quantizes the compact model of a run in every way and prints accuracy and agreement with the float model."""
-    rows = compared(open_run(run_path), recipe, split, TerminalReporter())
+    rows = compared(open_run(run_path), recipe, splits, qat_epochs, TerminalReporter())
     if as_json:
         click.echo(json_bytes([asdict(row) for row in rows]).decode(), nl=False)
     else:
         Console().print(table(rows))
 
 
-def compared(run: TrainedRun, recipe: str, split: str, reporter: Reporter) -> list[Row]:
-    """The float model and every int8 one on the photos of a split."""
+def compared(run: TrainedRun, recipe: str, splits: Sequence[str], qat_epochs: int, reporter: Reporter) -> list[Row]:
+    """The float model and every int8 one on the photos of each split."""
     preprocessing = run.preprocessing
     model = folded(run.load("compact"), height_px=preprocessing.height_px, width_px=preprocessing.width_px)
     source = float_file(model, "int8", preprocessing=preprocessing)
     chosen = chosen_photos(run, load_recipe(recipe), captured=None, reporter=reporter)
-    calibration, judged = PreparedPhotos(chosen.photos, preprocessing)[:], getattr(run.dataset, split)
-    pixels = PreparedPhotos(judged, preprocessing)[:]
-    truth = np.array([photo.class_id for photo in judged], np.int64)
-    reference = probabilities(source, preprocessing.normalize(pixels))
-    rows = [row("float32", reference, reference, truth)]
-    for method, percentile in WAYS:
-        for corrected in (False, True):
-            rules = Int8Rules(range_method=method, percentile=percentile, bias_correction=corrected)
-            name = f"{method}{f' {percentile}' if percentile else ''}{', biases corrected' if corrected else ''}"
-            with reporter.progress(name, len(calibration)) as advance:
-                int8 = quantize(
-                    source,
-                    calibration,
-                    rules=rules,
-                    preprocessing=preprocessing,
-                    square_roots=square_roots(model),
-                    advance=advance,
-                )
-            rows.append(row(name, probabilities(int8.content, pixels) / np.float32(256), reference, truth))
+    calibration = PreparedPhotos(chosen.photos, preprocessing)[:]
+    full = run.load("full")
+    judges = [Judge(run, split, source, full, reporter) for split in splits]
+    rows = [judge.row("float32", source) for judge in judges]
+    for rules in WAYS:
+        with reporter.progress(name(rules), len(calibration)) as advance:
+            int8 = quantize(
+                source,
+                calibration,
+                rules=rules,
+                preprocessing=preprocessing,
+                square_roots=square_roots(model),
+                advance=advance,
+            )
+        rows += [judge.row(name(rules), int8.content) for judge in judges]
+        if qat_epochs and rules in FINE_TUNED:
+            fine_tuning = FineTuning(run, full, epochs=qat_epochs)
+            tuned, tuning = fine_tuning.tuned(int8, model, io="uint8", reporter=reporter)
+            reporter.say(str(tuning))
+            rows += [judge.row(f"{name(rules)}, fine-tuned", tuned.content) for judge in judges]
     return rows
 
 
-def row(name: str, found: NDArray[np.floating], reference: NDArray[np.floating], truth: NDArray[np.int64]) -> Row:
-    """The figures of one model, from `(n, k)` probabilities of it and of the float model."""
-    top1 = found.argmax(axis=1)
-    distance = float(np.abs(found - reference).sum(axis=1).mean() / 2)
-    return Row(name, accuracy(top1, truth), agreement(top1, reference.argmax(axis=1)), distance)
+def name(rules: Int8Rules) -> str:
+    """What a table calls a way."""
+    percentile = f" {rules.percentile}" if rules.percentile else ""
+    return f"{rules.range_method}{percentile}{', biases corrected' if rules.bias_correction else ''}"
 
 
-def probabilities(content: bytes, images: NDArray[Any]) -> NDArray[Any]:
-    """Raw outputs of a model file, `(n, k)`."""
-    run = Interpreter(model_content=content).get_signature_runner()
-    return np.concatenate([run(image=image[np.newaxis])["probabilities"] for image in images])
+class Judge:
+    """The photos of a split, and what the float model and the full one say of them.
+
+    Args:
+        run: The run.
+        split: `val` or `test`.
+        source: The float file.
+        full: The full model.
+        reporter: Who is told.
+    """
+
+    def __init__(self, run: TrainedRun, split: str, source: bytes, full: Bcnn, reporter: Reporter) -> None:
+        photos = getattr(run.dataset, split)
+        self._split, self._preprocessing = split, run.preprocessing
+        self._pixels_u8 = PreparedPhotos(photos, run.preprocessing)[:]
+        self._truth = class_ids(photos)
+        self._reference = self._probabilities(source)
+        with reporter.progress(f"full model on {split} photos", len(photos)) as advance:
+            self._of_full = predict(full, self._pixels_u8, advance).argmax(axis=1)
+
+    def row(self, model: str, content: bytes) -> Row:
+        """The figures of a model file."""
+        found = self._probabilities(content)
+        top1 = found.argmax(axis=1)
+        distance = float(np.abs(found - self._reference).sum(axis=1).mean() / 2)
+        alike = agreement(top1, self._reference.argmax(axis=1))
+        return Row(model, self._split, accuracy(top1, self._truth), alike, agreement(top1, self._of_full), distance)
+
+    def _probabilities(self, content: bytes) -> NDArray[np.float32]:
+        run = Interpreter(model_content=content).get_signature_runner()
+        (taken,) = run.get_input_details().values()
+        rows = []
+        for pixels in self._pixels_u8:
+            image = pixels if taken["dtype"] == np.uint8 else self._preprocessing.normalize(pixels)
+            rows.append(run(image=image[np.newaxis])["probabilities"])
+        found = np.concatenate(rows)
+        return np.asarray(found / (256 if found.dtype == np.uint8 else 1), np.float32)
 
 
 def table(rows: list[Row]) -> Table:
     """Rows of figures."""
     found = Table()
     found.add_column("", no_wrap=True)
-    for column in ("accuracy", "agreement with float", "distance"):
+    found.add_column("photos")
+    for column in ("accuracy", "agreement with float", "with the full model", "distance"):
         found.add_column(column, justify="right")
     for each in rows:
         shares = [
-            f"{share.successes}/{share.n} = {100 * share.value:.1f} %" for share in (each.accuracy, each.agreement)
+            f"{share.successes}/{share.n} = {100 * share.value:.1f} %"
+            for share in (each.accuracy, each.agreement, each.with_full)
         ]
-        found.add_row(each.name, *shares, f"{each.distance:.4f}")
+        found.add_row(each.name, each.split, *shares, f"{each.distance:.4f}")
     return found
 
 

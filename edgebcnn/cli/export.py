@@ -50,6 +50,18 @@ def _limit(flag: str, what: str, default: str) -> Callable[[click.decorators.FC]
     help="Photos to calibrate int8 on, such as frames that the device captured; labels are not needed.",
 )
 @click.option(
+    "--qat",
+    is_flag=True,
+    help="Fine-tune int8 and mixed models with their rounding, on training photos and what the full model says.",
+)
+@click.option(
+    "--qat-epochs",
+    type=click.IntRange(min=1),
+    metavar="N",
+    show_default="1",
+    help="How often --qat goes through the training photos.",
+)
+@click.option(
     "--output", type=click.Path(path_type=Path), metavar="DIR", show_default="RUN/bundle", help="Where the bundle goes."
 )
 @click.option(
@@ -86,6 +98,8 @@ def command(
     float32: bool,
     recipe: str,
     calibration_photos: Path | None,
+    qat: bool,
+    qat_epochs: int | None,
     output: Path | None,
     int8_io: bool,
     runtime_compat: bool,
@@ -115,11 +129,16 @@ def command(
     precisions = [precision for precision, wanted in chosen.items() if wanted] or ["int8"]
     if int8_io and not {"int8", "mixed"} & set(precisions):
         raise click.UsageError("--int8-io is for the int8 model: add --int8")
+    if qat and not {"int8", "mixed"} & set(precisions):
+        raise click.UsageError("--qat is for the int8 model: add --int8")
+    if qat_epochs is not None and not qat:
+        raise click.UsageError("--qat-epochs is for --qat: add it")
     reporter = TerminalReporter()
     with reporter.progress("starting TensorFlow", 0):
         from edgebcnn.errors import GateError
         from edgebcnn.quantize.calibrate import load_recipe
         from edgebcnn.quantize.export import export
+        from edgebcnn.quantize.qat import DEFAULT_EPOCHS
         from edgebcnn.train.run_folder import open_run
 
     run = open_run(run_path)
@@ -134,6 +153,7 @@ def command(
             captured=calibration_photos,
             accept_drop=accept_drop,
             io="int8" if int8_io else "uint8",
+            qat_epochs=(qat_epochs or DEFAULT_EPOCHS) if qat else 0,
             runtime_compat=runtime_compat or old_python is not None,
             old_python=old_python,
             with_full=with_full,
@@ -158,7 +178,7 @@ def _print(result: ExportResult, *, as_json: bool) -> None:
     for precision, model in result.models.items():
         stdout.print(f"{precision}: {model.audit.summary()}, {model.size_bytes / 1e6:.2f} MB")
         stdout.print(comparison_table(model.comparison))
-        for sentence in filter(None, (model.mixed, model.layers, model.old_runtime)):
+        for sentence in filter(None, (model.tuning, model.mixed, model.layers, model.old_runtime)):
             stdout.print(str(sentence))
         stdout.print(f"gate: {model.verdict}")
     if result.report["gate"]["accepted"]:

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 from edgebcnn.native import muted_native_stderr
@@ -21,7 +23,7 @@ with muted_native_stderr():
 
 logging.getLogger("tensorflow").setLevel(logging.ERROR)
 
-__all__ = ["int16_quantizer", "keras", "tf", "tflite_quantizer"]
+__all__ = ["deterministic", "int16_quantizer", "keras", "tf", "tflite_quantizer"]
 
 
 def tflite_quantizer() -> Any:
@@ -43,3 +45,18 @@ def int16_quantizer() -> Any:
     from tensorflow.lite.python.optimize.calibrator import Calibrator
 
     return Calibrator
+
+
+@contextmanager
+def deterministic() -> Iterator[None]:
+    """Has TensorFlow add up in one order, so that the same steps on as many cores give the same bytes.
+
+    Public only as a switch that cannot be turned back, after which everything random without a seed is an error.
+    """
+    from tensorflow.python.framework import config
+
+    config.enable_op_determinism()
+    try:
+        yield
+    finally:
+        config.disable_op_determinism()

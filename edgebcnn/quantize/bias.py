@@ -95,7 +95,7 @@ def _corrections(
 
 def _replace_bias(model: Any, operator: Any, values: NDArray[np.float64]) -> None:
     x, weights, bias = operator.inputs[:3]
-    operator.inputs = [x, weights, _add_constant(model, bias, values)]
+    operator.inputs = [x, weights, add_constant(model, bias, values)]
 
 
 def _with_weights(model: Any) -> Iterator[tuple[int, Any]]:
@@ -121,8 +121,16 @@ def _shift(kind: int, added: NDArray[np.float64], means: NDArray[np.float64]) ->
     return shift
 
 
-def _add_constant(model: Any, like: int, values: NDArray[np.float64]) -> int:
-    """Index of a new tensor: layers whose biases are equal share one, and theirs differ from now on."""
+def add_constant(model: Any, like: int, values: NDArray[np.float64]) -> int:
+    """Index of a new float tensor: layers whose biases are equal share one, and theirs differ from now on.
+
+    Args:
+        model: The schema's `ModelT`.
+        like: Index of the tensor whose place it takes; -1, which stands for none, stays.
+        values: What it holds.
+    """
+    if like < 0:
+        return like
     tensors, buffer = model.subgraphs[0].tensors, schema.BufferT()
     buffer.data = np.frombuffer(values.astype(np.float32).tobytes(), np.uint8)
     model.buffers.append(buffer)

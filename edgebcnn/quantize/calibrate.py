@@ -168,6 +168,19 @@ def choose_captured(
     return _calibration_set(recipe, "captured", ordered, others=_stratified(train, recipe.seed), notes=())
 
 
+def learnable(dataset: ProductDataset) -> tuple[Photo, ...]:
+    """Training photos, and those without a label, that are not held out under another name, byte for byte.
+
+    Raises:
+        DataError: none is left, or one cannot be read.
+    """
+    held_out = _held_out(dataset)
+    found = tuple(photo for photo in (*dataset.train, *dataset.unlabelled) if _sha256(photo.path) not in held_out)
+    if not found:
+        raise DataError(f"{dataset.origin} has no training photo that is not also held out: add some and train again")
+    return found
+
+
 def photos_in(folder: Path) -> list[Path]:
     """Photos of a folder and of the folders in it, sorted.
 

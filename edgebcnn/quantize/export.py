@@ -53,8 +53,9 @@ from edgebcnn.quantize.layers import LayerErrors
 from edgebcnn.quantize.layers_figure import layers_figure
 from edgebcnn.quantize.metadata import with_metadata
 from edgebcnn.quantize.mixed import Mixed
-from edgebcnn.quantize.model_files import CALIBRATED, Maker
+from edgebcnn.quantize.model_files import CALIBRATED, MadeFile, Maker
 from edgebcnn.quantize.old_runtime import OLD_RUNTIME, OldRuntimeResult, check_known, compared
+from edgebcnn.quantize.qat import FineTuning, Tuning
 from edgebcnn.report.calibration import CalibrationReport
 from edgebcnn.report.comparison import ModelComparison, compare
 from edgebcnn.report.fidelity import Fidelity, fidelity
@@ -79,6 +80,7 @@ class EdgeModel:
         audit: What it computes in.
         layers: What its layers lose; None for files in float.
         mixed: Which layers of a `mixed` file are in float.
+        tuning: How it was fine-tuned; None where it was not.
         comparison: Full, compact and edge model (this file) on the held-out photos.
         fidelity: Every figure of the three.
         verdict: What the gate says of what it lost.
@@ -89,6 +91,7 @@ class EdgeModel:
     audit: Audit
     layers: LayerErrors | None
     mixed: Mixed | None
+    tuning: Tuning | None
     comparison: ModelComparison
     fidelity: Fidelity
     verdict: Verdict
@@ -102,6 +105,7 @@ class EdgeModel:
             "float_ops": [op.name for op in self.audit.float_ops],
             "layers": None if self.layers is None else self.layers.model_dump(mode="json"),
             "mixed": None if self.mixed is None else self.mixed.model_dump(mode="json"),
+            "tuning": None if self.tuning is None else self.tuning.as_json(),
             "old_runtime": None if self.old_runtime is None else self.old_runtime.as_json(),
             **comparison_json(self.comparison),
             "fidelity": self.fidelity.as_json(photos),
@@ -143,6 +147,7 @@ def export(
     captured: Path | None = None,
     reporter: Reporter,
     io: QuantizedIo = "uint8",
+    qat_epochs: int = 0,
     runtime_compat: bool = False,
     old_python: Path | None = None,
     with_full: bool = False,
@@ -159,6 +164,7 @@ def export(
         captured: Folder of photos to calibrate on in place of training photos.
         reporter: Who is told.
         io: What int8 and mixed files take and give.
+        qat_epochs: How long int8 and mixed files are fine-tuned after calibration; 0 leaves them as calibrated.
         runtime_compat: Make files that tflite-runtime 2.14 runs, or none.
         old_python: The Python of an environment with tflite-runtime 2.14, to be asked about held-out photos.
         with_full: Put the full model into the bundle as well, in float, for `run --shadow`.
@@ -169,7 +175,8 @@ def export(
         DeviceError: `old_python` cannot run a model file.
         GateError: a model file lost too much accuracy; its report lies beside `output`.
         RunError: the run lacks a model.
-        DataError: the run has no held-out photo, or a photo is gone or cannot be read any more.
+        TrainingError: fine-tuning ends in weights that are no numbers.
+        DataError: the run has no held-out photo, none to learn from, or a photo is gone or cannot be read any more.
         BundleError: `output` holds something that is not a bundle, or the report's place something else.
         StorageError: the disk is full, or `output` cannot be written.
     """
@@ -189,6 +196,7 @@ def export(
         captured=captured,
         io=io,
         runtime_compat=runtime_compat,
+        fine_tuning=FineTuning(run, full, epochs=qat_epochs) if qat_epochs else None,
         reporter=reporter,
     )
     made = maker.make()
@@ -197,7 +205,8 @@ def export(
     _check(contents, audits, run, allow_float=allow_float, runtime_compat=runtime_compat)
     int8 = maker.calibrated
     beside = full_file(run, full, runtime_compat=runtime_compat, reporter=reporter) if with_full else None
-    manifest = _manifest(run, audits, int8, audit(beside).model_file(FULL_NAME) if beside else None)
+    full_model = audit(beside).model_file(FULL_NAME) if beside else None
+    manifest = _manifest(run, audits, int8, full_model, tuned=bool(qat_epochs))
     files = {manifest.models[precision].file: content for precision, content in contents.items()}
     files |= {f"report/layers.{name}.png": _picture(each.layers, name) for name, each in made.items() if each.layers}
     files |= {FULL_NAME: beside} if beside else {}
@@ -206,15 +215,15 @@ def export(
         edges = _edges(run, draft, reporter)
         if beside:
             check_full_file(run, draft, references["full"], reporter)
+    answers = {precision: {**references, "edge": edge} for precision, edge in edges.items()}
     models = {
-        precision: EdgeModel(
+        precision: _edge_model(
+            run,
+            each,
+            answers[precision],
             size_bytes=len(contents[precision]),
             audit=audits[precision],
-            layers=each.layers,
-            mixed=each.mixed,
-            comparison=_compared(run, references, edges[precision]),
-            fidelity=fidelity(_truth(run), {**references, "edge": edges[precision]}, run.dataset.labels),
-            verdict=_judged(run, references["compact"], edges[precision], recipe.gates),
+            gates=recipe.gates,
             old_runtime=_in_old_runtime(run, contents[precision], precision, old_python, reporter),
         )
         for precision, each in made.items()
@@ -232,6 +241,32 @@ def export(
     bundle = write_bundle(output, manifest, run.dataset.labels, files)
     forget_refusal(output)
     return ExportResult(bundle, held_out, models, calibration, report)
+
+
+def _edge_model(
+    run: TrainedRun,
+    made: MadeFile,
+    answers: Mapping[str, NDArray[np.float32]],
+    *,
+    size_bytes: int,
+    audit: Audit,
+    gates: Gates,
+    old_runtime: OldRuntimeResult | None,
+) -> EdgeModel:
+    """All that is known of a file, from the probabilities of the full, compact and edge model."""
+    truth, labels = _truth(run), run.dataset.labels
+    compact, edge = (answers[name].argmax(axis=1) for name in ("compact", "edge"))
+    return EdgeModel(
+        size_bytes=size_bytes,
+        audit=audit,
+        layers=made.layers,
+        mixed=made.mixed,
+        tuning=made.tuning,
+        comparison=compare(truth, answers, labels),
+        fidelity=fidelity(truth, answers, labels),
+        verdict=judge(truth, compact, edge, labels=labels, gates=gates),
+        old_runtime=old_runtime,
+    )
 
 
 def _check_run(run: TrainedRun, reporter: Reporter) -> None:
@@ -283,7 +318,12 @@ def _picture(layers: LayerErrors, precision: Precision) -> bytes:
 
 
 def _manifest(
-    run: TrainedRun, audits: Mapping[Precision, Audit], int8: CalibratedModel | None, full: ModelFile | None
+    run: TrainedRun,
+    audits: Mapping[Precision, Audit],
+    int8: CalibratedModel | None,
+    full: ModelFile | None,
+    *,
+    tuned: bool,
 ) -> Manifest:
     return Manifest(
         schema_version=SCHEMA_VERSION,
@@ -299,6 +339,7 @@ def _manifest(
             "numpy": np.__version__,
             "opencv": cv2.__version__,
             "tensorflow": tf.__version__,
+            **({"tensorflow-model-optimization": version("tensorflow-model-optimization")} if tuned else {}),
             "tf-keras": keras.__version__,
         },
     )
@@ -349,16 +390,6 @@ def _in_old_runtime(
     pixels = PreparedPhotos(photos, run.preprocessing)[:]
     with reporter.progress(f"{precision} model in {OLD_RUNTIME}", len(photos)) as advance:
         return compared(content, pixels, preprocessing=run.preprocessing, python=python, advance=advance)
-
-
-def _compared(
-    run: TrainedRun, references: Mapping[str, NDArray[np.float32]], edge: NDArray[np.float32]
-) -> ModelComparison:
-    return compare(_truth(run), {**references, "edge": edge}, run.dataset.labels)
-
-
-def _judged(run: TrainedRun, compact: NDArray[np.float32], edge: NDArray[np.float32], gates: Gates) -> Verdict:
-    return judge(_truth(run), compact.argmax(axis=1), edge.argmax(axis=1), labels=run.dataset.labels, gates=gates)
 
 
 def _truth(run: TrainedRun) -> NDArray[np.int64]:

@@ -1,7 +1,7 @@
 """Which model files does an export make, and what do the layers of each lose?
 
-- `int8` is calibrated on photos. `mixed` is the same with the layers that cost the most in float; `int16` and `dynamic`
-  get the same corrected biases.
+- `int8` is calibrated on photos, and may be fine-tuned then. `mixed` is the same with the layers that cost the most in
+  float; `int16` and `dynamic` get the same corrected biases, and are never fine-tuned.
 - `fp16` and `float32` need no photos.
 """
 
@@ -22,17 +22,21 @@ from edgebcnn.progress import Reporter
 from edgebcnn.quantize.bias import with_corrected_biases
 from edgebcnn.quantize.calibrate import Recipe
 from edgebcnn.quantize.calibrated import CalibratedModel, calibrated, chosen_photos
-from edgebcnn.quantize.convert import convert, float_file
-from edgebcnn.quantize.int8 import QuantizedIo
+from edgebcnn.quantize.convert import convert
+from edgebcnn.quantize.int8 import Int8Model, QuantizedIo
 from edgebcnn.quantize.int16 import quantize_int16
 from edgebcnn.quantize.layer_error import Answers, Simulation, alone, photos_needed, propagated
 from edgebcnn.quantize.layers import LayerErrors
 from edgebcnn.quantize.mixed import Mixed, choose_wide, tensors_of
+from edgebcnn.quantize.qat import FineTuning, Tuning
 from edgebcnn.train.features import PreparedPhotos
 from edgebcnn.train.run_folder import TrainedRun
 
 CALIBRATED: frozenset[Precision] = frozenset({"int8", "mixed", "int16", "dynamic"})
 """Precisions whose ranges or biases are measured on photos."""
+
+TUNED: frozenset[Precision] = frozenset({"int8", "mixed"})
+"""Precisions that quantization-aware fine-tuning is for."""
 
 _IN_FLOAT: frozenset[Precision] = frozenset({"fp16", "float32"})
 
@@ -45,11 +49,13 @@ class MadeFile:
         content: The file.
         layers: What its layers lose; None for files in float.
         mixed: Which layers of a `mixed` file are in float.
+        tuning: How it was fine-tuned; None where it was not.
     """
 
     content: bytes
     layers: LayerErrors | None = None
     mixed: Mixed | None = None
+    tuning: Tuning | None = None
 
 
 class Maker:
@@ -63,6 +69,7 @@ class Maker:
         captured: Folder of photos to calibrate on in place of training photos.
         io: What int8 and mixed files take and give.
         runtime_compat: Whether tflite-runtime 2.14 must know every op.
+        fine_tuning: How int8 and mixed files are fine-tuned; None where they are not.
         reporter: Who is told.
     """
 
@@ -76,11 +83,12 @@ class Maker:
         captured: Path | None,
         io: QuantizedIo,
         runtime_compat: bool,
+        fine_tuning: FineTuning | None = None,
         reporter: Reporter,
     ) -> None:
         self._run, self._preprocessing, self._reporter = run, run.preprocessing, reporter
         self._compact, self._recipe, self._captured, self._io = compact, recipe, captured, io
-        self._precisions, self._runtime_compat = precisions, runtime_compat
+        self._precisions, self._runtime_compat, self._fine_tuning = precisions, runtime_compat, fine_tuning
 
     def make(self) -> dict[Precision, MadeFile]:
         """Makes the files.
@@ -93,7 +101,7 @@ class Maker:
 
     @cached_property
     def calibrated(self) -> CalibratedModel | None:
-        """The int8 model, which `mixed` and `int16` start from; None where no file needs it."""
+        """The int8 model as calibrated, which all others start from; None where no file needs it."""
         if CALIBRATED.isdisjoint(self._precisions):
             return None
         chosen = chosen_photos(self._run, self._recipe, captured=self._captured, reporter=self._reporter)
@@ -104,38 +112,46 @@ class Maker:
             return MadeFile(self._converted(precision))
         mixed = self._mixed if precision == "mixed" else None
         content = self._quantized(precision, mixed)
-        return MadeFile(content, self._layer_errors(precision, content), mixed)
+        tuning = self._tuned[1] if precision in TUNED else None
+        return MadeFile(content, self._layer_errors(precision, content), mixed, tuning)
 
     @property
-    def _int8(self) -> CalibratedModel:
+    def _plain(self) -> CalibratedModel:
         assert self.calibrated is not None, "asked for by files that are calibrated alone"
         return self.calibrated
+
+    @cached_property
+    def _tuned(self) -> tuple[Int8Model, Tuning | None]:
+        plain = self._plain.int8
+        if self._fine_tuning is None:
+            return plain, None
+        return self._fine_tuning.tuned(plain, self._model, io=self._io, reporter=self._reporter)
+
+    @property
+    def _int8(self) -> Int8Model:
+        return self._tuned[0]
 
     @cached_property
     def _model(self) -> Any:
         return folded(self._compact, height_px=self._preprocessing.height_px, width_px=self._preprocessing.width_px)
 
-    @cached_property
-    def _float_tflite(self) -> bytes:
-        return float_file(self._model, "float32", preprocessing=self._preprocessing)
-
     def _quantized(self, precision: Precision, mixed: Mixed | None) -> bytes:
         if precision == "int8":
-            return self._int8.int8.content
+            return self._int8.content
         if mixed is not None:
-            source = self._int8.int8.calibrated
+            source = self._int8.calibrated
             with self._reporter.progress("converting to mixed", 0):
                 return source.quantized(self._io, wide=tensors_of(source.float_tflite, mixed))[0]
         if precision == "int16":
             return self._int16()
-        source = self._int8.int8.calibrated
+        source = self._plain.int8.calibrated
         return with_corrected_biases(self._converted(precision), source.float_tflite, source.means)
 
     def _int16(self) -> bytes:
-        photos_u8 = PreparedPhotos(self._int8.chosen.photos, self._preprocessing)[:]
+        photos_u8 = PreparedPhotos(self._plain.chosen.photos, self._preprocessing)[:]
         with self._reporter.progress("converting to int16", len(photos_u8)) as advance:
             return quantize_int16(
-                self._int8.int8.corrected, photos_u8, preprocessing=self._preprocessing, advance=advance
+                self._plain.int8.corrected, photos_u8, preprocessing=self._preprocessing, advance=advance
             )
 
     def _converted(self, precision: Precision) -> bytes:
@@ -147,17 +163,17 @@ class Maker:
     @cached_property
     def _probes(self) -> tuple[NDArray[np.uint8], bool]:
         """Photos that layers are judged by, and whether they are calibration photos."""
-        count = photos_needed(self._float_tflite)
-        photos = self._int8.others or self._int8.chosen.photos
-        return PreparedPhotos(photos[:count], self._preprocessing)[:], not self._int8.others
+        count = photos_needed(self._plain.int8.calibrated.float_tflite)
+        photos = self._plain.others or self._plain.chosen.photos
+        return PreparedPhotos(photos[:count], self._preprocessing)[:], not self._plain.others
 
     @cached_property
     def _simulation(self) -> Simulation:
-        return Simulation(self._float_tflite, self._int8.int8.content)
+        return Simulation(self._int8.calibrated.float_tflite, self._int8.content)
 
     @cached_property
     def _answers(self) -> Answers:
-        return Answers(self._float_tflite, self._probes[0], self._preprocessing)
+        return Answers(self._int8.calibrated.float_tflite, self._probes[0], self._preprocessing)
 
     @cached_property
     def _alone(self) -> dict[str, float]:
@@ -167,13 +183,18 @@ class Maker:
     @cached_property
     def _mixed(self) -> Mixed:
         with self._reporter.progress("choosing layers to keep in float", 0):
-            return choose_wide(self._float_tflite, self._simulation, self._answers, self._alone)
+            return choose_wide(self._int8.calibrated.float_tflite, self._simulation, self._answers, self._alone)
 
     def _layer_errors(self, precision: Precision, content: bytes) -> LayerErrors:
         photos_u8, calibrated_on = self._probes
+        source = self._int8 if precision in TUNED else self._plain.int8
         with self._reporter.progress(f"layers of {precision} beside float", len(photos_u8)) as advance:
             layers = propagated(
-                self._float_tflite, content, photos_u8, preprocessing=self._preprocessing, advance=advance
+                source.calibrated.float_tflite,
+                content,
+                photos_u8,
+                preprocessing=self._preprocessing,
+                advance=advance,
             )
         if precision != "int8":
             return LayerErrors(photos=len(photos_u8), calibrated_on=calibrated_on, layers=layers)

@@ -76,8 +76,9 @@ class AugmentedPhotos:
     def __len__(self) -> int:
         return self.copies * len(self.photos)
 
-    def __getitem__(self, key: slice) -> NDArray[np.uint8]:
-        return np.stack([self._view(index) for index in range(*key.indices(len(self)))])
+    def __getitem__(self, key: slice | NDArray[np.int64]) -> NDArray[np.uint8]:
+        indices = range(*key.indices(len(self))) if isinstance(key, slice) else key.tolist()
+        return np.stack([self._view(index) for index in indices])
 
     def _view(self, index: int) -> NDArray[np.uint8]:
         copy, photo = divmod(index, len(self.photos))
