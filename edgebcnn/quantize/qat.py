@@ -26,7 +26,7 @@ from edgebcnn.quantize.int8 import Calibrated, Int8Model, QuantizedIo
 from edgebcnn.train.config import StageConfig, TrainConfig
 from edgebcnn.train.features import AugmentedPhotos, run_through
 from edgebcnn.train.fit import EpochReport, Examples, Stage
-from edgebcnn.train.material import class_ids, frozen, inference, square
+from edgebcnn.train.material import class_ids, frozen, inference
 from edgebcnn.train.run_folder import TrainedRun
 
 DEFAULT_EPOCHS = 1
@@ -108,7 +108,9 @@ class FineTuning:
 
     def _examples(self, reporter: Reporter) -> Examples:
         config = self._run.config
-        views = AugmentedPhotos(self._photos, square(config.train_px), config.augmentation, self._epochs, config.seed)
+        views = AugmentedPhotos(
+            self._photos, config.preprocessing(config.train_px), config.augmentation, self._epochs, config.seed
+        )
         with reporter.progress("full model, as the teacher", len(views)) as advance:
             teacher = run_through(inference(self._full.model), views, advance)
         # A row of them is made when it is read, which is all that a stage asks of an array.
