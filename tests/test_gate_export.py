@@ -55,7 +55,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
     )
     labels = tuple(Label(name=f"pastel {i}") for i in range(len(PASTELS_BGR)))
     dataset = ProductDataset(folder, labels, train, (), test, skipped=(), notes=())
-    return solved_run(folder / "runs" / "pastels", dataset, rank=32, tail="l2")
+    # The noise that spoils calibration below is as strong as this resize leaves it.
+    return solved_run(folder / "runs" / "pastels", dataset, rank=32, tail="l2", interpolation="area")
 
 
 @pytest.fixture(scope="module")
