@@ -50,6 +50,9 @@ PLOT = ["matplotlib>=3.8"]
 
 METRICS = ["prometheus-client>=0.20"]
 
+# Not on every device: unpacked, its FFmpeg takes a quarter of what an install without TensorFlow may.
+RTSP = ["av>=14"]
+
 DEV = [
     "import-linter>=2",
     "mypy>=1.15",
@@ -59,6 +62,7 @@ DEV = [
     "ruff>=0.9",
     *MQTT,
     *METRICS,
+    *RTSP,
 ]
 
 OLD_RUNTIME = ["numpy<2", "tflite-runtime==2.14.0"]
@@ -90,5 +94,6 @@ setup(
         "mqtt": MQTT,
         "old-runtime": OLD_RUNTIME,
         "plot": PLOT,
+        "rtsp": RTSP,
     },
 )
