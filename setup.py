@@ -52,6 +52,9 @@ METRICS = ["prometheus-client>=0.20"]
 
 WEB = ["starlette>=0.40", "uvicorn>=0.30"]
 
+# Not on every device: unpacked, its FFmpeg takes a quarter of what an install without TensorFlow may.
+RTSP = ["av>=14"]
+
 DEV = [
     "import-linter>=2",
     "mypy>=1.15",
@@ -62,6 +65,7 @@ DEV = [
     *MQTT,
     *METRICS,
     *WEB,
+    *RTSP,
 ]
 
 OLD_RUNTIME = ["numpy<2", "tflite-runtime==2.14.0"]
@@ -95,6 +99,7 @@ setup(
         "mqtt": MQTT,
         "old-runtime": OLD_RUNTIME,
         "plot": PLOT,
+        "rtsp": RTSP,
         "web": WEB,
     },
 )

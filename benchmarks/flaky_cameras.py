@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 import subprocess
 import tempfile
@@ -145,7 +146,7 @@ class FlakyRtspCamera:
         self._listener: socket.socket | None = _listening(0)
         self._port: int = self._listener.getsockname()[1]
         self.address = f"rtsp://127.0.0.1:{self._port}/shelf"
-        self._connections: list[tuple[socket.socket, socket.socket]] = []
+        self._connections: list[_Connection] = []
         self._rng = np.random.default_rng(4)
 
     @contextmanager
@@ -171,8 +172,8 @@ class FlakyRtspCamera:
                 self._hang_up()
             self._accept(server_port)
             if self.mode != "stalled":
-                for client, server in list(self._connections):
-                    self._pass_on(client, server)
+                for connection in list(self._connections):
+                    self._pass_on(connection)
 
     def _accept(self, server_port: int) -> None:
         self._listener = self._listener or _listening(self._port)
@@ -182,37 +183,30 @@ class FlakyRtspCamera:
                 server = socket.create_connection(("127.0.0.1", server_port))
                 for end in (client, server):
                     end.setblocking(False)
-                self._connections.append((client, server))
+                self._connections.append(_Connection(client, server))
 
-    def _pass_on(self, client: socket.socket, server: socket.socket) -> None:
+    def _pass_on(self, connection: _Connection) -> None:
         try:
-            for source, target in ((client, server), (server, client)):
+            for source, target in connection.ways():
                 with suppress(BlockingIOError):
                     while chunk := source.recv(1 << 16):
                         target.setblocking(True)
-                        target.sendall(self._with_holes(chunk) if self.mode == "holes" and source is server else chunk)
+                        target.sendall(self._with_holes(connection, chunk) if source is connection.server else chunk)
                         target.setblocking(False)
                     raise ConnectionResetError
         except OSError:  # one end went away
-            self._connections.remove((client, server))
-            client.close()
-            server.close()
+            self._connections.remove(connection)
+            connection.close()
 
-    def _with_holes(self, chunk: bytes) -> bytes:
-        """Loses packets, as a camera whose line is too slow; the stream around them stays whole (RFC 2326, 10.12)."""
-        kept, at = [], 0
-        while at < len(chunk):
-            is_packet = chunk[at] == ord("$") and at + 4 <= len(chunk)
-            end = at + 4 + int.from_bytes(chunk[at + 2 : at + 4], "big") if is_packet else len(chunk)
-            if not is_packet or end > len(chunk) or self._rng.random() >= LOST_SHARE:
-                kept.append(chunk[at:end])
-            at = end
-        return b"".join(kept)
+    def _with_holes(self, connection: _Connection, chunk: bytes) -> bytes:
+        """Loses packets, as a camera whose line is too slow; the stream around them stays whole."""
+        share = LOST_SHARE if self.mode == "holes" else 0
+        cut = connection.cutter.cut(chunk)
+        return b"".join(piece for piece in cut if not piece.startswith(b"$") or self._rng.random() >= share)
 
     def _hang_up(self) -> None:
         for connection in self._connections:
-            for end in connection:
-                end.close()
+            connection.close()
         self._connections = []
 
     def _stop(self) -> None:
@@ -220,6 +214,47 @@ class FlakyRtspCamera:
         if self._listener:
             self._listener.close()
             self._listener = None
+
+
+class _Connection:
+    """A client of the relay, and the server that it is passed on to."""
+
+    def __init__(self, client: socket.socket, server: socket.socket) -> None:
+        self.client, self.server = client, server
+        self.cutter = RtspCutter()
+
+    def ways(self) -> tuple[tuple[socket.socket, socket.socket], ...]:
+        """From where to where its bytes pass."""
+        return (self.client, self.server), (self.server, self.client)
+
+    def close(self) -> None:
+        """Hangs up on both."""
+        self.client.close()
+        self.server.close()
+
+
+class RtspCutter:
+    """Cuts what an RTSP server sends into packets, which begin with `$`, and replies (RFC 2326, 10.12)."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+
+    def cut(self, received: bytes) -> list[bytes]:
+        """What is whole by now; a packet may come in several chunks."""
+        self._rest += received
+        pieces = []
+        while (length := self._next_length()) and length <= len(self._rest):
+            pieces.append(self._rest[:length])
+            self._rest = self._rest[length:]
+        return pieces
+
+    def _next_length(self) -> int:
+        """Of the next packet or reply; 0 where that is not known yet."""
+        if self._rest.startswith(b"$"):
+            return 4 + int.from_bytes(self._rest[2:4], "big") if len(self._rest) >= 4 else 0
+        head, end, _ = self._rest.partition(b"\r\n\r\n")
+        body = re.search(rb"(?i)content-length: *(\d+)", head)
+        return len(head + end) + (int(body[1]) if body else 0) if end else 0
 
 
 @contextmanager

@@ -25,6 +25,10 @@ MAX_FAILED_READS = 5  # a webcam's broken JPEG fails once; an unplugged camera o
 RETRY_PAUSE_S = 0.1
 MAX_DRIVER_LAG_S = 10.0  # a capture time that is older, or in the future, is of another clock
 
+OPTIONS_VARIABLE = "OPENCV_FFMPEG_CAPTURE_OPTIONS"
+# TCP is OpenCV's own default for RTSP; discardcorrupt drops pictures that were cut off, where FFmpeg's receiver knows.
+OPENCV_OPTIONS = "rtsp_transport;tcp|fflags;discardcorrupt"
+
 _MJPG = cv2.VideoWriter.fourcc(*"MJPG")
 
 
@@ -127,7 +131,7 @@ def open_device(device: int | str, view: View) -> OpenCvCapture:
 
 
 def open_with_ffmpeg(address: str, timeout_s: float, *, silence_s: float) -> OpenCvCapture:
-    """Opens an RTSP stream, or what else FFmpeg reads from the network.
+    """Opens an RTSP stream, or what else FFmpeg reads from the network, damaged pictures included.
 
     Raises:
         CameraError: nothing answers in time, or it is not a video.
@@ -138,22 +142,25 @@ def open_with_ffmpeg(address: str, timeout_s: float, *, silence_s: float) -> Ope
     ]
     capture = cv2.VideoCapture(address, cv2.CAP_FFMPEG, limits_ms)
     if not capture.isOpened():
-        raise CameraError(
-            f"cannot be opened: nothing answers there within {timeout_s:.3g} s, it refuses the user and password, or "
-            "it is not a video stream; check the address in a video player"
-        )
+        raise not_opened(timeout_s)
     return OpenCvCapture(capture)
+
+
+def not_opened(timeout_s: float) -> CameraError:
+    """FFmpeg does not say in a few words why it failed, and repeats the address with its password."""
+    return CameraError(
+        f"cannot be opened: nothing answers there within {timeout_s:.3g} s, it refuses the user and password, or "
+        "it is not a video stream; check the address in a video player"
+    )
 
 
 def silence_opencv() -> None:
     """Our messages say what failed; OpenCV's and FFmpeg's would repeat it in several lines, with passwords.
 
-    FFmpeg's options are read from the environment each time a capture is opened: TCP is OpenCV's own default for RTSP,
-    and discardcorrupt drops a picture that was cut off, which would otherwise be filled up with grey or with the one
-    before. A user's own options are kept.
+    FFmpeg's options are read from the environment each time a capture is opened. A user's own are kept.
     """
     os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
-    os.environ.setdefault("OPENCV_FFMPEG_CAPTURE_OPTIONS", "rtsp_transport;tcp|fflags;discardcorrupt")
+    os.environ.setdefault(OPTIONS_VARIABLE, OPENCV_OPTIONS)
     if hasattr(cv2, "setLogLevel"):
         cv2.setLogLevel(0)
     else:  # OpenCV 5 moved it

@@ -131,11 +131,11 @@ class LiveStream(Source):
             raise CameraError(f"{self.name} {loss.reason}{sought}: check the camera, its cable or network")
 
     def _check_stall(self) -> None:
-        limit_s = self._reader.limit_s(self._patience.stall_s(self._interval_s))
-        if time.monotonic() - self._reader.sign_of_life_s <= limit_s:
+        reason = self._reader.overdue(self._patience, self._interval_s)
+        if reason is None:
             return
         self._reader.retire()
-        self._lose(f"gave no frame for {limit_s:g} s")
+        self._lose(reason)
         self._stuck = [reader for reader in [*self._stuck, self._reader] if reader.is_alive()]
         if len(self._stuck) > MAX_STUCK:
             raise CameraError(f"{self.name} hangs in its driver: unplug and replug the camera, or start this again")
@@ -212,7 +212,7 @@ class _Reader(threading.Thread):
     def __init__(self, stream: LiveStream, capture: Capture | None) -> None:
         super().__init__(name=f"reader of {stream.name}", daemon=True)
         self.retired = threading.Event()
-        self.sign_of_life_s = time.monotonic()
+        self._sign_of_life_s = self._whole_s = time.monotonic()
         self._stream = stream
         self._capture = capture
         self._opening = capture is None
@@ -222,9 +222,18 @@ class _Reader(threading.Thread):
         self._open_timeout_s = stream._reopen_timeout_s
         self.start()
 
-    def limit_s(self, stall_s: float) -> float:
-        """How long it may be silent in what it does now."""
-        return self._open_timeout_s + OPEN_SLACK_S if self._opening else stall_s
+    def overdue(self, patience: Patience, interval_s: float | None) -> str | None:
+        """What it should have brought by now; None while there is still time.
+
+        A stream that brings broken pictures may mend by itself, as a video does at its next key frame.
+        """
+        now_s = time.monotonic()
+        silent_s, limit_s = now_s - self._sign_of_life_s, patience.stall_s(interval_s)
+        if self._opening:
+            limit_s = self._open_timeout_s + OPEN_SLACK_S
+        elif now_s - self._whole_s > patience.stall_timeout_s >= silent_s:
+            return f"gave no whole frame for {patience.stall_timeout_s:g} s"
+        return f"gave no frame for {limit_s:g} s" if silent_s > limit_s else None
 
     def retire(self) -> None:
         """Ends it as soon as it can; nothing that it still brings is taken."""
@@ -252,12 +261,16 @@ class _Reader(threading.Thread):
                 self._open_timeout_s = next(self._open_timeouts_s)
                 self._live(opening=True)
                 self._capture = self._stream._opener(self._open_timeout_s)
+            self._whole_s = time.monotonic()
             begun_s = self._live(opening=False)
             while not self.retired.is_set():
                 picture = self._capture.read()
                 self._stream._put(picture, self)
-                if picture.image_bgr is not None and self._live(opening=False) - begun_s >= HEALTHY_S:
-                    backoff.reset()
+                now_s = self._live(opening=False)
+                if picture.image_bgr is not None:
+                    self._whole_s = now_s
+                    if now_s - begun_s >= HEALTHY_S:
+                        backoff.reset()
         except CameraError as error:
             return str(error)
         except cv2.error as error:
@@ -270,5 +283,5 @@ class _Reader(threading.Thread):
         return "is retired"
 
     def _live(self, *, opening: bool) -> float:
-        self._opening, self.sign_of_life_s = opening, time.monotonic()
-        return self.sign_of_life_s
+        self._opening, self._sign_of_life_s = opening, time.monotonic()
+        return self._sign_of_life_s

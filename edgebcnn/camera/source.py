@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection
+from importlib.util import find_spec
 from pathlib import Path
 
 from edgebcnn.camera.capture import Capture, Opener, open_device, open_with_ffmpeg, silence_opencv
@@ -27,6 +28,10 @@ __all__ = ["Done", "Frame", "Source", "masked", "open_source"]
 _INDEX = re.compile(r"[0-9]{1,4}")  # what is longer is no camera, and OpenCV refuses it by a traceback
 _ADDRESS = re.compile(r"(?:https?|rtsps?)://", re.IGNORECASE)
 READ_SLACK_S = 1.0  # a stall is `live`'s to report; the connection's own limit, a little later, frees the thread
+DAMAGE_UNNOTICED = (
+    "{name} is read by OpenCV, which does not tell damaged pictures from whole ones, so that lost packets can become "
+    "wrong products: pip install 'edgebcnn[rtsp]'"
+)
 _SILENT = Silent()
 _PATIENT = Patience()
 
@@ -128,13 +133,25 @@ def _open_address(address: str, reporter: Reporter, patience: Patience, view: Vi
     if not _ADDRESS.match(address):
         raise CameraError(f"{name} is not an address that can be read: give http, https, rtsp or rtsps")
 
+    silence_s = patience.stall_timeout_s + READ_SLACK_S
+    tells_damage = find_spec("av") is not None
+    warned: list[str] = []
+
     def opened(timeout_s: float) -> Capture:
         if address.lower().startswith("http"):
             try:
-                return HttpMjpeg(address, timeout_s=timeout_s, silence_s=patience.stall_timeout_s + READ_SLACK_S)
+                return HttpMjpeg(address, timeout_s=timeout_s, silence_s=silence_s)
             except NotPictures:
                 pass
-        return open_with_ffmpeg(address, timeout_s, silence_s=patience.stall_timeout_s + READ_SLACK_S)
+        if tells_damage:
+            # Not at the top: most runs film with a camera of their own, and need no second FFmpeg.
+            from edgebcnn.camera.whole_video import WholeVideo
+
+            return WholeVideo(address, timeout_s=timeout_s, silence_s=silence_s)
+        if not warned:
+            warned.append(DAMAGE_UNNOTICED.format(name=name))
+            reporter.say(warned[0])
+        return open_with_ffmpeg(address, timeout_s, silence_s=silence_s)
 
     try:
         return LiveStream(name, opened, reporter=reporter, patience=patience, view=view)
