@@ -90,6 +90,7 @@ def test_every_head_is_measured_beside_its_backbone(tmp_path: Path) -> None:
     assert plot.read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_the_recipe_is_measured_over_seeds_with_average_pooling_beside_it_and_goes_on(tmp_path: Path) -> None:
     data = draw_blocks(tmp_path / "data", per_product={"train": 12, "val": 4, "test": 6})
     places = ["--data", str(data), "--runs", str(tmp_path / "runs"), "--seeds", "3"]

@@ -179,7 +179,7 @@ def test_prometheus_sees_what_was_found_and_nothing_before(shelf: Path) -> None:
     found = LiveAgreement("full.tflite", 18, 20, floor=0.8, alarm=False, restarts=1, problem="gone", cpu_s=2.0)
     bulletin.agreement(found)
     bulletin.alarm("agreement", "it fell")
-    wait_until(lambda: scraped()['edgebcnn_events_total{kind="alarm"}'] == 1)
+    wait_until(lambda: scraped().get('edgebcnn_events_total{kind="alarm"}') == 1)
     seen = scraped()
     sinks.close()
     assert (seen["edgebcnn_golden_passed"], seen["edgebcnn_golden_accuracy"]) == (1.0, 1.0)

@@ -161,7 +161,7 @@ def _loaded(model: Path, preprocessing: Preprocessing, classes: int) -> Classifi
 
 
 def _step_back() -> None:
-    os.nice(LAST_TO_RUN)
+    os.setpriority(os.PRIO_PROCESS, 0, LAST_TO_RUN)
     if sys.platform == "linux":
         with suppress(OSError):  # a container may forbid it
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))
