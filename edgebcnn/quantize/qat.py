@@ -92,8 +92,7 @@ class FineTuning:
         with reporter.progress("building the network with its rounding", 0):
             rounding = FakeQuantized(int8.corrected, int8.content, learning=self._learning(model))
         with deterministic():
-            examples = self._examples(reporter)
-            losses = self._fit(rounding.network, examples, reporter)
+            losses = self._fit(rounding.network, self._examples(reporter), reporter)
         with reporter.progress("converting to int8 again", 0):
             calibrated = Calibrated(rounding.float_file(), int8.calibrated.ranges, means={})
             content, corrected = calibrated.quantized(io)
