@@ -16,6 +16,7 @@ import os
 import queue
 import threading
 import time
+from typing import cast
 
 import av
 import av.logging
@@ -58,7 +59,7 @@ class WholeVideo:
         with av.logging.Capture() as log:
             self._container = _opened(address, timeout_s, silence_s)
         self._video = self._container.streams.video[0]
-        self._video.codec_context.thread_count = 1  # where threads share a picture, the decoder marks less
+        self._decoder = _new_decoder(self._video)
         self._awaits_key = True
         self._is_damaged = self._distrusts_key = _tells(log, LOST_PACKETS)  # the first pictures came while it opened
         self._received: queue.SimpleQueue[Picture | BaseException] = queue.SimpleQueue()
@@ -104,7 +105,7 @@ class WholeVideo:
         if is_damaged:
             self._note_damage()
         elif self._awaits_key and packet.is_keyframe:
-            self._video.codec_context.flush_buffers()
+            self._decoder = _new_decoder(self._video)  # one that concealed damage does not decode quite exactly again
             self._awaits_key, self._distrusts_key = self._distrusts_key, False
         frames = [] if self._awaits_key else self._decoded(packet)
         if self._awaits_key:
@@ -118,7 +119,7 @@ class WholeVideo:
     def _decoded(self, packet: av.Packet[av.VideoStream]) -> list[av.VideoFrame]:
         with av.logging.Capture() as log:
             try:
-                frames = self._video.codec_context.decode(packet)
+                frames = self._decoder.decode(packet)
             except av.error.FFmpegError:
                 self._note_damage()
                 return []
@@ -139,6 +140,13 @@ def _opened(address: str, timeout_s: float, silence_s: float) -> av.container.In
         container.close()
         raise not_opened(timeout_s)
     return container
+
+
+def _new_decoder(video: av.VideoStream) -> av.VideoCodecContext:
+    decoder = cast(av.VideoCodecContext, av.CodecContext.create(video.codec_context.name, "r"))
+    decoder.extradata = video.codec_context.extradata
+    decoder.thread_count = 1  # where threads share a picture, it marks less
+    return decoder
 
 
 def _options(address: str) -> dict[str, str]:
