@@ -12,7 +12,7 @@ import io as io_module
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -215,19 +215,9 @@ def export(
         edges = _edges(run, draft, reporter)
         if beside:
             check_full_file(run, draft, references["full"], reporter)
-    answers = {precision: {**references, "edge": edge} for precision, edge in edges.items()}
-    models = {
-        precision: _edge_model(
-            run,
-            each,
-            answers[precision],
-            size_bytes=len(contents[precision]),
-            audit=audits[precision],
-            gates=recipe.gates,
-            old_runtime=_in_old_runtime(run, contents[precision], precision, old_python, reporter),
-        )
-        for precision, each in made.items()
-    }
+    models = _edge_models(run, made, contents, audits, references, edges, gates=recipe.gates)
+    if old_python is not None:
+        models = _asked_in_old_runtime(run, models, contents, old_python, reporter)
     held_out = run.dataset.held_out_name
     verdicts = {precision: model.verdict for precision, model in models.items()}
     calibration = None if int8 is None else int8.report(run.dataset.labels)
@@ -243,30 +233,33 @@ def export(
     return ExportResult(bundle, held_out, models, calibration, report)
 
 
-def _edge_model(
+def _edge_models(
     run: TrainedRun,
-    made: MadeFile,
-    answers: Mapping[str, NDArray[np.float32]],
+    made: Mapping[Precision, MadeFile],
+    contents: Mapping[Precision, bytes],
+    audits: Mapping[Precision, Audit],
+    references: Mapping[str, NDArray[np.float32]],
+    edges: Mapping[Precision, NDArray[np.float32]],
     *,
-    size_bytes: int,
-    audit: Audit,
     gates: Gates,
-    old_runtime: OldRuntimeResult | None,
-) -> EdgeModel:
-    """All that is known of a file, from the probabilities of the full, compact and edge model."""
-    truth, labels = _truth(run), run.dataset.labels
-    compact, edge = (answers[name].argmax(axis=1) for name in ("compact", "edge"))
-    return EdgeModel(
-        size_bytes=size_bytes,
-        audit=audit,
-        layers=made.layers,
-        mixed=made.mixed,
-        tuning=made.tuning,
-        comparison=compare(truth, answers, labels),
-        fidelity=fidelity(truth, answers, labels),
-        verdict=judge(truth, compact, edge, labels=labels, gates=gates),
-        old_runtime=old_runtime,
-    )
+) -> dict[Precision, EdgeModel]:
+    """All that is known of each file, from the probabilities of the full, compact and edge model."""
+    truth, labels, compact = _truth(run), run.dataset.labels, references["compact"].argmax(axis=1)
+    models = {}
+    for precision, each in made.items():
+        answers = {**references, "edge": edges[precision]}
+        models[precision] = EdgeModel(
+            size_bytes=len(contents[precision]),
+            audit=audits[precision],
+            layers=each.layers,
+            mixed=each.mixed,
+            tuning=each.tuning,
+            comparison=compare(truth, answers, labels),
+            fidelity=fidelity(truth, answers, labels),
+            verdict=judge(truth, compact, edges[precision].argmax(axis=1), labels=labels, gates=gates),
+            old_runtime=None,
+        )
+    return models
 
 
 def _check_run(run: TrainedRun, reporter: Reporter) -> None:
@@ -380,16 +373,25 @@ def _edges(run: TrainedRun, draft: Bundle, reporter: Reporter) -> dict[Precision
     return probabilities
 
 
-def _in_old_runtime(
-    run: TrainedRun, content: bytes, precision: Precision, python: Path | None, reporter: Reporter
-) -> OldRuntimeResult | None:
-    if python is None:
-        return None
+def _asked_in_old_runtime(
+    run: TrainedRun,
+    models: Mapping[Precision, EdgeModel],
+    contents: Mapping[Precision, bytes],
+    python: Path,
+    reporter: Reporter,
+) -> dict[Precision, EdgeModel]:
+    """The same, with what the old runtime says of some held-out photos."""
     held_out = run.dataset.held_out
     photos = held_out[:: -(-len(held_out) // MAX_COMPARED)]
     pixels = PreparedPhotos(photos, run.preprocessing)[:]
-    with reporter.progress(f"{precision} model in {OLD_RUNTIME}", len(photos)) as advance:
-        return compared(content, pixels, preprocessing=run.preprocessing, python=python, advance=advance)
+    asked = {}
+    for precision, model in models.items():
+        with reporter.progress(f"{precision} model in {OLD_RUNTIME}", len(photos)) as advance:
+            result = compared(
+                contents[precision], pixels, preprocessing=run.preprocessing, python=python, advance=advance
+            )
+        asked[precision] = replace(model, old_runtime=result)
+    return asked
 
 
 def _truth(run: TrainedRun) -> NDArray[np.int64]:
