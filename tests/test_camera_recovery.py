@@ -145,6 +145,21 @@ def test_nothing_but_broken_pictures_is_a_loss() -> None:
     assert camera.unreadable > 0
 
 
+def test_a_stream_that_brings_broken_pictures_for_a_while_is_not_lost() -> None:
+    broken_until_s: list[float] = []
+
+    def broken() -> Picture:
+        broken_until_s[:] = broken_until_s or [time.monotonic() + recovery.SHORTEST_STALL_S + 0.5]
+        time.sleep(0.01)
+        return Picture(None, time.monotonic(), broken=1) if time.monotonic() < broken_until_s[0] else shows(20)()
+
+    with closing(stream(Scripted(shows(10), shows(10), *[broken] * 1000))) as camera:
+        frames = camera.frames(lambda: False)
+        while levels(frames, 1) != [20]:
+            pass
+    assert not camera.restarts
+
+
 def test_a_fault_of_our_own_in_the_thread_is_not_hidden() -> None:
     def stumble() -> Picture:
         raise ZeroDivisionError

@@ -12,13 +12,20 @@ import threading
 import time
 from collections.abc import Callable
 from contextlib import closing
+from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
+from benchmarks.flaky_cameras import FlakyRtspCamera
 from edgebcnn.camera.source import open_source
+from tests.broker import free_port
+from tests.tiny_bundle import COLOURS_BGR
 
 PYTHON = "/usr/bin/python3"  # GStreamer's bindings are the system's
+MAX_NOISE = 40.0  # of a block's mean; whole pictures stay below 20
 BACK_WITHIN_S = 10.0  # 3 s where no other job wants the processor
 
 
@@ -47,6 +54,26 @@ class Meanwhile:
         time.sleep(self._seconds)
         self._act()
         self.done_s = time.monotonic()
+
+
+def damage(image_bgr: NDArray[np.uint8]) -> float:
+    """How far the block that is least red is from red."""
+    height_px, width_px = (side - side % 8 for side in image_bgr.shape[:2])
+    blocks = image_bgr[:height_px, :width_px].reshape(height_px // 8, 8, width_px // 8, 8, 3).mean((1, 3))
+    return float(np.abs(blocks - COLOURS_BGR["Red"]).max())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not find_spec("av"), reason="needs PyAV")
+def test_pictures_that_a_lossy_network_damaged_are_counted_and_not_given() -> None:
+    served(free_port()).kill()  # skips where there is no GStreamer
+    camera = FlakyRtspCamera()
+    with camera.filming(), closing(open_source(camera.address)) as source:
+        camera.mode = "holes"
+        end_s = time.monotonic() + 15
+        worst = max(damage(frame.image_bgr) for frame in source.frames(lambda: time.monotonic() > end_s))
+    assert source.unreadable > 100
+    assert worst < MAX_NOISE
 
 
 @pytest.mark.slow

@@ -38,6 +38,7 @@ def test_the_soaks_own_checks_can_fail() -> None:
 @pytest.mark.skipif(not MOSQUITTO, reason="needs a broker: sudo apt install mosquitto")
 def test_a_minute_of_faults_costs_no_crash_no_false_product_and_no_event(tmp_path: Path, camera: str) -> None:
     if camera == "rtsp":
+        pytest.importorskip("av", reason="OpenCV gives damaged pictures as whole ones: pip install 'edgebcnn[rtsp]'")
         server = served(free_port())  # skips where there is no GStreamer
         server.kill()
         server.communicate()

@@ -16,6 +16,8 @@ import os
 import queue
 import threading
 import time
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import cast
 
 import av
@@ -36,14 +38,24 @@ RTSP_OPTIONS = {
     "probesize": "32",
     "analyzeduration": "0",
 }
+MAX_WAITING = 100  # packets, one for each picture: a slow decoder must not fill the memory
 LOST_PACKETS = "RTP: missed"
 LOST_PICTURES = "Frame num gap"
+
+
+@dataclass(frozen=True)
+class _Received:
+    """The coded picture, when it was here, and whether something is missing in it or before it."""
+
+    packet: av.Packet[av.VideoStream]
+    arrived_s: float
+    is_damaged: bool
 
 
 class WholeVideo:
     """A stream that FFmpeg reads, without the pictures that are damaged or drawn on top of damaged ones.
 
-    A thread receives and decodes, so that a read that waits can be aborted.
+    A thread receives, so that a read that waits can be aborted, and a slow decoder does not make old pictures look new.
 
     Args:
         address: What FFmpeg can open.
@@ -62,7 +74,7 @@ class WholeVideo:
         self._decoder = _new_decoder(self._video)
         self._awaits_key = True
         self._is_damaged = self._distrusts_key = _tells(log, LOST_PACKETS)  # the first pictures came while it opened
-        self._received: queue.SimpleQueue[Picture | BaseException] = queue.SimpleQueue()
+        self._received: queue.Queue[_Received | BaseException] = queue.Queue(MAX_WAITING)
         self._over = threading.Event()
         self._receiver = threading.Thread(target=self._receive, name="receiving a video", daemon=True)
         self._receiver.start()
@@ -72,12 +84,13 @@ class WholeVideo:
         received = self._received.get()
         if isinstance(received, BaseException):
             raise received
-        return received
+        return self._judged(received)
 
     def abort(self) -> None:
         """Ends a read that waits."""
         self._over.set()
-        self._received.put(CameraError("is aborted"))
+        with suppress(queue.Full):  # nobody waits
+            self._received.put_nowait(CameraError("is aborted"))
 
     def release(self) -> None:
         """Closes the connection."""
@@ -92,17 +105,23 @@ class WholeVideo:
                     packet = next(packets)
                 if not packet.size:  # the last, which only flushes
                     raise CameraError("stopped giving frames")
-                self._received.put(self._judged(packet, is_damaged=packet.is_corrupt or _tells(log, LOST_PACKETS)))
+                is_damaged = packet.is_corrupt or _tells(log, LOST_PACKETS)
+                self._hand_over(_Received(packet, time.monotonic(), is_damaged))
         except av.error.FFmpegError:
-            self._received.put(CameraError("stopped giving frames"))
+            self._hand_over(CameraError("stopped giving frames"))
         except BaseException as error:  # raised again where the source is read
-            self._received.put(error)
+            self._hand_over(error)
         finally:
             self._container.close()
 
-    def _judged(self, packet: av.Packet[av.VideoStream], *, is_damaged: bool) -> Picture:
-        arrived_s = time.monotonic()
-        if is_damaged:
+    def _hand_over(self, received: _Received | BaseException) -> None:
+        while not self._over.is_set():
+            with suppress(queue.Full):
+                return self._received.put(received, timeout=RELEASE_TIMEOUT_S / 2)
+
+    def _judged(self, received: _Received) -> Picture:
+        packet, arrived_s = received.packet, received.arrived_s
+        if received.is_damaged:
             self._note_damage()
         elif self._awaits_key and packet.is_keyframe:
             self._decoder = _new_decoder(self._video)  # one that concealed damage does not decode quite exactly again
