@@ -33,7 +33,10 @@ def main(port: str, pictures: str | None = None) -> None:
     server.set_service(port)
     factory = GstRtspServer.RTSPMediaFactory()
     factory.set_launch(PIPELINE.format(PICTURES.format(pictures) if pictures else BALL))
-    factory.set_shared(True)
+    # A client that hangs up while its pipeline starts leaves it half-started: for 20 s, whoever shares the pipeline, or
+    # the thread that waits for it, gets no answer. So each client has its own of both.
+    factory.set_shared(False)
+    server.get_thread_pool().set_max_threads(-1)
     server.get_mount_points().add_factory("/shelf", factory)
     server.attach(None)
     print("ready", flush=True)
