@@ -273,7 +273,7 @@ def test_a_stream_is_watched_at_its_pace(shelf: Path, tmp_path: Path) -> None:
     assert [(slot["slot"], slot["state"]) for slot in summary["slots"]] == [("A1", "right")]
     assert 8 <= summary["classified"] < 70, "20 a second until it has settled, and 5 a second then"
     assert summary["dropped"] > 0
-    assert summary["slot_invokes"] == 4
+    assert 4 <= summary["slot_invokes"] <= 6, "four votes settle it, and a slow machine may add one; never one a frame"
 
 
 # ---- flags
