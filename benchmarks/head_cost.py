@@ -12,11 +12,12 @@ two conversions, or refuses the whole; either is said under the table. A tail's 
 which is an op more than in an export.
 
 Multiply-adds, of maps of M and N channels at L locations, rank d, class rank r and k products (elementwise functions
-and sums alone are not counted; M = N of one stream, which `lrbc` and `gap` take once):
+and sums alone are not counted; M = N of one stream, which `quadratic`, `lrbc` and `gap` take once):
 
     outer          L·M·N + M·N·k
     hadamard       L·d·(M + N) + L·d + d·k
-    maclaurin      the same
+    quadratic      L·d·M, of two streams L·d·(M + N), + L·d + d·k
+    maclaurin      as hadamard
     tensor_sketch  L·d·(M + N) + 2·L·F + 2·L·d + 2·F + d·k
     lrbc           L·d·(M + N) + L·d·k·r + L·k·r + k·r·k
     gap            (M + N)·k
@@ -158,6 +159,7 @@ def multiply_adds(of_head: Architecture, locations: int, channels: Sequence[int]
     counts = {
         "outer": locations * m * n + m * n * k,
         "hadamard": projected + locations * d + d * k,
+        "quadratic": locations * d * joined + locations * d + d * k,
         "maclaurin": projected + locations * d + d * k,
         "tensor_sketch": projected + 2 * locations * fft + 2 * locations * d + 2 * fft + d * k,
         "lrbc": locations * d * joined + locations * d * k * r + locations * k * r + k * r * k,

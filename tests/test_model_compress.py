@@ -86,6 +86,22 @@ def test_at_full_rank_the_logits_are_those_of_the_outer_products_linear_classifi
     np.testing.assert_allclose(own, linear, atol=1e-3)  # float32: large terms of both signs cancel
 
 
+@pytest.mark.parametrize("streams", ["small", "custom,small"])
+def test_squares_answer_what_products_of_half_the_rank_answer(streams: str) -> None:
+    keras.utils.set_random_seed(8)
+    shape: dict[str, Any] = {"streams": streams, "classes": CLASSES, "tail": "l2"}
+    full = build(Architecture(pooling="outer", **{**shape, "tail": "sqrt"}))
+    products = build(Architecture(pooling="hadamard", rank=24, **shape))
+    of_squares = build(Architecture(pooling="quadratic", rank=48, **shape))
+    descriptors = []
+    for compact in (products, of_squares):
+        start_from_full(full, compact)
+        pooled = keras.Model(compact.model.input, compact.model.get_layer("tail_norm").input)
+        pictures = np.random.default_rng(8).standard_normal((5, 64, 64, 3)).astype(np.float32)
+        descriptors.append(np.asarray(pooled(pictures)) @ compact.model.get_layer("logits").get_weights()[0])
+    np.testing.assert_allclose(descriptors[1], descriptors[0], rtol=1e-3, atol=1e-4 * np.abs(descriptors[0]).max())
+
+
 def test_unequal_streams_are_factorized_as_they_are_aligned() -> None:
     keras.utils.set_random_seed(7)
     shape: dict[str, Any] = {"streams": "custom,small", "classes": CLASSES}

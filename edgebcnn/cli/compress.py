@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgebcnn.report.ranks import CompressResult
     from edgebcnn.train.compress import CompressChoices
 
-_POOLINGS = ("hadamard", "lrbc", "maclaurin", "tensor_sketch", "gap")
+_POOLINGS = ("hadamard", "quadratic", "lrbc", "maclaurin", "tensor_sketch", "gap")
 
 
 def _ranks(_context: click.Context, _parameter: click.Parameter, text: str | None) -> list[int] | None:

@@ -10,14 +10,16 @@ Separate copies are for streams that start from different weights.
 The full model pools by the outer product; the compact one replaces it by one of the forms in `edgebcnn.model.heads`:
 
     hadamard       project_u, project_v ─ mean of products ─ tail ─ classifier     all learned
-    maclaurin      the same                                                        projections drawn, frozen
+    quadratic      project ─ mean of squares ─ tail ─ classifier                   the same with U = V, at half the cost
+    maclaurin      as hadamard                                                     projections drawn, frozen
     tensor_sketch  two count sketches ─ mean of convolutions ─ tail ─ classifier   hashes drawn, frozen
     lrbc           project ─ factors ─ mean of squares ─ signed sums               a quadratic form for each product
     gap            mean ─ classifier                                               no second order, for reference
 
-Of two streams, `gap` takes the means of both, and `lrbc` quadratic forms of both maps side by side. Nothing is lost:
-uᵀa · vᵀb = ¼ (uᵀa + vᵀb)² - ¼ (uᵀa - vᵀb)², so every bilinear form of rank r/2 is among them, a positive and a negative
-square for each of its terms.
+Of two streams, `gap` takes the means of both, and `quadratic` and `lrbc` square sums of both projections. Nothing is
+lost: uᵀa · vᵀb = ¼ (uᵀa + vᵀb)² - ¼ (uᵀa - vᵀb)², so every bilinear form of rank r/2 is among those of r squares, a
+positive and a negative one for each of its terms. `quadratic` of rank 2d thus holds `hadamard` of rank d, in as many
+parameters of the projections.
 """
 
 from __future__ import annotations
@@ -170,8 +172,8 @@ def folded(bcnn: Bcnn, *, height_px: int, width_px: int) -> Any:
     """The same function with the tail's batch normalisation folded away where a projection can take it, for export.
 
     γ/σ goes into the rows of U, so that every channel of the pooled descriptor has the same range and int8 serves all
-    of them; what is left, β - μ·γ/σ, is one addition. Exact in real arithmetic. A sketch has no such rows: its
-    normalisation stays.
+    of them; what is left, β - μ·γ/σ, is one addition. A square takes the root of |γ/σ|, and the classifier its sign,
+    since tanh is odd. Exact in real arithmetic. A sketch has no such rows: its normalisation stays.
 
     Returns:
         Keras model, `(n, height_px, width_px, 3)` image to logits.
@@ -181,18 +183,27 @@ def folded(bcnn: Bcnn, *, height_px: int, width_px: int) -> Any:
     maps, _ = align(image, build_streams(architecture.streams, image, shared=architecture.shares_weights))
     fold = architecture.tail == "tanh" and architecture.pooling in _PROJECTED
     model = keras.Model(image, _head(architecture, maps, fold=fold), name=bcnn.model.name)
-    replaced = _folded_weights(bcnn.model) if fold else {}
+    replaced = _folded_weights(bcnn) if fold else {}
     for layer in model.layers:
         layer.set_weights(replaced.get(layer.name) or bcnn.model.get_layer(layer.name).get_weights())
     return model
 
 
-def _folded_weights(trained: Any) -> dict[str, list[Any]]:
-    normalization = trained.get_layer("tail_BN")
-    gamma, beta, mean, variance = normalization.get_weights()
-    scale = gamma / np.sqrt(variance + normalization.epsilon)
-    (kernel,) = trained.get_layer("project_u").get_weights()
-    return {"project_u": [kernel * scale], "tail_BN": [beta - mean * scale]}
+def _folded_weights(bcnn: Bcnn) -> dict[str, list[Any]]:
+    weights = {layer.name: layer.get_weights() for layer in bcnn.model.layers}
+    gamma, beta, mean, variance = weights["tail_BN"]
+    scale = gamma / np.sqrt(variance + bcnn.model.get_layer("tail_BN").epsilon)
+    shift = beta - mean * scale
+    if bcnn.architecture.pooling != "quadratic":
+        return {"project_u": [weights["project_u"][0] * scale], "tail_BN": [shift]}
+    sign = np.where(scale < 0, -1.0, 1.0)
+    projections = [name for name in _SQUARED if weights.get(name)]
+    kernel, bias = weights["logits"]
+    return {
+        **{name: [weights[name][0] * np.sqrt(np.abs(scale))] for name in projections},
+        "tail_BN": [shift * sign],
+        "logits": [kernel * sign[:, np.newaxis], bias],
+    }
 
 
 def _check_rank(architecture: Architecture, channels: Sequence[int]) -> None:
@@ -238,6 +249,10 @@ def _hadamard(architecture: Architecture, maps: Sequence[Any]) -> Any:
     return HadamardProduct(name="hadamard_product")([u(maps[0]), v(maps[-1])])
 
 
+def _quadratic(architecture: Architecture, maps: Sequence[Any]) -> Any:
+    return MeanSquare(name="mean_square")(_shared_projection(architecture, maps))
+
+
 def _maclaurin(architecture: Architecture, maps: Sequence[Any]) -> Any:
     u, v = (
         _projection(architecture.rank, f"project_{side}", RandomSigns([architecture.seed, number]), trainable=False)
@@ -262,7 +277,7 @@ def _lrbc(architecture: Architecture, maps: Sequence[Any]) -> Any:
 def _shared_projection(architecture: Architecture, maps: Sequence[Any]) -> Any:
     """One projection of the maps side by side, as a sum of theirs: joined first, int8 would give both one range."""
     channels = sum(each.shape[-1] for each in maps)
-    names = ["project"] if len(maps) == 1 else ["project_a", "project_b"]
+    names = _SQUARED[:1] if len(maps) == 1 else _SQUARED[1:]
     parts = []
     for name, each in zip(names, maps, strict=True):
         unit = keras.initializers.VarianceScaling(each.shape[-1] / channels, "fan_in", "untruncated_normal")
@@ -286,11 +301,15 @@ def _projection(size: int | None, name: str, initializer: Any = "glorot_uniform"
 _POOL: dict[Pooling, Callable[[Architecture, Sequence[Any]], Any]] = {
     "outer": _outer,
     "hadamard": _hadamard,
+    "quadratic": _quadratic,
     "lrbc": _lrbc,
     "maclaurin": _maclaurin,
     "tensor_sketch": _tensor_sketch,
     "gap": _gap,
 }
 
-_PROJECTED = ("hadamard", "maclaurin")
-"""Poolings whose channels each come from one row of `project_u`, which can take a factor of theirs."""
+_PROJECTED = ("hadamard", "quadratic", "maclaurin")
+"""Poolings whose channels each come from one row of a projection, which can take a factor of theirs."""
+
+_SQUARED = ("project", "project_a", "project_b")
+"""Projections of `quadratic`: of one map, or of two."""

@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebcnn.model.bcnn import DESCRIPTOR_LENGTH, Bcnn
-from edgebcnn.model.factorize import Array, combine, combine_buckets, factorize, quadratic_forms
+from edgebcnn.model.factorize import Array, combine, combine_buckets, factorize, quadratic_forms, squares
 from edgebcnn.model.keras import keras
 from edgebcnn.progress import Advance
 
@@ -40,7 +40,7 @@ def start_from_full(full: Bcnn, compact: Bcnn, *, advance: Advance = lambda swee
     Args:
         full: A trained model with the outer product.
         compact: Its replacement, changed; `gap` takes the backbone alone.
-        advance: Called with 1 after each of `factorize.SWEEPS` sweeps, of `hadamard` pooling.
+        advance: Called with 1 after each of `factorize.SWEEPS` sweeps, of `hadamard` and `quadratic` pooling.
     """
     for part in ("prefix", "suffix"):
         if getattr(full, part) is not None:
@@ -63,6 +63,11 @@ def start_from_full(full: Bcnn, compact: Bcnn, *, advance: Advance = lambda swee
         layer("project_u").set_weights([factors.u[np.newaxis, np.newaxis]])
         layer("project_v").set_weights([factors.v[np.newaxis, np.newaxis]])
         p = factors.p
+    elif compact.architecture.pooling == "quadratic":
+        shared, p = squares(weights, _ranks(compact)[0], symmetric=symmetric, scales=scales, advance=advance)
+        parts = {"project": shared} if symmetric else _by_stream(shared, len(weights))
+        for name, kernel in parts.items():
+            layer(name).set_weights([kernel[np.newaxis, np.newaxis]])
     elif compact.architecture.pooling == "maclaurin":
         u, v = (np.asarray(layer(f"project_{side}").get_weights()[0][0, 0], np.float64) for side in "uv")
         p = combine(weights, u, v, symmetric=symmetric)

@@ -6,6 +6,7 @@ Every form here writes all of them by few vectors, so that X need not be formed:
 | function          | Wₖ ≈                                                 | layers it is for                   |
 |-------------------|------------------------------------------------------|------------------------------------|
 | `factorize`       | Σⱼ pⱼₖ uⱼ vⱼᵀ                                        | Hadamard product, classifier       |
+| `squares`         | Σⱼ pⱼₖ uⱼ uⱼᵀ                                        | projection, mean squares           |
 | `combine`         | the same, with u and v given                         | Random Maclaurin, classifier       |
 | `combine_buckets` | Σⱼ pⱼₖ Sⱼ, with Sⱼ the signed entries of a bucket    | Tensor Sketch, classifier          |
 | `quadratic_forms` | F (Gₖ₊Gₖ₊ᵀ - Gₖ₋Gₖ₋ᵀ) Fᵀ, with F for all products    | projection, factors, signed sums   |
@@ -96,6 +97,36 @@ def factorize(
         p=p * (sizes_u * sizes_v)[:, np.newaxis],
         error=error,
     )
+
+
+def squares(
+    weights: NDArray[np.floating],
+    rank: int,
+    *,
+    symmetric: bool,
+    scales: tuple[Array, Array] | None = None,
+    advance: Advance = lambda sweeps: None,
+) -> tuple[Array, Array]:
+    """Writes the forms of all products by squares alone: Wₖ ≈ Σⱼ pⱼₖ uⱼ uⱼᵀ.
+
+    Each term p u vᵀ of `factorize` is p·¼ (u + v)(u + v)ᵀ - p·¼ (u - v)(u - v)ᵀ, to a symmetric X; of unequal streams,
+    which are taken side by side, (uᵀa + vᵀb)²/4 - (uᵀa - vᵀb)²/4. So nothing is lost against it at half the rank.
+
+    Args:
+        weights: `(M, N, K)`.
+        rank: Number of squares d, even.
+        symmetric: Whether X is symmetric; M = N then.
+        scales: As for `factorize`.
+        advance: As for `factorize`.
+
+    Returns:
+        All u, `(M, d)` or for unequal streams `(M + N, d)`, and p, `(d, K)`.
+    """
+    terms = factorize(weights, rank // 2, symmetric=symmetric, scales=scales, advance=advance)
+    u, v = terms.u, terms.v
+    if not symmetric:
+        u, v = np.pad(u, ((0, len(v)), (0, 0))), np.pad(v, ((len(u), 0), (0, 0)))
+    return np.concatenate([u + v, u - v], axis=1) / 2, np.concatenate([terms.p, -terms.p])
 
 
 def combine(weights: NDArray[np.floating], u: Array, v: Array, *, symmetric: bool) -> Array:

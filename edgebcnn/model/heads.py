@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-CompactPooling = Literal["hadamard", "lrbc", "maclaurin", "tensor_sketch", "gap"]
+CompactPooling = Literal["hadamard", "quadratic", "lrbc", "maclaurin", "tensor_sketch", "gap"]
 Pooling = Literal["outer", CompactPooling]
 Tail = Literal["tanh", "sqrt", "l2", "none"]
 
@@ -26,6 +26,7 @@ class Head:
 HEADS: dict[Pooling, Head] = {
     "outer": Head(tails=("sqrt",)),
     "hadamard": Head(tails=("tanh", "sqrt", "l2"), rank=512),
+    "quadratic": Head(tails=("tanh", "sqrt", "l2"), rank=1024),
     "lrbc": Head(tails=("none",), rank=100),
     "maclaurin": Head(tails=("tanh", "sqrt", "l2"), rank=2048),
     "tensor_sketch": Head(tails=("tanh", "sqrt", "l2"), rank=2048),
@@ -44,5 +45,7 @@ def check(pooling: Pooling, rank: int | None, tail: Tail | None) -> None:
         raise ValueError(f"{pooling} pooling has no rank: leave it out")
     if rank is not None and pooling == "tensor_sketch" and (rank < 2 or rank & (rank - 1)):
         raise ValueError(f"tensor_sketch takes a rank that is a power of two, as the FFT of TFLite does, not {rank}")
+    if rank is not None and pooling == "quadratic" and rank % 2:
+        raise ValueError(f"quadratic takes an even rank, for as many positive squares as negative ones, not {rank}")
     if tail is not None and tail not in head.tails:
         raise ValueError(f"{pooling} pooling takes no {tail} tail: leave it out")
