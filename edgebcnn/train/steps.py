@@ -217,7 +217,7 @@ class _Training:
             self._load("compact", compact)
             return
         assert maps.teacher is not None, "the full model has been asked"
-        sweeps = SWEEPS if self._config.pooling == "hadamard" else 0
+        sweeps = SWEEPS if self._config.pooling in ("hadamard", "quadratic") else 0
         with self._bar("factorizing the full model's classifier", sweeps) as advance:
             start_from_full(full, compact, advance=advance)
         settle(compact, maps.inputs, maps.teacher)
