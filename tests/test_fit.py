@@ -308,3 +308,27 @@ def test_where_validation_has_a_teacher_coming_closer_to_it_is_what_counts(tmp_p
     fitting.fit(Examples(train.inputs, np.full(48, -1), of_others), taught)
     assert fitting.reports[-1].val_loss < 0.5 * fitting.reports[0].val_loss
     assert fitting.right(validation) < 0.2  # by its labels, the weights before the first epoch were better
+
+
+@pytest.mark.parametrize("batch_statistics", [True, False])
+def test_batch_statistics_replace_the_stored_ones_within_a_short_stage_and_stored_ones_stay(
+    batch_statistics: bool, tmp_path: Path
+) -> None:
+    bcnn = network()
+    first = bcnn.suffix.get_layer("small_1_BN")
+    first.momentum = 0.999  # as published backbones have it
+    pictures = Examples(np.random.default_rng(3).integers(100, 256, (24, 32, 32, 3), np.uint8), np.arange(24) % CLASSES)
+    to_first = keras.Model(bcnn.suffix.input, first.input)
+    seen = np.mean(to_first(pictures.inputs / np.float32(127.5) - 1), axis=(0, 1, 2))
+    before = np.array(first.moving_mean)
+    Stage(
+        "full/finetune",
+        backbone=bcnn.suffix,
+        head=bcnn.head,
+        config=CONFIG,
+        stage=StageConfig(epochs=10, head_rate=1e-9, backbone_rate=1e-9),
+        counts=np.full(CLASSES, 8),
+        batch_statistics=batch_statistics,
+    ).fit(pictures, None, checkpoint=tmp_path / "checkpoint.npz", advance=lambda rows: None, on_epoch=lambda row: None)
+    left = np.linalg.norm(first.moving_mean - seen) / np.linalg.norm(before - seen)
+    assert left == pytest.approx(0.98**30 if batch_statistics else 1.0, abs=0.01)  # 30 batches

@@ -138,6 +138,11 @@ def folder_name(_context: click.Context, _parameter: click.Parameter, name: str 
     ),
     click.option("--warmup", default=0.08, help="Share of a stage in which the rates rise to their peak."),
     click.option(
+        "--batch-statistics/--stored-statistics",
+        default=False,
+        help="Whether fine-tuning normalises by each batch, or as the pretrained backbone came.",
+    ),
+    click.option(
         "--averaging", default=0.0, help="Decay of the moving average of the weights that is kept; 0 for none."
     ),
     click.option("--batch-size", default=32, help="Photos in a step."),

@@ -61,6 +61,8 @@ class TrainConfig(BaseModel):
         fit_on: `train` keeps val to choose epochs and rates by. `train+val` is for a last fit, all choices made:
             it learns from both, runs all epochs, and keeps the last weights.
         schedule: After the warm-up, `cosine` falls to zero by the stage's end, `plateau` stays until validation stalls.
+        batch_statistics: Whether fine-tuning normalises by each batch's own mean and variance, rather than by those
+            that a pretrained backbone came with. Training from nothing always does.
         averaging: Decay of the exponential moving average of the weights that is kept as the model; 0 averages none.
         batch_size: Photos in a step.
         label_smoothing: Share of the label's probability that is spread over all products.
@@ -104,6 +106,7 @@ class TrainConfig(BaseModel):
     compact_finetune: StageConfig = StageConfig(epochs=10, head_rate=1e-3, backbone_rate=5e-4)
     fit_on: FitOn = "train"
     schedule: Schedule = "cosine"
+    batch_statistics: bool = False
     averaging: float = Field(default=0.0, ge=0, lt=1)
     batch_size: int = Field(default=32, ge=2)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)

@@ -24,6 +24,9 @@ from edgebcnn.train.objective import Objective, draw_mask, mixed
 
 RATE_CUT = 0.5
 
+BATCH_MOMENTUM = 0.98
+"""Of the moving statistics of batch normalisation: the last fifty batches count."""
+
 
 @dataclass(frozen=True)
 class Examples:
@@ -86,8 +89,8 @@ class Stage:
         config: The run's choices.
         stage: This stage's choices.
         counts: `(k,)` photos of each product in train.
-        batch_statistics: Whether the backbone normalises by the batch (training from nothing) or by its stored
-            statistics (fine-tuning: a few hundred steps cannot estimate better ones).
+        batch_statistics: Whether the backbone normalises by the batch, and remembers what the last few batches had,
+            or by its stored statistics, which stay.
     """
 
     def __init__(
@@ -106,6 +109,8 @@ class Stage:
         self._config, self._stage = config, stage
         self._objective = Objective(config, counts)
         self._batch_statistics = batch_statistics
+        if backbone is not None and batch_statistics:
+            _forget_sooner(backbone)
         self._groups = [(head, stage.head_rate)] + ([(backbone, stage.backbone_rate)] if backbone is not None else [])
         self._optimizers = [_optimizer(config, stage, network) for network, _ in self._groups]
         self._variables = [variable for network, _ in self._groups for variable in network.weights]
@@ -321,6 +326,13 @@ def as_float(inputs: Any) -> Any:
     """Float32 input of a network: pictures scaled from 0-255 to [-1, 1], cached features as they are."""
     x = tf.cast(inputs, tf.float32)
     return x / 127.5 - 1.0 if inputs.dtype == tf.uint8 else x
+
+
+def _forget_sooner(backbone: Any) -> None:
+    """Published backbones remember a thousand batches; a stage may have fewer, and would be judged by another's."""
+    for layer in backbone.submodules:
+        if isinstance(layer, keras.layers.BatchNormalization):
+            layer.momentum = min(layer.momentum, BATCH_MOMENTUM)
 
 
 def _optimizer(config: TrainConfig, stage: StageConfig, network: Any) -> Any:

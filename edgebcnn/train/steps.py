@@ -268,7 +268,7 @@ class _Training:
             config=self._config,
             stage=choices,
             counts=np.bincount(class_ids(self._dataset.train), minlength=len(self._dataset.labels)),
-            batch_statistics=self._scratch,
+            batch_statistics=self._scratch or self._config.batch_statistics,
         )
         self._history.begin(role, stage)
         try:
