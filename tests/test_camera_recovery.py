@@ -112,6 +112,14 @@ def test_a_camera_that_hangs_in_its_driver_is_opened_again_and_its_late_frames_a
         assert list(camera.frames(lambda: camera._newest is None)) == []
 
 
+def test_a_stall_is_told_in_round_figures() -> None:
+    listener, connections = Listener(), iter([Scripted(shows(10)), Scripted(shows(20))])
+    patience = Patience(stall_timeout_s=1 / 3)
+    with closing(LiveStream("the camera", lambda _: next(connections), reporter=listener, patience=patience)) as camera:
+        assert levels(camera.frames(lambda: False), 2) == [10, 20]
+    assert listener.said[0].startswith("the camera gave no frame for 0.33 s: ")
+
+
 def test_a_loss_ends_the_run_when_its_budget_is_spent() -> None:
     began_s = time.monotonic()
     with (

@@ -54,6 +54,13 @@ def test_a_camera_is_listed_once_with_the_path_that_it_keeps(board: Path) -> Non
     assert take_inventory(board).cameras == (Camera("/dev/video0", "HD Webcam", str(stable)),)
 
 
+def test_a_camera_without_a_serial_number_is_known_by_its_socket(board: Path) -> None:
+    stable = board / "dev/v4l/by-path/platform-csi.0-video-index0"
+    stable.parent.mkdir()
+    (board / "dev/v4l/by-id/usb-HD_Webcam-video-index0").rename(stable)
+    assert take_inventory(board).cameras == (Camera("/dev/video0", "HD Webcam", str(stable)),)
+
+
 def test_a_delegate_library_is_found(board: Path) -> None:
     assert str(board / "usr/lib/libedgetpu.so.1") in take_inventory(board).delegates
 

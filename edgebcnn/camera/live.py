@@ -233,7 +233,7 @@ class _Reader(threading.Thread):
             limit_s = self._open_timeout_s + OPEN_SLACK_S
         elif now_s - self._whole_s > patience.stall_timeout_s >= silent_s:
             return f"gave no whole frame for {patience.stall_timeout_s:g} s"
-        return f"gave no frame for {limit_s:g} s" if silent_s > limit_s else None
+        return f"gave no frame for {limit_s:.2g} s" if silent_s > limit_s else None
 
     def retire(self) -> None:
         """Ends it as soon as it can; nothing that it still brings is taken."""

@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from edgebcnn.camera.devices import LINKS, lasting_path
 from edgebcnn.device.interpreter import find_package
 from edgebcnn.device.profile import RuntimeName
 from edgebcnn.device.runtime import usable_cores
@@ -161,9 +162,9 @@ def _delegates(root: Path) -> tuple[str, ...]:
 
 
 def _cameras(root: Path) -> tuple[Camera, ...]:
-    stable = {link.resolve().name: link for link in sorted((root / "dev/v4l/by-id").glob("*"))}
+    links = tuple(root / folder.relative_to("/") for folder in LINKS)
     return tuple(
-        Camera(f"/dev/{entry.name}", _read(entry / "name"), str(stable[entry.name]) if entry.name in stable else None)
+        Camera(f"/dev/{entry.name}", _read(entry / "name"), lasting_path(str(root / "dev" / entry.name), links=links))
         for entry in sorted((root / "sys/class/video4linux").glob("video*"))
         if _read(entry / "index") in ("", "0")  # further entries of one camera give metadata, not pictures
     )
