@@ -122,12 +122,13 @@ def test_multiply_adds_are_those_of_a_hand_count() -> None:
 def test_every_remedy_of_int8_is_measured_on_the_photos_of_a_run(shop: Path) -> None:
     document: Any = said(int8_remedies.main, shop / "runs" / "latest", "--qat-epochs", 1)
     rows: dict[str, Any] = {row["name"]: row for row in document}
-    assert len(rows) == 1 + len(int8_remedies.WAYS) + len(int8_remedies.FINE_TUNED)
+    assert len(rows) == 3 + len(int8_remedies.WAYS) + len(int8_remedies.FINE_TUNED)
     assert (
         rows["float32"]["agreement"]["successes"] == rows["float32"]["agreement"]["n"] == rows["mse"]["accuracy"]["n"]
     )
     assert rows["float32"]["distance"] == 0
-    assert all(0 < row["distance"] < 0.2 for name, row in rows.items() if name != "float32")
+    assert rows["float32, equalized"]["distance"] < 0.05
+    assert all(0 < row["distance"] < 0.2 for name, row in rows.items() if not name.startswith("float32"))
 
 
 def test_an_audit_is_held_against_every_frame_of_a_field_that_drifts(shop: Path) -> None:

@@ -64,12 +64,15 @@ def document(found: Fidelity, **more: Any) -> dict[str, Any]:
         {"name": "logits", "method": "mse", "low": -1.0, "high": 2.0, "clipped": 0.01, "sqnr_db": 30.0},
         {"name": "input", "method": "mse", "low": 0.0, "high": 1.0, "clipped": 0.0, "sqnr_db": None},
     ]
+    equalized = {"tensors": ["u", "v"], "between": "product", "lowest_factor": 0.5, "highest_factor": 4.0}
+    equalized |= {"unused_bits_before": 1.3, "unused_bits_after": 0.9}
     calibration = {
         "recipe": "balanced",
         "source": "train",
         "photos": [{"product": NAMES[0], "brightness": "dark", "photos": 3}],
         "notes": ["a note"],
         "tensors": tensors,
+        "equalized": [equalized],
         "stability": {"agreement": Proportion(120, 128).as_json(), "distance": 0.01, "photos": 3},
     }
     report = {"held_out": "test", "gate": {"outcome": "unclear", "accepted": False}, "models": {"int8": int8}}
@@ -198,6 +201,7 @@ def test_the_page_shows_every_figure_with_interval_and_n(html: str, found: Fidel
         "2.66 MB, 71 ops, all integer",
         "p50 1.50 ms, p95 2.25 ms, n=500, on a board",
         "Recipe balanced",
+        "u, vproduct0.5 to 41.300.90",
         "unclear",
     ):
         assert said in text

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -48,6 +48,12 @@ def _limit(flag: str, what: str, default: str) -> Callable[[click.decorators.FC]
     metavar="DIR",
     show_default="training photos of the run",
     help="Photos to calibrate int8 on, such as frames that the device captured; labels are not needed.",
+)
+@click.option(
+    "--equalization/--no-equalization",
+    default=None,
+    show_default="the recipe's, else off",
+    help="Scale the channels of int8, mixed and int16 models so that each fills the range that they share.",
 )
 @click.option(
     "--qat",
@@ -98,6 +104,7 @@ def command(
     float32: bool,
     recipe: str,
     calibration_photos: Path | None,
+    equalization: bool | None,
     qat: bool,
     qat_epochs: int | None,
     output: Path | None,
@@ -129,6 +136,8 @@ def command(
     precisions = [precision for precision, wanted in chosen.items() if wanted] or ["int8"]
     if int8_io and not {"int8", "mixed"} & set(precisions):
         raise click.UsageError("--int8-io is for the int8 model: add --int8")
+    if equalization and not {"int8", "mixed", "int16"} & set(precisions):
+        raise click.UsageError("--equalization is for the int8 model: add --int8")
     if qat and not {"int8", "mixed"} & set(precisions):
         raise click.UsageError("--qat is for the int8 model: add --int8")
     if qat_epochs is not None and not qat:
@@ -143,12 +152,15 @@ def command(
 
     run = open_run(run_path)
     found = load_recipe(recipe)
+    changes: dict[str, Any] = {"gates": found.gates.overridden(**limits)}
+    if equalization is not None:
+        changes["equalization"] = equalization
     try:
         result = export(
             run,
             output or run.path / "bundle",
             precisions=precisions,
-            recipe=found.model_copy(update={"gates": found.gates.overridden(**limits)}),
+            recipe=found.model_copy(update=changes),
             allow_float=allow_float,
             captured=calibration_photos,
             accept_drop=accept_drop,
@@ -184,8 +196,9 @@ def _print(result: ExportResult, *, as_json: bool) -> None:
     if result.report["gate"]["accepted"]:
         stdout.print("the refusal was accepted, as the bundle's report says")
     stdout.print(f"judged on the {result.held_out} photos")
-    if result.calibration is not None and result.calibration.stability is not None:
-        stdout.print(str(result.calibration.stability))
+    if result.calibration is not None:
+        for said in filter(None, (result.calibration.stability, result.calibration.equalization())):
+            stdout.print(str(said))
     stdout.print(f"bundle: {result.bundle.path}")
     stdout.print(f"report: {result.bundle.path / PAGE_NAME}")
     stdout.print(f"next:   {_next_command(result.bundle.path)}")

@@ -41,6 +41,7 @@ class Activation:
         is_input: Whether it is the image.
         seen: The values that it took.
         means: `(channels,)` float64, the mean of each of its channels.
+        reach: `(channels,)` float64, the largest |x| of each of its channels.
     """
 
     index: int
@@ -51,6 +52,7 @@ class Activation:
     is_input: bool
     seen: Histogram
     means: NDArray[np.float64]
+    reach: NDArray[np.float64]
 
     @property
     def names(self) -> tuple[str, str]:
@@ -84,7 +86,9 @@ def observe(
         for activation in activations:
             values = np.atleast_2d(interpreter.get_tensor(activation.index))
             activation.seen.add(values, _sample(values))
-            activation.means[:] += _rows(values).mean(axis=0, dtype=np.float64) / len(photos_u8)
+            rows = _rows(values)
+            activation.means[:] += rows.mean(axis=0, dtype=np.float64) / len(photos_u8)
+            np.maximum(activation.reach, np.maximum(rows.max(axis=0), -rows.min(axis=0)), out=activation.reach)
         advance(1)
     return activations
 
@@ -153,6 +157,7 @@ def _activations(model: Any) -> Iterator[Activation]:
             is_input=index in graph.inputs,
             seen=Histogram(),
             means=np.zeros([1, *graph.tensors[index].shape][-1]),
+            reach=np.zeros([1, *graph.tensors[index].shape][-1]),
         )
 
 

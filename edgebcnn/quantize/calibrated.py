@@ -54,6 +54,7 @@ class CalibratedModel:
             photos=tuple(zip(products, self.chosen.brightness, strict=True)),
             notes=self.chosen.notes,
             tensors=self.int8.tensors,
+            equalized=self.int8.equalized,
             stability=self.stability,
         )
 
@@ -133,7 +134,7 @@ def calibrated(
 
     def calibrated_on(photos: Sequence[Photo], description: str) -> Int8Model:
         pixels = PreparedPhotos(photos, preprocessing)[:]
-        with reporter.progress(description, len(photos)) as advance:
+        with reporter.progress(description, chosen.recipe.passes * len(photos)) as advance:
             return quantize(
                 source,
                 pixels,

@@ -1,6 +1,7 @@
 """How does a float model file become an int8 one, with the ranges that we chose?
 
     observe on photos ── choose a range for each tensor ── TensorFlow's quantizer ── correct the biases ── once more
+            └── scale the channels, where a recipe asks for it ── observe again
 
 TensorFlow's own converter does the same with min-max ranges and the biases as they are.
 """
@@ -24,8 +25,9 @@ from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.progress import Advance
 from edgebcnn.quantize.activations import Activation, annotated, observe, ranges_in_file
 from edgebcnn.quantize.bias import bias_corrected
+from edgebcnn.quantize.equalize import Equalized, equalized
 from edgebcnn.quantize.ranges import Int8Rules, Range, choose_range, share_clipped, sqnr_db
-from edgebcnn.report.calibration import TensorRange
+from edgebcnn.report.calibration import EqualizedGroup, TensorRange
 
 QuantizedIo = Literal["uint8", "int8"]
 
@@ -73,12 +75,16 @@ class Int8Model:
         tensors: What its ranges make of the values that were seen, in the order of computation.
         corrected: The float file with biases that make up for what rounding its weights adds.
         calibrated: What it was made of.
+        given: The file that was given and its means, for files that keep float between their ops; it has no ranges.
+        equalized: Groups of tensors whose channels were scaled for `calibrated`.
     """
 
     content: bytes
     tensors: tuple[TensorRange, ...]
     corrected: bytes
     calibrated: Calibrated
+    given: Calibrated
+    equalized: tuple[EqualizedGroup, ...] = ()
 
 
 def quantize(
@@ -96,30 +102,38 @@ def quantize(
     Args:
         float_tflite: Content of the file.
         calibration_u8: `(n, h, w, 3)` uint8 RGB photos, n ≥ 1.
-        rules: How ranges are chosen and whether biases are corrected. The image's range is that of all pixels, and
-            some ops fix theirs (tanh, softmax).
+        rules: How ranges are chosen, whether channels are equalized and biases corrected. The image's range is that of
+            all pixels, and some ops fix theirs (tanh, softmax).
         preprocessing: The model's.
         square_roots: Names of the layers that take a signed square root.
         io: What the file takes and gives.
-        advance: Called with 1 after each photo.
+        advance: Called with 1 after each photo, in each of `rules.passes`.
 
     Raises:
         DataError: the rules name a layer that the model lacks.
         QuantizationError: TensorFlow cannot quantize the file.
     """
-    try:
-        activations = observe(float_tflite, calibration_u8, preprocessing=preprocessing, advance=advance)
-    except RuntimeError as error:
-        raise refusal(str(error), "int8") from error
+
+    def observed(content: bytes) -> tuple[Activation, ...]:
+        try:
+            return observe(content, calibration_u8, preprocessing=preprocessing, advance=advance)
+        except RuntimeError as error:
+            raise refusal(str(error), "int8") from error
+
+    activations = observed(float_tflite)
     rules.check_layers(name for activation in activations for name in activation.names)
+    given, scaled = Calibrated(float_tflite, {}, _means(activations, rules)), Equalized(float_tflite, ())
+    if rules.equalization:
+        scaled = equalized(float_tflite, activations)
+        activations = observed(scaled.content)
     ranges = {
         activation.index: _pixels(preprocessing) if activation.is_input else _chosen(activation, rules, square_roots)
         for activation in activations
     }
-    means = {activation.index: activation.means for activation in activations} if rules.bias_correction else {}
-    calibrated = Calibrated(float_tflite, ranges, means)
+    calibrated = Calibrated(scaled.content, ranges, _means(activations, rules))
     content, corrected = calibrated.quantized(io)
-    return Int8Model(content, _tensors(content, activations, rules), corrected, calibrated)
+    tensors = _tensors(content, activations, rules)
+    return Int8Model(content, tensors, corrected, calibrated, given, scaled.groups)
 
 
 def refusal(message: str, precision: Precision) -> QuantizationError:
@@ -135,6 +149,10 @@ def refusal(message: str, precision: Precision) -> QuantizationError:
 def _pixels(preprocessing: Preprocessing) -> Range:
     low, high = ((pixel - preprocessing.mean) / preprocessing.std for pixel in (0, 255))
     return Range(low, high)
+
+
+def _means(activations: Sequence[Activation], rules: Int8Rules) -> dict[int, NDArray[np.float64]]:
+    return {activation.index: activation.means for activation in activations} if rules.bias_correction else {}
 
 
 def _chosen(activation: Activation, rules: Int8Rules, square_roots: Collection[str]) -> Range:

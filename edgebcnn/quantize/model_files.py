@@ -144,7 +144,7 @@ class Maker:
                 return source.quantized(self._io, wide=tensors_of(source.float_tflite, mixed))[0]
         if precision == "int16":
             return self._int16()
-        source = self._plain.int8.calibrated
+        source = self._plain.int8.given
         return with_corrected_biases(self._converted(precision), source.float_tflite, source.means)
 
     def _int16(self) -> bytes:

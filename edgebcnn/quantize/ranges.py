@@ -84,10 +84,17 @@ class Int8Rules(RangeChoice):
     Attributes:
         layers: Exceptions from the range method; the first that fits a layer counts.
         bias_correction: Whether biases make up for what rounding the weights adds.
+        equalization: Whether channels are scaled to fill the range that they share.
     """
 
     layers: Annotated[tuple[LayerRanges, ...], Field(strict=False)] = ()
     bias_correction: bool = True
+    equalization: bool = False
+
+    @property
+    def passes(self) -> int:
+        """How often the calibration photos go through the float model."""
+        return 2 if self.equalization else 1
 
     def of(self, names: Iterable[str]) -> RangeChoice:
         """The choice for a layer that has these names."""

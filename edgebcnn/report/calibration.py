@@ -5,12 +5,14 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from rich.box import SIMPLE_HEAD
 from rich.table import Table
 
 from edgebcnn.report.agreement import Proportion
+
+Between = Literal["linear", "relu6", "product", "square root"]
 
 BRIGHTNESS_BANDS = ("dark", "middling", "bright")
 """Terciles of the brightness of a product's photos."""
@@ -54,6 +56,27 @@ class TensorRange:
 
 
 @dataclass(frozen=True)
+class EqualizedGroup:
+    """Tensors whose channels were scaled together, by powers of two.
+
+    Attributes:
+        tensors: Their names, as those of `TensorRange`.
+        between: What lies between the layers before and after, which limits the factors.
+        lowest_factor: Of all channels.
+        highest_factor: Of all channels.
+        unused_bits_before: By how many powers of two a channel ends below the highest one of its tensor, mean of all.
+        unused_bits_after: The same of the scaled channels.
+    """
+
+    tensors: tuple[str, ...]
+    between: Between
+    lowest_factor: float
+    highest_factor: float
+    unused_bits_before: float
+    unused_bits_after: float
+
+
+@dataclass(frozen=True)
 class Stability:
     """How far apart two int8 models are that were calibrated on different photos.
 
@@ -93,6 +116,7 @@ class CalibrationReport:
         notes: What a user should know about the choice.
         tensors: The ranges, in the order of computation.
         stability: None where too few training photos were left to tell.
+        equalized: Tensors whose channels were scaled together, in the order of computation.
     """
 
     recipe: str
@@ -101,6 +125,20 @@ class CalibrationReport:
     notes: tuple[str, ...]
     tensors: tuple[TensorRange, ...]
     stability: Stability | None
+    equalized: tuple[EqualizedGroup, ...] = ()
+
+    def equalization(self) -> str | None:
+        """One line on what was equalized; None where nothing was."""
+        if not self.equalized:
+            return None
+        before, after = (
+            sum(getattr(group, name) for group in self.equalized) / len(self.equalized)
+            for name in ("unused_bits_before", "unused_bits_after")
+        )
+        return (
+            f"channels equalized in {len(self.equalized)} groups of tensors: on average a channel leaves {after:.2f} "
+            f"bits of its range unused, instead of {before:.2f}"
+        )
 
     def as_json(self) -> dict[str, Any]:
         """Everything, photos as counts."""
@@ -115,6 +153,7 @@ class CalibrationReport:
             ],
             "notes": list(self.notes),
             "tensors": [tensor.as_json() for tensor in self.tensors],
+            "equalized": [asdict(group) for group in self.equalized],
             "stability": None
             if stability is None
             else {
@@ -126,12 +165,13 @@ class CalibrationReport:
 
 
 def calibration_tables(report: CalibrationReport) -> list[Table]:
-    """The photos by product and brightness, then the range of each tensor.
+    """The photos by product and brightness, the range of each tensor, and what was equalized.
 
     Args:
         report: What to show.
     """
-    return [_photos_table(report), _ranges_table(report)]
+    tables = [_photos_table(report), _ranges_table(report)]
+    return [*tables, _equalized_table(report.equalized)] if report.equalized else tables
 
 
 def _photos_table(report: CalibrationReport) -> Table:
@@ -162,4 +202,20 @@ def _ranges_table(report: CalibrationReport) -> Table:
         cells = [tensor.name, *(f"{value:.2g}" for value in values)]
         cells += [f"{100 * tensor.clipped:.2f}", f"{tensor.sqnr_db:.1f}"]
         table.add_row(*cells, *([tensor.method] if len(methods) > 1 else []))
+    return table
+
+
+def _equalized_table(groups: tuple[EqualizedGroup, ...]) -> Table:
+    table = Table(
+        title="Tensors whose channels were scaled together; bits that a channel leaves unused, on average",
+        box=SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("tensors", overflow="fold", min_width=20)
+    for column in ("between", "factors", "unused bits", "now"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for group in groups:
+        factors = f"{group.lowest_factor:g} to {group.highest_factor:g}"
+        bits = (f"{group.unused_bits_before:.2f}", f"{group.unused_bits_after:.2f}")
+        table.add_row(", ".join(group.tensors), group.between, factors, *bits)
     return table
