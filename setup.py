@@ -86,7 +86,7 @@ setup(
         "edgebcnn.field": ["*.html", "*.js"],
         "edgebcnn.report": ["*.j2"],
         "edgebcnn.train": ["*.j2"],
-        "edgebcnn.web": ["page.*"],
+        "edgebcnn.web": ["*.css", "*.html", "*.js"],
         "edgebcnn._calibration": ["*.toml", "*.md"],
         "edgebcnn._devices": ["*.toml", "*.md", "*.service"],
     },

@@ -2,7 +2,8 @@
 
     EdgebcnnError                1   any failure that we foresaw
     ├── DataError                3   photos, labels or list files that cannot be used
-    │   └── UnreadablePhotoError     one photo that is broken or truncated
+    │   ├── UnreadablePhotoError     one photo that is broken or truncated
+    │   └── SlotsError               a field of a slots file that cannot be
     ├── RunError                 4   a run folder that is missing, unfinished or of another version
     ├── BundleError              5   a bundle that is missing, changed or of another version
     ├── QuantizationError        6   an export that would not be what it says (a float op)
@@ -23,6 +24,7 @@ to do next.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 
@@ -44,6 +46,15 @@ class UnreadablePhotoError(DataError):
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path}: {reason}")
         self.path = path
+        self.reason = reason
+
+
+class SlotsError(DataError):
+    """A field of a slots file that cannot be; `place` has its keys and list indices, `reason` what is wrong there."""
+
+    def __init__(self, sentence: str, *, place: Sequence[str | int], reason: str) -> None:
+        super().__init__(sentence)
+        self.place = tuple(place)
         self.reason = reason
 
 

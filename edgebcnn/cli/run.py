@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import sys
 from collections.abc import Sequence
 from contextlib import closing
@@ -20,6 +19,7 @@ from edgebcnn.cli.health_flags import health_flags
 from edgebcnn.cli.shelf_flags import SERVES as SHELF_SERVES
 from edgebcnn.cli.shelf_flags import ShelfChoices, shelf_flags
 from edgebcnn.cli.sink_flags import PATH, sink_flags
+from edgebcnn.cli.view_flags import ViewChoices, view_flags
 from edgebcnn.cli.web_flags import SERVES as WEB_SERVES
 from edgebcnn.cli.web_flags import WebChoices, web_flags
 
@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from edgebcnn.bundle import Precision
     from edgebcnn.camera.quality import Limits
     from edgebcnn.camera.summary import Summary
-    from edgebcnn.camera.view import View
     from edgebcnn.field.sampler import SampleCounts
     from edgebcnn.shelf.watch import ShelfWatch
     from edgebcnn.sinks.choices import SinkChoices
@@ -63,15 +62,6 @@ def _number(_context: click.Context, _parameter: click.Parameter, value: float |
     return value
 
 
-def _size(_context: click.Context, _parameter: click.Parameter, value: str | None) -> tuple[int, int] | None:
-    if value is None:
-        return None
-    size = re.fullmatch(r"([1-9]\d{1,4})x([1-9]\d{1,4})", value)
-    if size is None:
-        raise click.BadParameter(f"{value!r} is not WIDTHxHEIGHT in pixels, such as 1280x720")
-    return int(size[1]), int(size[2])
-
-
 @click.command(epilog="Ctrl-C or SIGTERM finishes the frame and prints the summary; a second Ctrl-C ends at once.")
 @click.option(
     "--camera",
@@ -80,13 +70,7 @@ def _size(_context: click.Context, _parameter: click.Parameter, value: str | Non
     metavar="SOURCE",
     help="Index, device, video file, folder or pattern of photos, or an http(s) MJPEG or RTSP address.",
 )
-@click.option("--size", callback=_size, metavar="WxH", help="Size in which a camera shall film.")
-@click.option(
-    "--rate", type=click.FloatRange(min=0, min_open=True), callback=_number, help="Frames a second that a camera gives."
-)
-@click.option(
-    "--rotate", type=click.Choice(["0", "90", "180", "270"]), default="0", help="Degrees clockwise to turn each frame."
-)
+@view_flags
 @click.option(
     "--bundle", "bundle_path", type=click.Path(path_type=Path), default=DEFAULT_BUNDLE, help="What export wrote."
 )
@@ -147,9 +131,7 @@ def _size(_context: click.Context, _parameter: click.Parameter, value: str | Non
 def command(
     *,
     spec: str | None,
-    size: tuple[int, int] | None,
-    rate: float | None,
-    rotate: str,
+    view: ViewChoices,
     bundle_path: Path,
     device: str,
     allow_cpu_fallback: bool,
@@ -211,8 +193,8 @@ def command(
     watch = shelf.watch(bundle, classifier)
     folder = sample_path and SampleFolder(sample_path, bundle_digest=bundle.digest, max_bytes=round(sample_mb * MB))
     names = {label.name for label in classifier.labels}
-    camera, view = spec or profile.camera.source, _view(size, rate, rotate)
-    opened = open_source(camera, labels=names, reporter=reporter, patience=patience, view=view)
+    camera = spec or profile.camera.source
+    opened = open_source(camera, labels=names, reporter=reporter, patience=patience, view=view.view())
     with closing(opened) as source, stopped_by_signals() as stop, watched(source) as watchdog:
         pace, reader = shelf.pace(source), ShelfReader(watch, source) if watch else None
         page = web.open(reporter=reporter, in_a_hurry=stop.is_set)
@@ -330,9 +312,3 @@ def _limits(
         frozen_after_s=usual.frozen_after_s if frozen_after_s is None else frozen_after_s,
         min_sharpness=usual.min_sharpness if min_sharpness is None else min_sharpness,
     )
-
-
-def _view(size: tuple[int, int] | None, rate: float | None, rotate: str) -> View:
-    from edgebcnn.camera.view import View
-
-    return View(size, rate, int(rotate))  # type: ignore[arg-type]

@@ -1,4 +1,4 @@
-"""`edgebcnn slots`: are the slots of a shelf drawn where the products are?"""
+"""`edgebcnn slots`: what stands where on a shelf? Draws it, and checks it."""
 
 from __future__ import annotations
 
@@ -6,16 +6,117 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+from click.core import ParameterSource
+
+from edgebcnn.cli.device_options import DEFAULT_BUNDLE
+from edgebcnn.cli.view_flags import ViewChoices, view_flags
+from edgebcnn.cli.web_flags import TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from edgebcnn.shelf.check import SlotCheck
+    from edgebcnn.web.drawing import Model
 
 
-@click.group()
-def command() -> None:
-    """Draw the slots of a shelf on its picture, and check them."""
+@click.group(invoke_without_command=True)
+@click.option(
+    "--camera", default="0", metavar="SOURCE", help="Whose picture to draw on: as run takes it, or one still photo."
+)
+@view_flags
+@click.option(
+    "--slots", "path", type=click.Path(path_type=Path), default="slots.toml", help="File to write, or to change."
+)
+@click.option(
+    "--bundle",
+    "bundle_path",
+    type=click.Path(path_type=Path),
+    show_default=f"{DEFAULT_BUNDLE}, where there is one",
+    help="Whose products to choose from.",
+)
+@click.option(
+    "--web", metavar="[HOST:]PORT", default="0", help="Where the page is; 0 for any port that is free, here alone."
+)
+@TOKEN
+@click.pass_context
+def command(
+    context: click.Context,
+    *,
+    camera: str,
+    view: ViewChoices,
+    path: Path,
+    bundle_path: Path | None,
+    web: str,
+    web_token: str | None,
+) -> None:
+    """Draw the slots of a shelf on its picture, and check them.
+
+    Prints the address of a page with a picture of the camera. Drag a box or click a polygon for each slot, say what
+    belongs there, and save: the file is what edgebcnn run --slots takes. Done or Ctrl-C ends it.
+    """
+    if context.invoked_subcommand is not None:
+        _refuse_flags(context)
+        return
+    from contextlib import closing
+
+    from edgebcnn.camera.source import masked, open_source
+    from edgebcnn.camera.stills import Stills
+    from edgebcnn.cli.console import TerminalReporter
+    from edgebcnn.cli.signals import stopped_by_signals
+    from edgebcnn.shelf.edit import SlotsEditor
+    from edgebcnn.web.listening import listen
+    from edgebcnn.web.serving import need_web, serve_until
+
+    need_web("edgebcnn slots")
+    from edgebcnn.web.drawing import DrawingPage
+    from edgebcnn.web.guard import Guard
+
+    reporter = TerminalReporter()
+    listening = listen(web, web_token)
+    model = _model(bundle_path)
+
+    def editor(width_px: int, height_px: int) -> SlotsEditor:
+        return SlotsEditor(path, width_px=width_px, height_px=height_px, labels=model.labels if model else ())
+
+    opened = open_source(camera, reporter=reporter, view=view.view())
+    with listening.socket, closing(opened) as source, stopped_by_signals() as stop:
+        page = DrawingPage(Stills(source, stop), source.name, editor=editor, model=model, done=stop.set)
+        guard = Guard(page.application(), token=listening.token, host=listening.host, port=listening.port)
+        serve_until(stop, guard, listening.socket, ready=lambda: reporter.say(str(listening)))
+    given = ["--bundle", str(bundle_path)] if bundle_path else []
+    _print_command(["--camera", masked(camera), *view.typed(), *given, "--slots", str(path)], saved=page.saved)
+
+
+def _refuse_flags(context: click.Context) -> None:
+    for flag in context.command.params:
+        if context.get_parameter_source(str(flag.name)) is ParameterSource.COMMANDLINE:
+            raise click.UsageError(
+                f"{flag.opts[0]} stands before {context.invoked_subcommand}: give it after, or leave it out"
+            )
+
+
+def _model(path: Path | None) -> Model | None:
+    """What names products: the bundle that was asked for, or the default one where it is there."""
+    from edgebcnn.bundle import open_bundle
+    from edgebcnn.device.classifier import Classifier
+    from edgebcnn.web.drawing import Model
+
+    if path is None and not DEFAULT_BUNDLE.exists():
+        return None
+    bundle = open_bundle(path or DEFAULT_BUNDLE)
+    many = Classifier.from_bundle(bundle).classify_many
+    return Model(bundle.labels, many, bundle.manifest.preprocessing.width_over_height)
+
+
+def _print_command(arguments: list[str], *, saved: int) -> None:
+    from shlex import join
+
+    from edgebcnn.cli.console import stderr, stdout
+
+    if saved:
+        stdout.print(join(["edgebcnn", "run", *arguments]))
+    else:
+        stderr.print("nothing was saved")
 
 
 @command.command()

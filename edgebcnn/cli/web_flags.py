@@ -13,15 +13,18 @@ if TYPE_CHECKING:
     from edgebcnn.progress import Reporter
     from edgebcnn.web.server import WebPage
 
+TOKEN = click.option(
+    "--web-token",
+    metavar="TOKEN",
+    envvar="EDGEBCNN_WEB_TOKEN",
+    show_envvar=True,
+    help="What whoever looks must know; beyond this machine one is drawn where none is given.",
+)
+"""Of every page that may listen beyond this machine."""
+
 _FLAGS = (
     click.option("--web", metavar="[HOST:]PORT", help="Serve a web page of the run, to this machine alone."),
-    click.option(
-        "--web-token",
-        metavar="TOKEN",
-        envvar="EDGEBCNN_WEB_TOKEN",
-        show_envvar=True,
-        help="What whoever looks must know; beyond this machine one is drawn where none is given.",
-    ),
+    TOKEN,
 )
 
 SERVES = {"--web-token": ("--web",)}
@@ -37,15 +40,11 @@ class WebChoices:
 
     def open(self, *, reporter: Reporter, in_a_hurry: Callable[[], bool]) -> WebPage | None:
         """The page, where one is asked for; its port is taken, and it does not answer yet."""
-        from edgebcnn.errors import MissingExtraError
+        from edgebcnn.web.serving import need_web
 
         if self.web is None:
             return None
-        try:
-            import starlette  # noqa: F401 - looked for here, so that what else is missing is not called an extra
-            import uvicorn  # noqa: F401
-        except ModuleNotFoundError as error:
-            raise MissingExtraError("edgebcnn run --web", "web") from error
+        need_web("edgebcnn run --web")
         from edgebcnn.web.listening import listen
         from edgebcnn.web.server import WebPage
 

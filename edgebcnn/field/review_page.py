@@ -10,13 +10,14 @@ import secrets
 import socket
 from collections.abc import Awaitable, Callable, MutableMapping
 from importlib.resources import files
-from threading import Event, Thread
+from threading import Event
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
-from edgebcnn.errors import EdgebcnnError, MissingExtraError
+from edgebcnn.errors import EdgebcnnError
 from edgebcnn.field.review import Review
+from edgebcnn.web.serving import need_web, serve_until
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -24,8 +25,6 @@ if TYPE_CHECKING:
     from starlette.responses import Response
 
 LOOPBACK = "127.0.0.1"
-POLL_S = 0.1
-LEAVE_S = 3.0  # for requests in flight
 
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; img-src 'self' data:; script-src 'self'; connect-src 'self'; "
@@ -52,29 +51,11 @@ def serve(review: Review, *, port: int, stop: Event, ready: Callable[[str], None
         MissingExtraError: Starlette or uvicorn is not installed.
         EdgebcnnError: the port is taken or not allowed.
     """
-    try:
-        from uvicorn import Config, Server
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("edgebcnn review", "web") from error
     token = secrets.token_urlsafe(18)
+    app = application(review, token=token, finish=stop.set)
     with _listening(port) as listener:
-        server = Server(
-            Config(
-                application(review, token=token, finish=stop.set),
-                log_config=None,
-                access_log=False,
-                lifespan="off",
-                timeout_graceful_shutdown=1,
-            )
-        )
-        # In a thread of its own it leaves the signals alone.
-        thread = Thread(target=server.run, kwargs={"sockets": [listener]}, name="review", daemon=True)
-        thread.start()
-        ready(f"http://{LOOPBACK}:{listener.getsockname()[1]}/{token}/")
-        while thread.is_alive() and not stop.wait(POLL_S):
-            pass
-        server.should_exit = True
-        thread.join(LEAVE_S)
+        address = f"http://{LOOPBACK}:{listener.getsockname()[1]}/{token}/"
+        serve_until(stop, app, listener, ready=lambda: ready(address))
 
 
 def application(review: Review, *, token: str, finish: Callable[[], None]) -> Starlette:
@@ -86,17 +67,15 @@ def application(review: Review, *, token: str, finish: Callable[[], None]) -> St
         finish: Called when the person is done.
 
     Raises:
-        MissingExtraError: Starlette is not installed.
+        MissingExtraError: Starlette or uvicorn is not installed.
     """
-    try:
-        from starlette.applications import Starlette
-        from starlette.concurrency import run_in_threadpool
-        from starlette.middleware import Middleware
-        from starlette.middleware.trustedhost import TrustedHostMiddleware
-        from starlette.responses import FileResponse, JSONResponse, Response
-        from starlette.routing import Mount, Route
-    except ModuleNotFoundError as error:
-        raise MissingExtraError("edgebcnn review", "web") from error
+    need_web("edgebcnn review")
+    from starlette.applications import Starlette
+    from starlette.concurrency import run_in_threadpool
+    from starlette.middleware import Middleware
+    from starlette.middleware.trustedhost import TrustedHostMiddleware
+    from starlette.responses import FileResponse, JSONResponse, Response
+    from starlette.routing import Mount, Route
 
     def shipped(name: str, media_type: str) -> Response:
         return Response(files("edgebcnn.field").joinpath(name).read_bytes(), media_type=media_type)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,8 @@ from numpy.typing import NDArray
 
 from edgebcnn.atomic import write_bytes
 from edgebcnn.bundle import Label
-from edgebcnn.shelf.regions import Region, crop
-from edgebcnn.shelf.slots import SlotMap
+from edgebcnn.shelf.regions import Region, crop, polygon_region
+from edgebcnn.shelf.slots import MIN_SIDE_PX, Point, SlotMap
 from edgebcnn.shelf.watch import Classify
 
 DRAWN_HEIGHT_PX, MAX_ENLARGED = 960, 4
@@ -87,6 +88,22 @@ def read_slots(
         )
         for check, wanted, of_slot in zip(check_slots(slots, picture_bgr), expected, probabilities, strict=True)
     )
+
+
+def see_shapes(
+    shapes_px: Sequence[Sequence[Point]],
+    picture_bgr: NDArray[np.uint8],
+    classify: Classify,
+    *,
+    width_over_height: float,
+) -> list[NDArray[np.float32] | None]:
+    """Probabilities of what shapes show that are not slots of a file yet; None where one is too small to be one."""
+    height_px, width_px = picture_bgr.shape[:2]
+    regions = [polygon_region(corners, width_px=width_px, height_px=height_px) for corners in shapes_px]
+    large = [min(region.mask.shape) >= MIN_SIDE_PX for region in regions]
+    crops = [crop(picture_bgr, region, width_over_height=width_over_height) for region in compress(regions, large)]
+    probabilities = iter(classify(crops) if crops else ())
+    return [next(probabilities) if is_large else None for is_large in large]
 
 
 def draw_slots(picture_bgr: NDArray[np.uint8], slots: SlotMap, checks: Sequence[SlotCheck]) -> NDArray[np.uint8]:

@@ -14,7 +14,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgebcnn.bundle import Label
-from edgebcnn.errors import DataError
+from edgebcnn.errors import DataError, SlotsError
 from edgebcnn.shelf.regions import Region, polygon_region
 from edgebcnn.shelf.toml_lines import Place, line_of
 
@@ -155,7 +155,7 @@ class SlotMap:
         Raises:
             DataError: frames have another aspect than the picture on which pixels were counted, or a slot is too small.
         """
-        scale = self._scale(width_px, height_px)
+        scale = self.scale(width_px=width_px, height_px=height_px)
         regions = []
         for row, shelf in enumerate(self.file.shelf):
             for column, slot in enumerate(shelf.slot):
@@ -171,7 +171,12 @@ class SlotMap:
                 regions.append(region)
         return tuple(regions)
 
-    def _scale(self, width_px: int, height_px: int) -> tuple[float, float]:
+    def scale(self, *, width_px: int, height_px: int) -> tuple[float, float]:
+        """How many pixels of frames of that size a unit of the file is, across and down.
+
+        Raises:
+            DataError: frames have another aspect than the picture on which pixels were counted.
+        """
         if self.file.frame_px is None:
             return float(width_px), float(height_px)
         width, height = self.file.frame_px
@@ -201,8 +206,8 @@ class SlotMap:
             raise self._error(place, f"the bundle has no product {name!r}; {_nearest(name, names)}")
         return names.index(name)
 
-    def _error(self, place: Place, message: str) -> DataError:
-        return DataError(_sentence(self.path, self.text, place, message))
+    def _error(self, place: Place, reason: str) -> SlotsError:
+        return _slots_error(self.path, self.text, place, reason)
 
 
 def load_slots(path: Path) -> SlotMap:
@@ -212,36 +217,49 @@ def load_slots(path: Path) -> SlotMap:
         DataError: it cannot be read, is not TOML, has a field too many or too few, or draws a slot that cannot be.
     """
     try:
-        text = path.read_bytes().decode()
-        document = tomllib.loads(text)
+        content = path.read_bytes()
     except OSError as error:
         raise DataError(f"cannot read the slots file {path} ({error.strerror}): check the path") from error
+    return parse_slots(path, content)
+
+
+def parse_slots(path: Path, content: bytes) -> SlotMap:
+    """The same of the content that a file at `path` has, or shall have.
+
+    Raises:
+        DataError: as `load_slots`.
+    """
+    try:
+        text = content.decode()
+        document = tomllib.loads(text)
     except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError are both of this kind
         raise DataError(f"{path} is not TOML ({error}): correct it and try again") from error
     try:
         # Through JSON, because strict models take a list for a tuple there alone.
         file = SlotsFile.model_validate_json(json.dumps(document, default=str))
     except ValidationError as error:
-        # A misspelt field is also a missing one, and the misspelling is what helps.
-        first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-        raise DataError(_sentence(path, text, first["loc"], _plain(first["type"], first["msg"]))) from error
-    for place, message in _problems(file):
-        raise DataError(_sentence(path, text, place, message))
+        raise _slots_error(path, text, *first_problem(error)) from error
+    for place, reason in _problems(file):
+        raise _slots_error(path, text, place, reason)
     slots = SlotMap(path, text, file)
     if slots.empty_picture and not slots.empty_picture.is_file():
-        raise DataError(_sentence(path, text, ("empty_picture",), f"there is no file {slots.empty_picture}"))
+        raise _slots_error(path, text, ("empty_picture",), f"there is no file {slots.empty_picture}")
     return slots
 
 
-def _plain(kind: str, message: str) -> str:
-    return {"extra_forbidden": "there is no such field; correct or remove it", "missing": "it is missing; add it"}.get(
-        kind, f"{message}; correct it and try again"
-    )
+def first_problem(error: ValidationError) -> tuple[Place, str]:
+    """The field that is most worth telling, and what is wrong with it."""
+    # A misspelt field is also a missing one, and the misspelling is what helps.
+    first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
+    reasons = {"extra_forbidden": "there is no such field; correct or remove it", "missing": "it is missing; add it"}
+    return first["loc"], reasons.get(first["type"], f"{first['msg']}; correct it and try again")
 
 
-def _sentence(path: Path, text: str, place: Place, message: str) -> str:
+def _slots_error(path: Path, text: str, place: Place, reason: str) -> SlotsError:
     words = [f"{key}" if isinstance(key, str) else f"{key + 1}," for key in place]
-    return f"{path}, line {line_of(text, place)}, field {' '.join(words).rstrip(',')}: {message}"
+    field = " ".join(words).rstrip(",")
+    sentence = f"{path}, line {line_of(text, place)}, field {field}: {reason}"
+    return SlotsError(sentence, place=place, reason=reason)
 
 
 def _nearest(name: str, known: Sequence[str]) -> str:

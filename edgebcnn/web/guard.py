@@ -2,7 +2,8 @@
 
 Without a token, only this machine reaches the port; but a web page elsewhere could make this machine's browser ask for
 it under a name of its own (DNS rebinding), so that only this machine's names are answered. With a token, such a page
-lacks the cookie, which belongs to the name under which the token was given.
+lacks the cookie, which belongs to the name under which the token was given. What changes something must come from the
+page itself: a browser says in `Origin` for which page it asks, and cannot be made to say another.
 """
 
 from __future__ import annotations
@@ -57,7 +58,8 @@ class Guard:
                 MutableHeaders(scope=message).update(HEADERS)
             await send(message)
 
-        answer = self._answer(Request(scope)) or self._app
+        request = Request(scope)
+        answer = _refusal(request) or self._answer(request) or self._app
         await answer(scope, receive, send_with_headers)
 
     def _answer(self, request: Request) -> Response | None:
@@ -77,7 +79,7 @@ class Guard:
             return None
         if _same(request.cookies.get(self._cookie, ""), self._cookie_value()):
             return None
-        advice = "This page needs its token: open the address with ?token=... that edgebcnn run printed.\n"
+        advice = "This page needs its token: open the address with ?token=... that edgebcnn printed.\n"
         return PlainTextResponse(advice, 401, {"WWW-Authenticate": "Bearer"})
 
     def _is_token(self, given: str) -> bool:
@@ -86,6 +88,14 @@ class Guard:
     def _cookie_value(self) -> str:
         """From which the token cannot be told, and which stays the same from one run to the next."""
         return hmac.new((self._token or "").encode(), b"edgebcnn web page", hashlib.sha256).hexdigest()
+
+
+def _refusal(request: Request) -> Response | None:
+    origin = request.headers.get("Origin")
+    if request.method in {"GET", "HEAD"} or origin is None:
+        return None
+    is_own = origin.partition("://")[2].lower() == request.headers.get("Host", "").lower()
+    return None if is_own else PlainTextResponse("Not from another page.\n", 403)
 
 
 def _same(given: str, right: str) -> bool:
