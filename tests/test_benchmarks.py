@@ -41,6 +41,7 @@ def numbers(document: Any) -> Iterator[float]:
         yield document
 
 
+@pytest.mark.slow
 def test_training_from_the_cache_is_measured_against_keras_in_both_stages(tmp_path: Path) -> None:
     document = said(training_speed.main, "--data", draw_blocks(tmp_path, per_product={"train": 2}), *SMALL_TRAINING)
     assert [row["stage"] for row in document["stages"]] == ["head", "finetune"]
@@ -77,6 +78,7 @@ def test_a_backbone_that_freezes_nothing_is_refused_in_one_sentence(tmp_path: Pa
     assert result.stderr.endswith("Error: small freezes no layers of its own: say --frozen-through LAYER\n")
 
 
+@pytest.mark.slow
 def test_every_head_is_measured_beside_its_backbone(tmp_path: Path) -> None:
     plot = tmp_path / "heads.png"
     document = said(head_cost.main, *SMALL_HEADS, "--plot", plot)
@@ -119,6 +121,7 @@ def test_multiply_adds_are_those_of_a_hand_count() -> None:
     assert cost("tensor_sketch", 16) == 2 * (4 * 8 * 16) + 2 * 4 * 64 + 2 * 4 * 16 + 2 * 64 + 16 * 3
 
 
+@pytest.mark.slow
 def test_every_remedy_of_int8_is_measured_on_the_photos_of_a_run(shop: Path) -> None:
     document: Any = said(int8_remedies.main, shop / "runs" / "latest", "--qat-epochs", 1)
     rows: dict[str, Any] = {row["name"]: row for row in document}
