@@ -87,14 +87,18 @@ class Total:
 
     def keeps_what_is_promised(self, free: Total) -> bool:
         """Whether that holds, where `free` is the same without the gate."""
-        is_right, is_steady = self.right >= MIN_RIGHT * self.settled, not self.false and not self.flaps
+        is_right = self.settled > 0 and self.right >= MIN_RIGHT * self.settled
+        is_steady = not self.false and not self.flaps
         return is_right and is_steady and self.invokes <= MAX_INVOKES * free.invokes
 
     def __str__(self) -> str:
         """`99.67 % of the settled time right (n=59730), 222 events, 0 false, 0 flapped, 1624 of 76800 classified`."""
+        share = (
+            f"{100 * self.right / self.settled:.2f} % of the settled time right" if self.settled else "no time settled"
+        )
         return (
-            f"{100 * self.right / self.settled:.2f} % of the settled time right (n={self.settled}), {self.events} "
-            f"events, {self.false} false, {self.flaps} flapped, {self.invokes} of {self.looks} slots classified"
+            f"{share} (n={self.settled}), {self.events} events, {self.false} false, {self.flaps} flapped, "
+            f"{self.invokes} of {self.looks} slots classified"
         )
 
 

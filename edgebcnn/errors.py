@@ -14,7 +14,7 @@
     ├── TrainingError           11   training that cannot go on (a NaN loss, weights that do not fit)
     ├── FindingsError           12   photos that a strict inspection finds seriously wrong
     ├── GateError               13   an export that lost too much accuracy to be shipped
-    ├── SinkError               14   a broker, webhook, port or token that cannot serve events or the page
+    ├── SinkError               14   a broker, webhook, port, token or window that cannot show or take events
     ├── AlarmError              15   a model that no longer answers as it should while it runs
     └── Interrupted            130   Ctrl-C or SIGTERM ended the command; what was reached is kept
 
@@ -126,7 +126,7 @@ class GateError(EdgebcnnError):
 
 
 class SinkError(EdgebcnnError):
-    """A broker, webhook, port or token that cannot serve events or the web page."""
+    """A broker, webhook, port, token or window that cannot take events or show the run."""
 
     exit_code = 14
 

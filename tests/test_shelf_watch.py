@@ -85,6 +85,12 @@ def test_without_the_gate_every_slot_is_classified_in_every_frame_and_the_states
     assert (free.false, free.flaps) == ([], [])
 
 
+def test_a_day_too_short_to_settle_is_told_and_promises_nothing() -> None:
+    total = shelf_states.Total.of([shelf_states.Score(looks=8, invokes=8)])
+    assert str(total) == "no time settled (n=0), 0 events, 0 false, 0 flapped, 8 of 8 slots classified"
+    assert not total.keeps_what_is_promised(shelf_states.Total.of([shelf_states.Score(invokes=80)]))
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(5400)
 def test_a_model_that_the_demo_trains_keeps_what_the_slots_promise() -> None:

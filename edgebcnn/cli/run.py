@@ -77,6 +77,7 @@ def _number(_context: click.Context, _parameter: click.Parameter, value: float |
 @device_options
 @sink_flags
 @web_flags
+@click.option("--show", is_flag=True, help="Show the run in a window, where OpenCV has one; closing it ends the run.")
 @shelf_flags
 @click.option(
     "--sample", "sample_path", type=PATH, metavar="DIR", help="Keep a sample of the frames for edgebcnn audit."
@@ -141,6 +142,7 @@ def command(
     choices: SinkChoices,
     shelf: ShelfChoices,
     web: WebChoices,
+    show: bool,
     sample_path: Path | None,
     sample_rate: float,
     sample_mb: float,
@@ -169,6 +171,7 @@ def command(
     from edgebcnn.camera.service import watched
     from edgebcnn.camera.shelf import ShelfReader
     from edgebcnn.camera.source import open_source
+    from edgebcnn.camera.window import Window
     from edgebcnn.cli.console import TerminalReporter
     from edgebcnn.cli.signals import stopped_by_signals
     from edgebcnn.device.delegate import open_classifier
@@ -198,6 +201,7 @@ def command(
     with closing(opened) as source, stopped_by_signals() as stop, watched(source) as watchdog:
         pace, reader = shelf.pace(source), ShelfReader(watch, source) if watch else None
         page = web.open(reporter=reporter, in_a_hurry=stop.is_set)
+        window = Window(source.name, watch=watch, stop=stop, reporter=reporter) if show else None
         events = open_sinks(
             choices,
             bundle_digest=bundle.digest,
@@ -231,13 +235,14 @@ def command(
             in_a_hurry=stop.is_set,
         )
         told: list[EventSinks | ProgressSink] = [events, *bar]
+        seen_by = [each for each in (sampler, page, window, checks.shadow, checks.replay) if each]
         loop = CameraLoop(
             source,
             classifier,
             [] if reader else told,
-            frame_sinks=[] if reader else [each for each in (sampler, page, checks.shadow, checks.replay) if each],
+            frame_sinks=[] if reader else seen_by,
             shelf=reader,
-            shelf_sinks=[*told, *(each for each in (page, checks.replay) if each)] if reader else [],
+            shelf_sinks=[*told, *(each for each in (page, window, checks.replay) if each)] if reader else [],
             pace=pace,
             limits=limits,
             watchdog=watchdog,

@@ -25,6 +25,8 @@ def _number(_context: click.Context, _parameter: click.Parameter, value: float |
     return value
 
 
+IDLE_FPS, IDLE_AFTER_S = 1.0, 30.0
+
 _POSITIVE = click.FloatRange(min=0, min_open=True)
 
 _FLAGS = (
@@ -40,12 +42,18 @@ _FLAGS = (
     click.option(
         "--fps", type=_POSITIVE, callback=_number, show_default="all", help="Frames a second to take of a live source."
     ),
-    click.option("--idle-fps", type=_POSITIVE, callback=_number, default=1.0, help="The same while no slot changes."),
+    click.option(
+        "--idle-fps",
+        type=_POSITIVE,
+        callback=_number,
+        show_default=f"{IDLE_FPS:g}",
+        help="The same while no slot changes.",
+    ),
     click.option(
         "--idle-after",
         type=click.FloatRange(min=0),
         callback=_number,
-        default=30.0,
+        show_default=f"{IDLE_AFTER_S:g}",
         help="Seconds without a change from which --idle-fps counts.",
     ),
 )
@@ -62,8 +70,8 @@ class ShelfChoices:
     floor: float
     no_gate: bool
     fps: float | None
-    idle_fps: float
-    idle_after: float
+    idle_fps: float | None
+    idle_after: float | None
 
     def watch(self, bundle: Bundle, classifier: Classifier) -> ShelfWatch | None:
         """The watch of the slots file, where there is one."""
@@ -87,9 +95,13 @@ class ShelfChoices:
         from edgebcnn.errors import CameraError
 
         if source.is_live:
-            return Pace(self.fps, self.idle_fps if self.slots else None, self.idle_after)
-        if self.fps is not None:
-            raise CameraError(f"{source.name} is read frame by frame: leave out --fps, which is for live sources")
+            idle_fps = IDLE_FPS if self.idle_fps is None else self.idle_fps
+            idle_after_s = IDLE_AFTER_S if self.idle_after is None else self.idle_after
+            return Pace(self.fps, idle_fps if self.slots else None, idle_after_s)
+        given = {"--fps": self.fps, "--idle-fps": self.idle_fps, "--idle-after": self.idle_after}
+        for flag, value in given.items():
+            if value is not None:
+                raise CameraError(f"{source.name} is read frame by frame: leave out {flag}, which is for live sources")
         return Pace()
 
 

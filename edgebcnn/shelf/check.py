@@ -14,13 +14,11 @@ from numpy.typing import NDArray
 
 from edgebcnn.atomic import write_bytes
 from edgebcnn.bundle import Label
+from edgebcnn.shelf.draw import enlarged, mark
 from edgebcnn.shelf.regions import Region, crop, polygon_region
 from edgebcnn.shelf.slots import MIN_SIDE_PX, Point, SlotMap
 from edgebcnn.shelf.watch import Classify
 
-DRAWN_HEIGHT_PX, MAX_ENLARGED = 960, 4
-
-_LINE_PX = 18
 _RIGHT, _WRONG, _NEUTRAL = (60, 200, 60), (50, 50, 235), (255, 200, 60)  # BGR
 
 
@@ -111,24 +109,14 @@ def draw_slots(picture_bgr: NDArray[np.uint8], slots: SlotMap, checks: Sequence[
 
     A small picture is enlarged, so that names can be read.
     """
-    times = min(MAX_ENLARGED, max(1, round(DRAWN_HEIGHT_PX / picture_bgr.shape[0])))
-    drawn = np.asarray(cv2.resize(picture_bgr, None, fx=times, fy=times, interpolation=cv2.INTER_LINEAR), np.uint8)
+    drawn = enlarged(picture_bgr)
     for check, region in zip(checks, _regions(slots, drawn), strict=True):
         agrees = check.product == check.expected
         colour = _NEUTRAL if check.product is None else _RIGHT if agrees else _WRONG
         outline, _ = cv2.findContours(region.mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
-        cv2.drawContours(drawn, outline, -1, colour, 2, offset=(region.left, region.top))
         lines = [check.slot, check.expected] + ([] if check.product is None or agrees else [f"? {check.product}"])
-        for row, line in enumerate(lines):
-            _write(drawn, line, (region.left + 3, region.top + _LINE_PX * (row + 1)), colour)
+        mark(drawn, outline[0].reshape(-1, 2) + np.array((region.left, region.top)), lines, colour)
     return drawn
-
-
-def _write(drawn: NDArray[np.uint8], line: str, place: tuple[int, int], colour: tuple[int, int, int]) -> None:
-    (width, _), below = cv2.getTextSize(line, cv2.FONT_HERSHEY_SIMPLEX, 0.45, 1)
-    corner = place[0] + width, place[1] + below
-    cv2.rectangle(drawn, (place[0], place[1] - _LINE_PX + below), corner, (0, 0, 0), cv2.FILLED)
-    cv2.putText(drawn, line, place, cv2.FONT_HERSHEY_SIMPLEX, 0.45, colour, 1, cv2.LINE_AA)
 
 
 def write_png(path: Path, picture_bgr: NDArray[np.uint8]) -> None:

@@ -123,6 +123,11 @@ class SlotMap:
             for slot in shelf.slot:
                 yield shelf, slot
 
+    def outlines(self) -> list[tuple[Point, ...]]:
+        """Each slot's corners, in shares of the picture."""
+        width, height = self.file.frame_px or (1, 1)
+        return [tuple((x / width, y / height) for x, y in slot.corners) for _, slot in self.slots()]
+
     @property
     def empty_picture(self) -> Path | None:
         """Where the picture of the empty shelf lies."""

@@ -187,8 +187,6 @@ def _health(summary: Summary, run: LiveRun) -> Health:
 
 
 def _slots(watch: ShelfWatch, reading: ShelfReading) -> tuple[SlotNow, ...]:
-    width, height = watch.slot_map.file.frame_px or (1, 1)
-    drawn = [tuple((x / width, y / height) for x, y in slot.corners) for _, slot in watch.slot_map.slots()]
     candidates = watch.candidates(CANDIDATES)
     return tuple(
         SlotNow(
@@ -201,7 +199,7 @@ def _slots(watch: ShelfWatch, reading: ShelfReading) -> tuple[SlotNow, ...]:
             score=_rounded(slot.score),
             top3=tuple(Candidate(class_id, name, round(score, 6)) for class_id, name, score in best),
         )
-        for slot, corners, best in zip(reading.slots, drawn, candidates, strict=True)
+        for slot, corners, best in zip(reading.slots, watch.slot_map.outlines(), candidates, strict=True)
     )
 
 
