@@ -29,7 +29,7 @@ BACK = " is back: "
 
 AWAY_S = 4.0
 RETURN_S = 3.0  # what the loop promises
-STOP_S = {"kvm": 1.0, "tcg": 2.0}  # the promise, and twice that where Python itself takes half a second to end
+STOP_S = {"kvm": 1.0, "tcg": 2.0}  # the promise, and twice that where the processor is emulated
 PATIENCE_S = 90.0  # an emulated processor needs a while until the loop turns
 SOON_S = 0.5  # a frame that was taken before a fault may be told so much later
 
