@@ -25,3 +25,10 @@ def chromium() -> Iterator[Any]:
         browser = playwright.chromium.launch(executable_path=path, chromium_sandbox=os.geteuid() != 0)
         yield browser
         browser.close()
+
+
+def wait_for_picture(page: Any) -> None:
+    """Waits for the page's picture; unlike `wait_for_function`, under a policy that lets no page evaluate a string."""
+    from playwright.sync_api import expect
+
+    expect(page.locator("#picture")).not_to_have_js_property("naturalWidth", 0)

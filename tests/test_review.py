@@ -25,6 +25,7 @@ from edgebcnn.field.review import DECISIONS_NAME, Review
 from edgebcnn.field.sample import SampleFolder
 from edgebcnn.preprocessing import read_photo
 from edgebcnn.train.layouts import read_layout
+from tests.chromium import wait_for_picture
 from tests.typing_in import typed
 
 BUNDLE = "b" * 64
@@ -272,7 +273,7 @@ def test_in_chromium_the_arrow_keys_decide_and_a_killed_review_goes_on(browser: 
         progress(tab, "0 of 6 decided")
         assert tab.locator("#full").inner_text() == "Äpfel" and tab.locator("#edge").inner_text() == "Soja <1 l>"
         assert tab.evaluate("document.documentElement.scrollWidth") == 400
-        tab.wait_for_function("document.getElementById('picture').naturalWidth === 32")
+        wait_for_picture(tab)
         tab.keyboard.press("ArrowRight")  # keeps Äpfel
         progress(tab, "1 of 6 decided, 1 of them labelled")
         tab.keyboard.type("milk")

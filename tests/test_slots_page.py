@@ -23,6 +23,7 @@ from click.testing import Result
 from edgebcnn.errors import CameraError, DataError, EdgebcnnError, MissingExtraError, SinkError
 from edgebcnn.shelf.slots import load_slots
 from edgebcnn.web.listening import listen
+from tests.chromium import wait_for_picture
 from tests.mjpeg_server import network_camera
 from tests.shelf_video import SLOTS, make_shelf, picture
 from tests.typing_in import typed
@@ -78,7 +79,7 @@ class Tab:
         self.page.on("console", lambda message: self.said.append(message.text))
         self.page.on("pageerror", lambda error: self.said.append(str(error)))
         self.page.goto(address)
-        self.page.wait_for_function("document.getElementById('picture').naturalWidth > 0")
+        wait_for_picture(self.page)
 
     def screen(self, x: float, y: float) -> tuple[float, float]:
         """Where a pixel of the picture is shown."""

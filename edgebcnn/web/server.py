@@ -78,10 +78,10 @@ class WebPage:
             "picture": Feed("picture", self._picture, every_s=1 / PICTURES_PER_S, on_failure=self._failed),
             "state": Feed("state", self._state, every_s=STATE_EVERY_S, on_failure=self._failed),
         }
+        self._reporter.say(str(self._listening))  # which is open already; what goes wrong is said after it
         self._thread = threading.Thread(target=self._work, name="web server", daemon=True)
         self._thread.start()
         threading.Thread(target=self._watch, name="web watch", daemon=True).start()
-        self._reporter.say(str(self._listening))
 
     def write(self, frame: Frame, reading: Reading) -> None:
         """Takes a frame and its reading."""
