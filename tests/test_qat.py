@@ -17,7 +17,7 @@ from ai_edge_litert.interpreter import Interpreter
 from click.testing import CliRunner
 from numpy.typing import NDArray
 
-from edgebcnn.bundle import REPORT_NAME, Label, open_bundle
+from edgebcnn.bundle import PAGE_NAME, REPORT_NAME, Label, open_bundle
 from edgebcnn.cli import main
 from edgebcnn.errors import DataError, QuantizationError
 from edgebcnn.model.bcnn import Architecture, build, folded
@@ -250,6 +250,13 @@ def test_the_command_fine_tunes_and_the_bundle_says_so(run: TrainedRun, tmp_path
     assert bundle.manifest.models["int8"].integer_only
     assert "tensorflow-model-optimization" in bundle.manifest.tools
     models = json.loads((bundle.path / REPORT_NAME).read_text())["models"]
-    assert models["int8"]["tuning"]["photos"] == 128
+    tuning = models["int8"]["tuning"]
+    assert tuning["photos"] == tuning["curve"][-1]["photos"] == 128
+    steps = np.diff([0, *(point["photos"] for point in tuning["curve"])])
+    losses = [point["loss"] for point in tuning["curve"]]
+    assert np.average(losses, weights=steps) == pytest.approx(tuning["losses"][0], abs=1e-5)
+    names = [model["name"] for model in models["int8"]["untuned"]["models"]]
+    assert names == ["full", "compact", "untuned", "edge"]
+    assert "right since fine-tuning" in (bundle.path / PAGE_NAME).read_text()
     assert models["int8"]["layers"]["layers"]
-    assert models["dynamic"]["tuning"] is None
+    assert models["dynamic"]["tuning"] is models["dynamic"]["untuned"] is None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,7 @@ from edgebcnn.report.comparison import compare
 from edgebcnn.report.evaluation import expected_calibration_error
 from edgebcnn.report.fidelity import Fidelity, calibration_error, fidelity
 from edgebcnn.report.page import SHOWN_PHOTOS, page
+from edgebcnn.report.render import comparison_json
 from tests.pages import Parts, check_in_chromium
 
 PHOTOS = 300
@@ -89,10 +91,19 @@ def picture(position: int) -> NDArray[np.uint8]:
 
 
 @pytest.fixture(scope="module")
-def html(found: Fidelity) -> str:
+def html(found: Fidelity, truth: NDArray[np.int64], models: dict[str, NDArray[np.float32]]) -> str:
+    before_and_after = {name: models[name] for name in ("full", "compact")}
+    before_and_after |= {"untuned": models["compact"], "edge": models["edge"]}
     more = {
         "layers": {"photos": 64, "layers": LAYERS},
         "latency": {"p50_ms": 1.5, "p95_ms": 2.25, "n": 500, "where": "a board"},
+        "tuning": {
+            "epochs": 2,
+            "photos": 80,
+            "losses": [1.25, 0.5],
+            "curve": [{"photos": 40 * step, "loss": 2 / step} for step in range(1, 5)],
+        },
+        "untuned": comparison_json(compare(truth, before_and_after, LABELS)),
     }
     return page(document(found, **more), name="shelf", pictures=picture).decode()
 
@@ -209,6 +220,18 @@ def test_the_page_shows_every_figure_with_interval_and_n(html: str, found: Fidel
         assert name in text
 
 
+def test_the_page_says_what_fine_tuning_was_and_what_it_changed(
+    html: str, truth: NDArray[np.int64], models: dict[str, NDArray[np.float32]]
+) -> None:
+    text = " ".join(Parts(html).text.split())
+    assert "2 epochs of 80 training photos, labels and full model as teachers; mean loss 1.25 → 0.5." in text
+    right = {name: of_model.argmax(axis=1) == truth for name, of_model in models.items()}
+    gained, lost = (np.sum(right[a] & ~right[b]) for a, b in (("edge", "compact"), ("compact", "edge")))
+    assert f"{gained} are right since fine-tuning, {lost} no longer" in text
+    for name, of_model in (("int8 as calibrated", "compact"), ("edge", "edge")):
+        assert re.search(rf"{name} ?{100 * right[of_model].mean():.1f} %", text)
+
+
 def test_the_contact_sheet_has_a_limit_and_says_so(html: str, found: Fidelity) -> None:
     assert len(found.disagreements) > SHOWN_PHOTOS
     jpegs = [address for address in Parts(html).addresses if address.startswith("data:image/jpeg")]
@@ -220,6 +243,7 @@ def test_what_was_not_measured_is_left_out(found: Fidelity) -> None:
     html = page({**document(found), "calibration": None}, name="shelf", pictures=picture).decode()
     assert "Latency: not measured at export" in html
     assert "Each layer" not in html
+    assert "Fine-tuned" not in html
     assert "Calibration of int8" not in html
 
 
@@ -232,4 +256,4 @@ def test_in_chromium_the_page_is_whole_and_not_wider_than_the_screen(
     browser: Any, html: str, tmp_path: Path, width_px: int
 ) -> None:
     (tmp_path / "index.html").write_text(html)
-    check_in_chromium(browser, tmp_path / "index.html", width_px, pictures=SHOWN_PHOTOS + 3)
+    check_in_chromium(browser, tmp_path / "index.html", width_px, pictures=SHOWN_PHOTOS + 4)

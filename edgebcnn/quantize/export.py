@@ -81,6 +81,7 @@ class EdgeModel:
         layers: What its layers lose; None for files in float.
         mixed: Which layers of a `mixed` file are in float.
         tuning: How it was fine-tuned; None where it was not.
+        untuned: Full, compact, the int8 model before fine-tuning (`untuned`) and edge model; None where it was not.
         comparison: Full, compact and edge model (this file) on the held-out photos.
         fidelity: Every figure of the three.
         verdict: What the gate says of what it lost.
@@ -92,6 +93,7 @@ class EdgeModel:
     layers: LayerErrors | None
     mixed: Mixed | None
     tuning: Tuning | None
+    untuned: ModelComparison | None
     comparison: ModelComparison
     fidelity: Fidelity
     verdict: Verdict
@@ -106,6 +108,7 @@ class EdgeModel:
             "layers": None if self.layers is None else self.layers.model_dump(mode="json"),
             "mixed": None if self.mixed is None else self.mixed.model_dump(mode="json"),
             "tuning": None if self.tuning is None else self.tuning.as_json(),
+            "untuned": None if self.untuned is None else comparison_json(self.untuned),
             "old_runtime": None if self.old_runtime is None else self.old_runtime.as_json(),
             **comparison_json(self.comparison),
             "fidelity": self.fidelity.as_json(photos),
@@ -215,7 +218,8 @@ def export(
         edges = _edges(run, draft, reporter)
         if beside:
             check_full_file(run, draft, references["full"], reporter)
-    models = _edge_models(run, made, contents, audits, references, edges, gates=recipe.gates)
+    untuned = None if maker.untuned is None else _untuned(run, maker.untuned, manifest, output, reporter)
+    models = _edge_models(run, made, contents, audits, references, edges, untuned=untuned, gates=recipe.gates)
     if old_python is not None:
         models = _asked_in_old_runtime(run, models, contents, old_python, reporter)
     held_out = run.dataset.held_out_name
@@ -241,19 +245,26 @@ def _edge_models(
     references: Mapping[str, NDArray[np.float32]],
     edges: Mapping[Precision, NDArray[np.float32]],
     *,
+    untuned: NDArray[np.float32] | None,
     gates: Gates,
 ) -> dict[Precision, EdgeModel]:
-    """All that is known of each file, from the probabilities of the full, compact and edge model."""
+    """All that is known of each file, from the probabilities of the full, compact and edge model.
+
+    Where a file was fine-tuned, the int8 model before that stands beside them.
+    """
     truth, labels, compact = _truth(run), run.dataset.labels, references["compact"].argmax(axis=1)
     models = {}
     for precision, each in made.items():
-        answers = {**references, "edge": edges[precision]}
+        edge = {"edge": edges[precision]}
+        answers = {**references, **edge}
+        before = None if each.tuning is None or untuned is None else {**references, "untuned": untuned, **edge}
         models[precision] = EdgeModel(
             size_bytes=len(contents[precision]),
             audit=audits[precision],
             layers=each.layers,
             mixed=each.mixed,
             tuning=each.tuning,
+            untuned=None if before is None else compare(truth, before, labels),
             comparison=compare(truth, answers, labels),
             fidelity=fidelity(truth, answers, labels),
             verdict=judge(truth, compact, edges[precision].argmax(axis=1), labels=labels, gates=gates),
@@ -371,6 +382,18 @@ def _edges(run: TrainedRun, draft: Bundle, reporter: Reporter) -> dict[Precision
                 advance(len(pixels))
         probabilities[precision] = np.concatenate(batches)
     return probabilities
+
+
+def _untuned(
+    run: TrainedRun, content: bytes, manifest: Manifest, output: Path, reporter: Reporter
+) -> NDArray[np.float32]:
+    """Probabilities of the int8 model before fine-tuning, as those of the others."""
+    content = _described(run, content)
+    models = {"int8": audit(content).model_file("model.int8.tflite")}
+    alone = manifest.model_copy(update={"models": models, "full": None})
+    with _draft(output, alone, run, {"model.int8.tflite": content}) as draft:
+        reporter.say("and the int8 model as it was before fine-tuning:")
+        return _edges(run, draft, reporter)["int8"]
 
 
 def _asked_in_old_runtime(

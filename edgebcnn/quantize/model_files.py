@@ -107,6 +107,11 @@ class Maker:
         chosen = chosen_photos(self._run, self._recipe, captured=self._captured, reporter=self._reporter)
         return calibrated(self._model, chosen, preprocessing=self._preprocessing, io=self._io, reporter=self._reporter)
 
+    @property
+    def untuned(self) -> bytes | None:
+        """The int8 file that fine-tuning began with; None where nothing was fine-tuned."""
+        return None if self._fine_tuning is None else self._plain.int8.content
+
     def _made(self, precision: Precision) -> MadeFile:
         if precision in _IN_FLOAT:
             return MadeFile(self._converted(precision))

@@ -9,6 +9,7 @@ and what the full model says of them.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -31,6 +32,9 @@ from edgebcnn.train.run_folder import TrainedRun
 
 DEFAULT_EPOCHS = 1
 
+CURVE_POINTS = 40
+"""Of the loss: single batches jump about, and one number an epoch would be no curve."""
+
 _RATE = 1e-4
 """Peak learning rate of weights in units of 127 steps: a hundred of them move one by a step or so."""
 
@@ -43,11 +47,13 @@ class Tuning:
         epochs: Passes over the photos.
         photos: How many there were.
         losses: Mean loss of each epoch.
+        curve: Photos learned from, and the mean loss since the point before; at most `CURVE_POINTS`.
     """
 
     epochs: int
     photos: int
     losses: tuple[float, ...]
+    curve: tuple[tuple[int, float], ...]
 
     def __str__(self) -> str:
         """One line."""
@@ -57,7 +63,12 @@ class Tuning:
 
     def as_json(self) -> dict[str, Any]:
         """All of it."""
-        return {"epochs": self.epochs, "photos": self.photos, "losses": [round(loss, 6) for loss in self.losses]}
+        return {
+            "epochs": self.epochs,
+            "photos": self.photos,
+            "losses": [round(loss, 6) for loss in self.losses],
+            "curve": [{"photos": photos, "loss": round(loss, 6)} for photos, loss in self.curve],
+        }
 
 
 class FineTuning:
@@ -92,12 +103,12 @@ class FineTuning:
         with reporter.progress("building the network with its rounding", 0):
             rounding = FakeQuantized(int8.corrected, int8.content, learning=self._learning(model))
         with deterministic():
-            losses = self._fit(rounding.network, self._examples(reporter), reporter)
+            losses, curve = self._fit(rounding.network, self._examples(reporter), reporter)
         with reporter.progress("converting to int8 again", 0):
             calibrated = Calibrated(rounding.float_file(), int8.calibrated.ranges, means={})
             content, corrected = calibrated.quantized(io)
         tuned = replace(int8, content=content, corrected=corrected, calibrated=calibrated)
-        return tuned, Tuning(self._epochs, len(self._photos), losses)
+        return tuned, Tuning(self._epochs, len(self._photos), losses, curve)
 
     def _learning(self, model: Any) -> frozenset[str]:
         """Layers with a kernel that neither the model nor the run froze."""
@@ -115,8 +126,11 @@ class FineTuning:
         # A row of them is made when it is read, which is all that a stage asks of an array.
         return Examples(cast("NDArray[np.uint8]", views), class_ids(self._photos), teacher)
 
-    def _fit(self, network: Any, examples: Examples, reporter: Reporter) -> tuple[float, ...]:
-        dataset, epochs = self._run.dataset, list[EpochReport]()
+    def _fit(
+        self, network: Any, examples: Examples, reporter: Reporter
+    ) -> tuple[tuple[float, ...], tuple[tuple[int, float], ...]]:
+        """Mean loss of each epoch, and the curve."""
+        dataset, epochs, batches = self._run.dataset, list[EpochReport](), list[tuple[float, int]]()
         stage = Stage(
             "compact/qat",
             backbone=None,
@@ -128,8 +142,22 @@ class FineTuning:
         )
         bar = reporter.progress("quantization-aware fine-tuning", self._epochs * len(self._photos))
         with TemporaryDirectory() as folder, bar as advance:
-            stage.fit(examples, None, checkpoint=Path(folder) / "qat.npz", advance=advance, on_epoch=epochs.append)
-        return tuple(epoch.loss for epoch in epochs)
+            stage.fit(
+                examples,
+                None,
+                checkpoint=Path(folder) / "qat.npz",
+                advance=advance,
+                on_epoch=epochs.append,
+                on_batch=lambda *batch: batches.append(batch),
+            )
+        return tuple(epoch.loss for epoch in epochs), _curve(batches)
+
+
+def _curve(batches: Sequence[tuple[float, int]]) -> tuple[tuple[int, float], ...]:
+    losses, photos = np.array(batches).T
+    parts = [part for part in np.array_split(np.arange(len(batches)), CURVE_POINTS) if len(part)]
+    seen = np.cumsum(photos)
+    return tuple((int(seen[part[-1]]), float(np.average(losses[part], weights=photos[part]))) for part in parts)
 
 
 def _config(config: TrainConfig) -> TrainConfig:

@@ -139,6 +139,22 @@ def layers(names: Sequence[str], sqnr_db: Sequence[float | None]) -> Any:
     return figure
 
 
+@_drawn
+def losses(curve: Sequence[Mapping[str, Any]], *, photos: int) -> Any:
+    """The loss of fine-tuning over the photos learned from; lines stand where an epoch ends.
+
+    Args:
+        curve: As `Tuning.as_json` has it.
+        photos: Of one epoch.
+    """
+    figure, axes = _figure(3)
+    axes.plot([point["photos"] for point in curve], [point["loss"] for point in curve], ".-", color=COLOURS["edge"])
+    for end in range(photos, curve[-1]["photos"] + 1, photos):
+        axes.axvline(end, color="0.8", linewidth=1, zorder=0)
+    axes.set(xlabel="photos learned from", ylabel="loss")
+    return figure
+
+
 def _figure(height_in: float) -> tuple[Any, Any]:
     from matplotlib.figure import Figure
 

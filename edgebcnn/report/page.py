@@ -86,9 +86,12 @@ def _model(model: Mapping[str, Any], calibration: Mapping[str, Any] | None) -> d
     gained = [each for each in found["confusions"] if each["gained"] > 0]
     lost = [each for each in reversed(found["confusions"]) if each["gained"] < 0]
     layers = (model.get("layers") or {}).get("layers")
+    tuning = model.get("tuning")
     return {
         **model,
         "latency": model.get("latency"),
+        "tuning": tuning and {**tuning, "figure": figures.losses(tuning["curve"], photos=tuning["photos"])},
+        "untuned": _untuned(model.get("untuned")),
         "confusions": {"More often by the edge model": gained, "Less often by the edge model": lost},
         "reliability": figures.reliability(found["quality"]),
         "products_figure": figures.products(found["products"]),
@@ -96,6 +99,24 @@ def _model(model: Mapping[str, Any], calibration: Mapping[str, Any] | None) -> d
         if layers
         else None,
         "layers": layers,
+    }
+
+
+def _untuned(comparison: Mapping[str, Any] | None) -> dict[str, Any] | None:
+    """What fine-tuning changed: of the model before it and the edge model, each figure that the page shows."""
+    if comparison is None:
+        return None
+    pairs = {(pair["first"], pair["second"]): pair for pair in comparison["pairs"]}
+    return {
+        "models": {
+            model["name"]: {
+                "accuracy": model["accuracy"],
+                **{other: pairs[model["name"], other]["agreement"] for other in ("compact", "full")},
+            }
+            for model in comparison["models"]
+            if model["name"] in ("untuned", "edge")
+        },
+        "pair": pairs["edge", "untuned"],
     }
 
 

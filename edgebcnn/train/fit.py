@@ -132,6 +132,7 @@ class Stage:
         checkpoint: Path,
         advance: Advance,
         on_epoch: Callable[[EpochReport], None],
+        on_batch: Callable[[float, int], None] = lambda loss, photos: None,
     ) -> None:
         """Fits until the epochs are used up or validation stalls, and leaves the best weights in the network.
 
@@ -143,6 +144,7 @@ class Stage:
             checkpoint: File that a killed stage goes on from; written after every epoch.
             advance: Called with the number of photos learned from; what it raises ends the stage.
             on_epoch: Called after every epoch; after a resume also for the epochs before it.
+            on_batch: Called with the mean loss of every batch, before it was learned from, and its number of photos.
 
         Raises:
             TrainingError: the loss is not a number; the message names the batch.
@@ -156,7 +158,7 @@ class Stage:
         advance(progress.epoch * len(train.classes))
         try:
             while progress.epoch < self._stage.epochs and not self._is_over(progress):
-                report = self._epoch(train, validation, progress.epoch, progress.rate_factor, advance)
+                report = self._epoch(train, validation, progress.epoch, progress.rate_factor, advance, on_batch)
                 self._check_weights(report.epoch)
                 best = self._judge(progress, report, best, is_judged=validation is not None)
                 self._save(checkpoint, progress, best)
@@ -165,7 +167,13 @@ class Stage:
             self._assign(best)
 
     def _epoch(
-        self, train: Examples, validation: Examples | None, epoch: int, rate_factor: float, advance: Advance
+        self,
+        train: Examples,
+        validation: Examples | None,
+        epoch: int,
+        rate_factor: float,
+        advance: Advance,
+        on_batch: Callable[[float, int], None],
     ) -> EpochReport:
         started_s = time.monotonic()
         name = f"{self.role}/{self.stage_name}"
@@ -181,6 +189,7 @@ class Stage:
                     f"the loss of {self.role}/{self.stage_name} is not a number at epoch {epoch + 1}, batch "
                     f"{number + 1}; the best weights so far are kept: lower the learning rates and start again"
                 )
+            on_batch(float(loss), len(classes))
             total_loss += float(loss) * len(classes)
             right += int(hits)
             advance(len(classes))
