@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgebcnn.cli.train import folder_name
+from edgebcnn.cli.train import POOLINGS, folder_name
 
 if TYPE_CHECKING:
     from edgebcnn.report.ranks import CompressResult
     from edgebcnn.train.compress import CompressChoices
-
-_POOLINGS = ("hadamard", "quadratic", "lrbc", "maclaurin", "tensor_sketch", "gap")
 
 
 def _ranks(_context: click.Context, _parameter: click.Parameter, text: str | None) -> list[int] | None:
@@ -34,7 +32,7 @@ def _ranks(_context: click.Context, _parameter: click.Parameter, text: str | Non
 @click.option(
     "--rank", callback=_ranks, metavar="D[,D...]", help="Size of the pooling, or several; its own if left out."
 )
-@click.option("--pooling", type=click.Choice(_POOLINGS), default="hadamard", help="What replaces the outer product.")
+@click.option("--pooling", type=click.Choice(POOLINGS), default="hadamard", help="What replaces the outer product.")
 @click.option(
     "--tail", type=click.Choice(["l2", "tanh", "sqrt"]), help="What follows it; l2 if left out and it takes one."
 )

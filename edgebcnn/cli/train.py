@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edgebcnn.train.config import TrainConfig
     from edgebcnn.train.steps import TrainResult
 
-_POOLINGS = ("hadamard", "quadratic", "lrbc", "maclaurin", "tensor_sketch", "gap")
+POOLINGS = ("hadamard", "quadratic", "lrbc", "maclaurin", "tensor_sketch", "gap")
 _INTERPOLATIONS = ("halving", "area", "linear")
 _STREAMS = (
     *("vgg16", "vgg19", "resnet50", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0"),
@@ -91,7 +91,7 @@ def folder_name(_context: click.Context, _parameter: click.Parameter, name: str 
         default="halving",
         help="How photos are made smaller: halving is nearly area for an eighth of its time, linear makes moiré.",
     ),
-    click.option("--pooling", type=click.Choice(_POOLINGS), default="hadamard", help="How the compact model pools."),
+    click.option("--pooling", type=click.Choice(POOLINGS), default="hadamard", help="How the compact model pools."),
     click.option("--rank", type=int, help="Size of the compact pooling; its own if left out."),
     click.option(
         "--tail", type=click.Choice(["tanh", "sqrt", "l2"]), help="What follows the compact pooling, if it takes one."
