@@ -31,6 +31,7 @@ from edgebcnn.preprocessing import read_photo
 from edgebcnn.progress import Advance, Silent
 from edgebcnn.quantize import model_files
 from edgebcnn.quantize.calibrate import Recipe
+from edgebcnn.quantize.choices import ExportChoices
 from edgebcnn.quantize.export import ExportResult, export
 from edgebcnn.train.dataset import Photo, ProductDataset
 from edgebcnn.train.features import PreparedPhotos
@@ -91,7 +92,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> TrainedRun:
 
 
 def _export(run: TrainedRun, output: Path, *, reporter: Diary | None = None, allow_float: bool = False) -> ExportResult:
-    return export(run, output, precisions=TWO, recipe=RECIPE, allow_float=allow_float, reporter=reporter or Diary())
+    choices = ExportChoices(TWO, RECIPE, allow_float=allow_float)
+    return export(run, output, choices=choices, reporter=reporter or Diary())
 
 
 @pytest.fixture(scope="module")
@@ -253,9 +255,7 @@ def test_ctrl_c_leaves_nothing_behind(run: TrainedRun, tmp_path: Path) -> None:
 
 def test_without_test_photos_the_validation_photos_judge(run: TrainedRun, tmp_path: Path) -> None:
     run = replace(run, dataset=replace(run.dataset, test=()))
-    result = export(
-        run, tmp_path / "bundle", precisions=["float32"], recipe=RECIPE, allow_float=False, reporter=Diary()
-    )
+    result = export(run, tmp_path / "bundle", choices=ExportChoices(["float32"], RECIPE), reporter=Diary())
     assert (result.held_out, result.models["float32"].comparison.n) == ("val", 6)
     assert result.bundle.manifest.calibration is None
 
@@ -343,8 +343,8 @@ def test_the_command_makes_what_it_is_asked_for(run: TrainedRun, tmp_path: Path)
 
 
 def test_int8_input_and_output_change_no_answer(run: TrainedRun, exported: ExportResult, tmp_path: Path) -> None:
-    options: dict[str, Any] = {"precisions": ["int8"], "recipe": RECIPE, "allow_float": False, "reporter": Diary()}
-    bundle = export(run, tmp_path / "bundle", io="int8", **options).bundle
+    choices = ExportChoices(["int8"], RECIPE, io="int8")
+    bundle = export(run, tmp_path / "bundle", choices=choices, reporter=Diary()).bundle
     entry = bundle.manifest.models["int8"]
     assert (entry.input.dtype, entry.output.dtype) == ("int8", "int8")
     with np.load(bundle.path / GOLDEN_NAME) as golden, np.load(exported.bundle.path / GOLDEN_NAME) as expected:
@@ -463,9 +463,8 @@ def test_the_full_model_travels_where_it_is_asked_for_and_says_what_it_said_at_e
     run: TrainedRun, tmp_path: Path
 ) -> None:
     output = tmp_path / "b"
-    bundle = export(
-        run, output, precisions=["fp16"], recipe=RECIPE, allow_float=False, with_full=True, reporter=Diary()
-    ).bundle
+    choices = ExportChoices(["fp16"], RECIPE, with_full=True)
+    bundle = export(run, output, choices=choices, reporter=Diary()).bundle
     assert bundle.manifest.full is not None
     path = full_model(bundle)
     assert path == full_model(bundle, path) == output / "full.tflite", "it says which products it knows"

@@ -25,6 +25,7 @@ from edgebcnn.cli import main
 from edgebcnn.errors import BundleError, GateError
 from edgebcnn.progress import Silent
 from edgebcnn.quantize.calibrate import Recipe
+from edgebcnn.quantize.choices import ExportChoices
 from edgebcnn.quantize.export import ExportResult, export
 from edgebcnn.train.dataset import Photo, ProductDataset
 from edgebcnn.train.run_folder import TrainedRun, write_photos
@@ -78,16 +79,8 @@ def bad(run: TrainedRun, tmp_path_factory: pytest.TempPathFactory) -> dict[str, 
 
 
 def _export(run: TrainedRun, output: Path, *, accept_drop: bool = False, captured: Path | None = None) -> ExportResult:
-    return export(
-        run,
-        output,
-        precisions=["int8"],
-        recipe=RECIPE,
-        allow_float=False,
-        accept_drop=accept_drop,
-        captured=captured,
-        reporter=Silent(),
-    )
+    choices = ExportChoices(["int8"], RECIPE, captured=captured, accept_drop=accept_drop)
+    return export(run, output, choices=choices, reporter=Silent())
 
 
 @pytest.fixture(scope="module")

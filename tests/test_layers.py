@@ -161,7 +161,7 @@ def test_the_command_shows_every_layer_and_the_worst(shop: Path) -> None:
     result = typed(shop, "layers", "--precision", "int8")
     assert result.exit_code == 0, result.output
     assert "ops, all integer; int8 and uint8 flow, constants are int32 and int8" in result.stdout
-    for words in ("project_u", "logits", "SQNR", "alone", "most is lost in "):
+    for words in ("mean_square", "logits", "SQNR", "alone", "most is lost in "):
         assert words in result.stdout
 
 

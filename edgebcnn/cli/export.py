@@ -5,15 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 from shlex import quote
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 import click
 
 if TYPE_CHECKING:
     from edgebcnn.bundle import Precision
+    from edgebcnn.quantize.choices import ExportChoices
     from edgebcnn.quantize.export import ExportResult
 
 DEFAULT_RUN = Path("runs/latest")
+
+_SERVES = {"int8_io": {"int8", "mixed"}, "equalization": {"int8", "mixed", "int16"}, "qat": {"int8", "mixed"}}
+"""Flags that do nothing without one of these."""
 
 
 def points(_context: click.Context, parameter: click.Parameter, limit: float | None) -> float | None:
@@ -93,30 +97,7 @@ def _limit(flag: str, what: str, default: str) -> Callable[[click.decorators.FC]
 @_limit("--max-new-confusion", "Refuse where more of one product's photos are newly taken for one other.", "5")
 @click.option("--accept-drop", is_flag=True, help="Export what these limits refuse; the bundle's report says so.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
-def command(
-    *,
-    run_path: Path,
-    int8: bool,
-    mixed: bool,
-    int16: bool,
-    dynamic: bool,
-    fp16: bool,
-    float32: bool,
-    recipe: str,
-    calibration_photos: Path | None,
-    equalization: bool | None,
-    qat: bool,
-    qat_epochs: int | None,
-    output: Path | None,
-    int8_io: bool,
-    runtime_compat: bool,
-    old_python: Path | None,
-    with_full: bool,
-    allow_float: bool,
-    accept_drop: bool,
-    as_json: bool,
-    **limits: float | None,
-) -> None:
+def command(*, run_path: Path, output: Path | None, as_json: bool, **flags: Any) -> None:
     """Turn a trained run into a bundle for the device.
 
     RUN is a folder that train made, by default the newest. The bundle holds one model for each precision, judged on the
@@ -124,58 +105,62 @@ def command(
     report goes to DIR.refused, and what DIR held stays.
     """
     from edgebcnn.cli.console import TerminalReporter
+    from edgebcnn.errors import GateError
 
-    chosen: dict[Precision, bool] = {
-        "int8": int8,
-        "mixed": mixed,
-        "int16": int16,
-        "dynamic": dynamic,
-        "fp16": fp16,
-        "float32": float32,
-    }
-    precisions = [precision for precision, wanted in chosen.items() if wanted] or ["int8"]
-    if int8_io and not {"int8", "mixed"} & set(precisions):
-        raise click.UsageError("--int8-io is for the int8 model: add --int8")
-    if equalization and not {"int8", "mixed", "int16"} & set(precisions):
-        raise click.UsageError("--equalization is for the int8 model: add --int8")
-    if qat and not {"int8", "mixed"} & set(precisions):
-        raise click.UsageError("--qat is for the int8 model: add --int8")
-    if qat_epochs is not None and not qat:
-        raise click.UsageError("--qat-epochs is for --qat: add it")
+    precisions = _precisions(flags)
     reporter = TerminalReporter()
     with reporter.progress("starting TensorFlow", 0):
-        from edgebcnn.errors import GateError
-        from edgebcnn.quantize.calibrate import load_recipe
         from edgebcnn.quantize.export import export
-        from edgebcnn.quantize.qat import DEFAULT_EPOCHS
         from edgebcnn.train.run_folder import open_run
 
     run = open_run(run_path)
-    found = load_recipe(recipe)
-    changes: dict[str, Any] = {"gates": found.gates.overridden(**limits)}
-    if equalization is not None:
-        changes["equalization"] = equalization
+    choices = _choices(precisions, flags)
     try:
-        result = export(
-            run,
-            output or run.path / "bundle",
-            precisions=precisions,
-            recipe=found.model_copy(update=changes),
-            allow_float=allow_float,
-            captured=calibration_photos,
-            accept_drop=accept_drop,
-            io="int8" if int8_io else "uint8",
-            qat_epochs=(qat_epochs or DEFAULT_EPOCHS) if qat else 0,
-            runtime_compat=runtime_compat or old_python is not None,
-            old_python=old_python,
-            with_full=with_full,
-            reporter=reporter,
-        )
+        result = export(run, output or run.path / "bundle", choices=choices, reporter=reporter)
     except GateError as refused:
         if as_json:
             click.echo(refused.report.read_bytes(), nl=False)
         raise
     _print(result, as_json=as_json)
+
+
+def _precisions(flags: dict[str, Any]) -> list[Precision]:
+    """The precisions that were asked for, when every other flag is of use to one of them."""
+    from edgebcnn.bundle import Precision
+
+    precisions: list[Precision] = [name for name in get_args(Precision) if flags[name]] or ["int8"]
+    for flag, served in _SERVES.items():
+        if flags[flag] and served.isdisjoint(precisions):
+            raise click.UsageError(f"--{flag.replace('_', '-')} is for the int8 model: add --int8")
+    if flags["qat_epochs"] is not None and not flags["qat"]:
+        raise click.UsageError("--qat-epochs is for --qat: add it")
+    return precisions
+
+
+def _choices(precisions: list[Precision], flags: dict[str, Any]) -> ExportChoices:
+    from edgebcnn.quantize.calibrate import load_recipe
+    from edgebcnn.quantize.choices import ExportChoices
+    from edgebcnn.quantize.gate import Gates
+    from edgebcnn.quantize.qat import DEFAULT_EPOCHS
+
+    recipe = load_recipe(flags["recipe"])
+    changes: dict[str, Any] = {
+        "gates": recipe.gates.overridden(**{limit: flags[limit] for limit in Gates.model_fields})
+    }
+    if flags["equalization"] is not None:
+        changes["equalization"] = flags["equalization"]
+    return ExportChoices(
+        precisions=precisions,
+        recipe=recipe.model_copy(update=changes),
+        captured=flags["calibration_photos"],
+        io="int8" if flags["int8_io"] else "uint8",
+        qat_epochs=(flags["qat_epochs"] or DEFAULT_EPOCHS) if flags["qat"] else 0,
+        runtime_compat=flags["runtime_compat"] or flags["old_python"] is not None,
+        old_python=flags["old_python"],
+        with_full=flags["with_full"],
+        allow_float=flags["allow_float"],
+        accept_drop=flags["accept_drop"],
+    )
 
 
 def _print(result: ExportResult, *, as_json: bool) -> None:
@@ -188,7 +173,7 @@ def _print(result: ExportResult, *, as_json: bool) -> None:
         click.echo(json_bytes(result.as_json()).decode(), nl=False)
         return
     for precision, model in result.models.items():
-        stdout.print(f"{precision}: {model.audit.summary()}, {model.size_bytes / 1e6:.2f} MB")
+        stdout.print(f"{precision}: {model.audit.summary()}, {len(model.content) / 1e6:.2f} MB")
         stdout.print(comparison_table(model.comparison))
         for sentence in filter(None, (model.tuning, model.mixed, model.layers, model.old_runtime)):
             stdout.print(str(sentence))

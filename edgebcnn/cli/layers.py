@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 def command(*, bundle_path: Path, precision: Precision | None, integer_only: bool, as_json: bool) -> None:
     """Show op by op what a bundle computes in, and which layers lose the accuracy.
 
-    BUNDLE is a folder that export made, by default the newest run's. For each layer: how far its values are from those
+    BUNDLE is what export or pack made, by default the newest run's. For each layer: how far its values are from those
     of the float model (SQNR, cosine), and how far the answers move where this layer alone is int8, as export measured
     it on training photos. The picture of it lies in the bundle, as report/layers.PRECISION.png.
     """

@@ -18,6 +18,7 @@ from edgebcnn.demo.shelf import ShelfSizes, draw_shelf, draw_video
 from edgebcnn.device.classifier import Classifier
 from edgebcnn.progress import Reporter
 from edgebcnn.quantize.calibrate import load_recipe
+from edgebcnn.quantize.choices import ExportChoices
 from edgebcnn.quantize.export import ExportResult, export
 from edgebcnn.sinks.terminal import ProgressSink
 from edgebcnn.train.augment import Augmentation
@@ -61,8 +62,10 @@ def config(data: Path, *, seed: int) -> TrainConfig:
         weights="none",
         train_px=96,
         input_px=96,
+        pooling="hadamard",
         rank=256,
         copies=4,
+        full_head=StageConfig(epochs=5, head_rate=1e-3),
         full_finetune=StageConfig(epochs=16, head_rate=2e-3, backbone_rate=2e-3, patience=6),
         compact_head=StageConfig(epochs=3, head_rate=2e-3),
         compact_finetune=StageConfig(epochs=6, head_rate=1e-3, backbone_rate=1e-3),
@@ -97,10 +100,8 @@ def tell(folder: Path, *, seed: int, reporter: Reporter, stop: Event) -> DemoRes
     exported = export(
         trained.run,
         trained.run.path / "bundle",
-        precisions=("int8",),
-        recipe=load_recipe("balanced"),
-        allow_float=False,
-        accept_drop=True,  # the story goes on: its reader sees the verdict
+        # The story goes on whatever the gate says: its reader sees the verdict.
+        choices=ExportChoices(("int8",), load_recipe("balanced"), accept_drop=True),
         reporter=reporter,
     )
     on_video = _run(exported, video, reporter)

@@ -71,13 +71,7 @@ def observe(
         preprocessing: The model's.
         advance: Called with 1 after each photo.
     """
-    interpreter = Interpreter(
-        model_content=float_tflite,
-        experimental_preserve_all_tensors=True,
-        # XNNPACK would keep what flows between its ops to itself.
-        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-    )
-    interpreter.allocate_tensors()
+    interpreter = observable(float_tflite)
     activations = flowing(float_tflite)
     (image,) = (activation.index for activation in activations if activation.is_input)
     for photo_u8 in photos_u8:
@@ -91,6 +85,18 @@ def observe(
             np.maximum(activation.reach, np.maximum(rows.max(axis=0), -rows.min(axis=0)), out=activation.reach)
         advance(1)
     return activations
+
+
+def observable(tflite: bytes) -> Interpreter:
+    """An interpreter of a model file that keeps what every tensor holds."""
+    interpreter = Interpreter(
+        model_content=tflite,
+        experimental_preserve_all_tensors=True,
+        # XNNPACK would keep what flows between its ops to itself.
+        experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
+    )
+    interpreter.allocate_tensors()
+    return interpreter
 
 
 def flowing(float_tflite: bytes) -> tuple[Activation, ...]:
@@ -130,21 +136,31 @@ def packed(model: Any) -> bytes:
 
 def ranges_in_file(int8_tflite: bytes) -> dict[str, Range]:
     """What the int8 tensors of a file can hold, by their names."""
-    found = {}
-    for tensor in schema.ModelT.InitFromPackedBuf(int8_tflite).subgraphs[0].tensors:
-        if tensor.type == schema.TensorType.INT8 and len(tensor.quantization.scale) == 1:
-            scale, zero_point = float(tensor.quantization.scale[0]), int(tensor.quantization.zeroPoint[0])
-            found[tensor.name.decode()] = Range((-128 - zero_point) * scale, (127 - zero_point) * scale)
-    return found
+    tensors = schema.ModelT.InitFromPackedBuf(int8_tflite).subgraphs[0].tensors
+    in_int8 = (tensor for tensor in tensors if tensor.type == schema.TensorType.INT8)
+    return {tensor.name.decode(): held for tensor in in_int8 if (held := range_held(tensor))}
+
+
+def range_held(tensor: Any) -> Range | None:
+    """Lowest and highest value that an int8 tensor can hold; None where it has no scale, or one for each channel.
+
+    Args:
+        tensor: The schema's `TensorT`.
+    """
+    quantization = tensor.quantization
+    if quantization is None or quantization.scale is None or len(quantization.scale) != 1:
+        return None
+    scale, zero_point = float(quantization.scale[0]), int(quantization.zeroPoint[0])
+    return Range((-128 - zero_point) * scale, (127 - zero_point) * scale)
 
 
 def _activations(model: Any) -> Iterator[Activation]:
     graph = model.subgraphs[0]
     produced = [index for operator in graph.operators for index in operator.outputs]
-    flowing = [index for index in (*graph.inputs, *produced) if graph.tensors[index].type == schema.TensorType.FLOAT32]
-    layers = {index: _layer(graph.tensors[index].name.decode()) for index in flowing}
+    indices = [index for index in (*graph.inputs, *produced) if graph.tensors[index].type == schema.TensorType.FLOAT32]
+    layers = {index: _layer(graph.tensors[index].name.decode()) for index in indices}
     in_layer = Counter(layers.values())
-    for index in flowing:
+    for index in indices:
         tensor = graph.tensors[index].name.decode()
         first, _, _ = tensor.partition(";")
         _, _, op = first.rpartition("/")

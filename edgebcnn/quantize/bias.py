@@ -23,6 +23,8 @@ _CONV, _DEPTHWISE, _DENSE = (
     schema.BuiltinOperator.FULLY_CONNECTED,
 )
 
+LAYERS = (_CONV, _DEPTHWISE, _DENSE)
+"""Ops that have weights."""
 
 _DTYPES: dict[int, type[np.generic]] = {
     schema.TensorType.FLOAT32: np.float32,
@@ -103,7 +105,7 @@ def _with_weights(model: Any) -> Iterator[tuple[int, Any]]:
     graph = model.subgraphs[0]
     for operator in graph.operators:
         kind = model.operatorCodes[operator.opcodeIndex].builtinCode
-        if kind in (_CONV, _DEPTHWISE, _DENSE):
+        if kind in LAYERS:
             weights = graph.tensors[operator.inputs[1]]
             if model.buffers[weights.buffer].data is not None:
                 yield kind, operator

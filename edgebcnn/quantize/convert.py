@@ -22,13 +22,12 @@ from numpy.typing import NDArray
 
 from edgebcnn.bundle import Precision, Tensor
 from edgebcnn.device.classifier import INT8_OFFSET
-from edgebcnn.errors import EdgebcnnError, QuantizationError
+from edgebcnn.errors import QuantizationError
 from edgebcnn.model.keras import keras, tf
 from edgebcnn.model.pooling import SignedSqrt
-from edgebcnn.native import muted_native_stderr
 from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.progress import Advance
-from edgebcnn.quantize.int8 import QuantizedIo, quantize, refusal
+from edgebcnn.quantize.int8 import QuantizedIo, converting, quantize
 from edgebcnn.quantize.ranges import Int8Rules
 
 MAX_LEVELS_OFF = 0.51
@@ -150,11 +149,6 @@ def converted(converter: tf.lite.TFLiteConverter, precision: Precision) -> bytes
     Raises:
         QuantizationError: TFLite has no op for a part of the model, or cannot calibrate it.
     """
-    try:
-        with muted_native_stderr():
-            content: bytes = converter.convert()
-    except EdgebcnnError:  # whoever is told of the progress may end the work
-        raise
-    except Exception as error:  # the converter's own exception is private and derives from nothing narrower
-        raise refusal(str(error), precision) from error
+    with converting(precision):
+        content: bytes = converter.convert()
     return content

@@ -33,7 +33,7 @@ from ai_edge_litert import schema_py_generated as schema
 from numpy.typing import NDArray
 
 from edgebcnn.quantize.activations import Activation, packed
-from edgebcnn.quantize.bias import add_constant, constant
+from edgebcnn.quantize.bias import LAYERS, add_constant, constant
 from edgebcnn.report.calibration import Between, EqualizedGroup
 
 MAX_EXPONENT = 8
@@ -42,7 +42,6 @@ MAX_EXPONENT = 8
 Values = NDArray[np.float64]
 
 _kinds, _fused = schema.BuiltinOperator, schema.ActivationFunctionType
-_LAYERS = (_kinds.CONV_2D, _kinds.DEPTHWISE_CONV_2D, _kinds.FULLY_CONNECTED)
 _PASSING = (_kinds.ADD, _kinds.AVERAGE_POOL_2D, _kinds.MAX_POOL_2D, _kinds.PAD, _kinds.RELU, _kinds.RELU6)
 _RELU6_END = 6.0
 
@@ -174,7 +173,7 @@ def _tied(graph: _Graph, operator: Any, index: int) -> dict[int, int] | None:
     """Other tensors of an op that take the same factors (1) or the inverse (-1); None where it lets none through."""
     kind, output, flowing = graph.kind(operator), int(operator.outputs[0]), graph.flowing(operator)
     lets_through = graph.activation(operator) in (_fused.NONE, _fused.RELU, _fused.RELU6)
-    if kind in _LAYERS:
+    if kind in LAYERS:
         is_free = lets_through if output == index else _takes(graph, operator, index)
         return {} if is_free and len(flowing) == 1 else None
     if not lets_through or any(graph.channels(other) != graph.channels(index) for other in (*flowing, output)):
@@ -236,10 +235,10 @@ def _shares(graph: _Graph, operator: Any) -> Values:
 def _scale(graph: _Graph, group: _Group, factors: Mapping[int, Values]) -> None:
     for index in group.members:
         maker = graph.makers[index]
-        if graph.kind(maker) in _LAYERS:
+        if graph.kind(maker) in LAYERS:
             _scale_output(graph, maker, factors[index])
         for taker in graph.takers[index]:
-            if graph.kind(taker) in _LAYERS:
+            if graph.kind(taker) in LAYERS:
                 weights = constant(graph.model, taker.inputs[1])
                 each = np.repeat(factors[index], weights.shape[-1] // len(factors[index]))
                 graph.replace(taker, 1, weights / each)

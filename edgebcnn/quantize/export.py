@@ -8,18 +8,15 @@ last and at once, so that an export that fails, is refused or is stopped leaves 
 
 from __future__ import annotations
 
-import io as io_module
-import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, replace
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
-from numpy.typing import NDArray
 
 from edgebcnn import __version__
 from edgebcnn.atomic import json_bytes
@@ -31,31 +28,24 @@ from edgebcnn.bundle import (
     SCHEMA_VERSION,
     Bundle,
     Manifest,
-    ModelFile,
     Precision,
     check_destination,
     write_bundle,
 )
-from edgebcnn.device.classifier import Classifier
 from edgebcnn.errors import DataError, QuantizationError
-from edgebcnn.model.bcnn import Bcnn
 from edgebcnn.model.keras import keras, tf
 from edgebcnn.progress import Reporter
-from edgebcnn.quantize.audit import Audit, audit
-from edgebcnn.quantize.calibrate import Recipe
 from edgebcnn.quantize.calibrated import CalibratedModel
+from edgebcnn.quantize.choices import ExportChoices
 from edgebcnn.quantize.convert import check_pixel_input
-from edgebcnn.quantize.full_file import check_full_file, full_file
-from edgebcnn.quantize.gate import Gates, Verdict, check_refused_folder, forget_refusal, gate_json, judge, refuse
+from edgebcnn.quantize.full_file import full_file
+from edgebcnn.quantize.gate import Verdict, check_refused_folder, forget_refusal, gate_json, judge, refuse
 from edgebcnn.quantize.golden import golden_archive
-from edgebcnn.quantize.int8 import QuantizedIo
+from edgebcnn.quantize.held_out import HeldOutAnswers, ask, ask_old_runtime
 from edgebcnn.quantize.layers import LayerErrors
 from edgebcnn.quantize.layers_figure import layers_figure
-from edgebcnn.quantize.metadata import with_metadata
-from edgebcnn.quantize.mixed import Mixed
 from edgebcnn.quantize.model_files import CALIBRATED, MadeFile, Maker
-from edgebcnn.quantize.old_runtime import OLD_RUNTIME, OldRuntimeResult, check_known, compared
-from edgebcnn.quantize.qat import FineTuning, Tuning
+from edgebcnn.quantize.old_runtime import OldRuntimeResult, check_known
 from edgebcnn.report.calibration import CalibrationReport
 from edgebcnn.report.comparison import ModelComparison, compare
 from edgebcnn.report.fidelity import Fidelity, fidelity
@@ -63,24 +53,15 @@ from edgebcnn.report.page import page
 from edgebcnn.report.render import comparison_json
 from edgebcnn.train.claim import check_writable
 from edgebcnn.train.dataset import Photo
-from edgebcnn.train.features import PreparedPhotos, chunks, read_ahead
+from edgebcnn.train.features import PreparedPhotos
 from edgebcnn.train.run_folder import TrainedRun, check_photos, resume_command
-from edgebcnn.train.steps import predict
-
-MAX_COMPARED = 256
-"""Held-out photos that the old runtime is asked about: its int8 is twenty times as slow."""
 
 
-@dataclass(frozen=True)
-class EdgeModel:
-    """One model file of an export.
+@dataclass(frozen=True, kw_only=True)
+class EdgeModel(MadeFile):
+    """A model file of an export, and how it does.
 
     Attributes:
-        size_bytes: Size of the file.
-        audit: What it computes in.
-        layers: What its layers lose; None for files in float.
-        mixed: Which layers of a `mixed` file are in float.
-        tuning: How it was fine-tuned; None where it was not.
         untuned: Full, compact, the int8 model before fine-tuning (`untuned`) and edge model; None where it was not.
         comparison: Full, compact and edge model (this file) on the held-out photos.
         fidelity: Every figure of the three.
@@ -88,11 +69,6 @@ class EdgeModel:
         old_runtime: What tflite-runtime 2.14 says of the photos; None where it was not asked.
     """
 
-    size_bytes: int
-    audit: Audit
-    layers: LayerErrors | None
-    mixed: Mixed | None
-    tuning: Tuning | None
     untuned: ModelComparison | None
     comparison: ModelComparison
     fidelity: Fidelity
@@ -102,7 +78,7 @@ class EdgeModel:
     def as_json(self, photos: Sequence[str]) -> dict[str, Any]:
         """Everything, ops by name, and photos by the names given."""
         return {
-            "size_bytes": self.size_bytes,
+            "size_bytes": len(self.content),
             "ops": [op.name for op in self.audit.ops],
             "float_ops": [op.name for op in self.audit.float_ops],
             "layers": None if self.layers is None else self.layers.model_dump(mode="json"),
@@ -139,43 +115,19 @@ class ExportResult:
         return {"bundle": str(self.bundle.path), "digest": self.bundle.digest, **self.report}
 
 
-def export(
-    run: TrainedRun,
-    output: Path,
-    *,
-    precisions: Sequence[Precision],
-    recipe: Recipe,
-    allow_float: bool,
-    accept_drop: bool = False,
-    captured: Path | None = None,
-    reporter: Reporter,
-    io: QuantizedIo = "uint8",
-    qat_epochs: int = 0,
-    runtime_compat: bool = False,
-    old_python: Path | None = None,
-    with_full: bool = False,
-) -> ExportResult:
+def export(run: TrainedRun, output: Path, *, choices: ExportChoices, reporter: Reporter) -> ExportResult:
     """Turns a run's compact model into a bundle, and measures what that cost.
 
     Args:
         run: A run with a full and a compact model.
         output: Folder of the bundle; a bundle that is there is replaced.
-        precisions: Model files to make.
-        recipe: How calibration photos and ranges for int8 are chosen, and what a model file may lose.
-        allow_float: Accept an int8 file that keeps ops in float.
-        accept_drop: Write the bundle even if the gate refuses; its report says that it did.
-        captured: Folder of photos to calibrate on in place of training photos.
+        choices: What to make, and what to accept.
         reporter: Who is told.
-        io: What int8 and mixed files take and give.
-        qat_epochs: How long int8 and mixed files are fine-tuned after calibration; 0 leaves them as calibrated.
-        runtime_compat: Make files that tflite-runtime 2.14 runs, or none.
-        old_python: The Python of an environment with tflite-runtime 2.14, to be asked about held-out photos.
-        with_full: Put the full model into the bundle as well, in float, for `run --shadow`.
 
     Raises:
-        QuantizationError: an op cannot be converted, stays in float and `allow_float` is false, or is unknown to
-            tflite-runtime 2.14 and `runtime_compat` is true.
-        DeviceError: `old_python` cannot run a model file.
+        QuantizationError: an op cannot be converted, stays in float or is unknown to tflite-runtime 2.14, and that is
+            not accepted.
+        DeviceError: the old runtime cannot run a model file.
         GateError: a model file lost too much accuracy; its report lies beside `output`.
         RunError: the run lacks a model.
         TrainingError: fine-tuning ends in weights that are no numbers.
@@ -184,148 +136,66 @@ def export(
         StorageError: the disk is full, or `output` cannot be written.
     """
     output = output.absolute()  # `.` has no name to put a draft or a report beside
+    _check_start(run, output, choices, reporter)
+    full, compact = run.load("full"), run.load("compact")
+    maker = Maker(run, full, compact, choices=choices, reporter=reporter)
+    made = maker.make()
+    _check_made(made, run, choices)
+    shadow = None
+    if choices.with_full:
+        shadow = full_file(run, full, runtime_compat=choices.runtime_compat, reporter=reporter)
+    manifest = _manifest(run, made, maker.calibrated, shadow, tuned=choices.qat_epochs > 0)
+    files = _files(manifest, made, shadow)
+    references = {"full": full, "compact": compact}
+    said = ask(run, references, manifest, files, untuned=maker.untuned, output=output, reporter=reporter)
+    models = _judged(run, made, said, choices, reporter)
+    calibration = None if maker.calibrated is None else maker.calibrated.report(run.dataset.labels)
+    report = _report(run, models, choices, calibration)
+    files |= {REPORT_NAME: json_bytes(report), PAGE_NAME: _page(run, report, reporter)}
+    if not choices.accept_drop:
+        verdicts = {precision: model.verdict for precision, model in models.items()}
+        refuse(verdicts, output, files=files, photos=run.dataset.held_out_name)
+    files[GOLDEN_NAME] = golden_archive(run, manifest.models, said.references, said.edges)
+    bundle = write_bundle(output, manifest, run.dataset.labels, files)
+    forget_refusal(output)
+    return ExportResult(bundle, run.dataset.held_out_name, models, calibration, report)
+
+
+def _check_start(run: TrainedRun, output: Path, choices: ExportChoices, reporter: Reporter) -> None:
+    """Whatever can be told before the long work."""
     check_destination(output)
     check_refused_folder(output)
     check_writable(output.parent)
-    _check_run(run, reporter)
-    if not CALIBRATED.isdisjoint(precisions) and not allow_float:
-        _check_pooling(run)
-    full, compact = run.load("full"), run.load("compact")
-    maker = Maker(
-        run,
-        compact,
-        precisions,
-        recipe=recipe,
-        captured=captured,
-        io=io,
-        runtime_compat=runtime_compat,
-        fine_tuning=FineTuning(run, full, epochs=qat_epochs) if qat_epochs else None,
-        reporter=reporter,
-    )
-    made = maker.make()
-    contents = {precision: _described(run, each.content) for precision, each in made.items()}
-    audits = {precision: audit(content) for precision, content in contents.items()}
-    _check(contents, audits, run, allow_float=allow_float, runtime_compat=runtime_compat)
-    int8 = maker.calibrated
-    beside = full_file(run, full, runtime_compat=runtime_compat, reporter=reporter) if with_full else None
-    full_model = audit(beside).model_file(FULL_NAME) if beside else None
-    manifest = _manifest(run, audits, int8, full_model, tuned=bool(qat_epochs))
-    files = {manifest.models[precision].file: content for precision, content in contents.items()}
-    files |= {f"report/layers.{name}.png": _picture(each.layers, name) for name, each in made.items() if each.layers}
-    files |= {FULL_NAME: beside} if beside else {}
-    references = _references(run, {"full": full, "compact": compact}, reporter)
-    with _draft(output, manifest, run, files) as draft:
-        edges = _edges(run, draft, reporter)
-        if beside:
-            check_full_file(run, draft, references["full"], reporter)
-    untuned = None if maker.untuned is None else _untuned(run, maker.untuned, manifest, output, reporter)
-    models = _edge_models(run, made, contents, audits, references, edges, untuned=untuned, gates=recipe.gates)
-    if old_python is not None:
-        models = _asked_in_old_runtime(run, models, contents, old_python, reporter)
-    held_out = run.dataset.held_out_name
-    verdicts = {precision: model.verdict for precision, model in models.items()}
-    calibration = None if int8 is None else int8.report(run.dataset.labels)
-    gate = gate_json(verdicts.values(), recipe.gates, accepted=accept_drop)
-    report = _report(run, models, gate, calibration)
-    files[REPORT_NAME] = json_bytes(report)
-    files[PAGE_NAME] = _page(run, report, reporter)
-    if not accept_drop:
-        refuse(verdicts, output, files=files, photos=held_out)
-    files[GOLDEN_NAME] = golden_archive(run, manifest.models, references, edges)
-    bundle = write_bundle(output, manifest, run.dataset.labels, files)
-    forget_refusal(output)
-    return ExportResult(bundle, held_out, models, calibration, report)
-
-
-def _edge_models(
-    run: TrainedRun,
-    made: Mapping[Precision, MadeFile],
-    contents: Mapping[Precision, bytes],
-    audits: Mapping[Precision, Audit],
-    references: Mapping[str, NDArray[np.float32]],
-    edges: Mapping[Precision, NDArray[np.float32]],
-    *,
-    untuned: NDArray[np.float32] | None,
-    gates: Gates,
-) -> dict[Precision, EdgeModel]:
-    """All that is known of each file, from the probabilities of the full, compact and edge model.
-
-    Where a file was fine-tuned, the int8 model before that stands beside them.
-    """
-    truth, labels, compact = _truth(run), run.dataset.labels, references["compact"].argmax(axis=1)
-    models = {}
-    for precision, each in made.items():
-        edge = {"edge": edges[precision]}
-        answers = {**references, **edge}
-        before = None if each.tuning is None or untuned is None else {**references, "untuned": untuned, **edge}
-        models[precision] = EdgeModel(
-            size_bytes=len(contents[precision]),
-            audit=audits[precision],
-            layers=each.layers,
-            mixed=each.mixed,
-            tuning=each.tuning,
-            untuned=None if before is None else compare(truth, before, labels),
-            comparison=compare(truth, answers, labels),
-            fidelity=fidelity(truth, answers, labels),
-            verdict=judge(truth, compact, edges[precision].argmax(axis=1), labels=labels, gates=gates),
-            old_runtime=None,
-        )
-    return models
-
-
-def _check_run(run: TrainedRun, reporter: Reporter) -> None:
     if not run.dataset.held_out:
         raise DataError(f"{run.path} has neither test nor val photos to judge the export by: train with some held out")
     check_photos(run.path, run.dataset)
     if run.state != "finished":
         reporter.say(f"{run.path} is not finished, this is what it has reached; go on with {resume_command(run.path)}")
-
-
-def _check_pooling(run: TrainedRun) -> None:
-    if run.config.pooling == "tensor_sketch":
+    if not (choices.allow_float or CALIBRATED.isdisjoint(choices.precisions)) and run.config.pooling == "tensor_sketch":
         raise QuantizationError(
             "tensor_sketch pooling has no int8 form, because no TFLite runtime computes its FFT in integers: export it "
             "with --fp16, or train with --pooling maclaurin, which sketches the same and is all integer"
         )
 
 
-def _described(run: TrainedRun, content: bytes) -> bytes:
-    return with_metadata(content, name=run.name, labels=run.dataset.labels, preprocessing=run.preprocessing)
-
-
-def _check(
-    contents: Mapping[Precision, bytes],
-    audits: Mapping[Precision, Audit],
-    run: TrainedRun,
-    *,
-    allow_float: bool,
-    runtime_compat: bool,
-) -> None:
-    for precision, found in audits.items():
+def _check_made(made: Mapping[Precision, MadeFile], run: TrainedRun, choices: ExportChoices) -> None:
+    for precision, file in made.items():
         if precision in ("int8", "mixed"):
-            check_pixel_input(found.input, run.preprocessing)
-        if precision == "int8" and not found.integer_only and not allow_float:
+            check_pixel_input(file.audit.input, run.preprocessing)
+        if precision == "int8" and not file.audit.integer_only and not choices.allow_float:
             raise QuantizationError(
-                f"the int8 model would not be integer: {found.summary()}; "
+                f"the int8 model would not be integer: {file.audit.summary()}; "
                 "train with --tail tanh, or accept it as it is with --allow-float"
             )
-        if runtime_compat:
-            check_known(contents[precision], precision)
-
-
-def _picture(layers: LayerErrors, precision: Precision) -> bytes:
-    title = f"Layers of the {precision} model beside those of the float model, {layers.photos} photos"
-    picture = io_module.BytesIO()
-    # Matplotlib would write its version and the date.
-    layers_figure(layers, title=title).savefig(picture, dpi=120, format="png", metadata={"Software": None})
-    return picture.getvalue()
+        if choices.runtime_compat:
+            check_known(file.content, precision)
 
 
 def _manifest(
     run: TrainedRun,
-    audits: Mapping[Precision, Audit],
-    int8: CalibratedModel | None,
-    full: ModelFile | None,
+    made: Mapping[Precision, MadeFile],
+    calibrated: CalibratedModel | None,
+    full: MadeFile | None,
     *,
     tuned: bool,
 ) -> Manifest:
@@ -335,9 +205,9 @@ def _manifest(
         edgebcnn_version=__version__,
         architecture=run.architecture("compact").model_dump(mode="json"),
         preprocessing=run.preprocessing,
-        models={precision: found.model_file(f"model.{precision}.tflite") for precision, found in audits.items()},
-        full=full,
-        calibration=None if int8 is None else int8.chosen.record(),
+        models={precision: file.audit.model_file(f"model.{precision}.tflite") for precision, file in made.items()},
+        full=None if full is None else full.audit.model_file(FULL_NAME),
+        calibration=None if calibrated is None else calibrated.chosen.record(),
         tools={
             "ai-edge-litert": version("ai-edge-litert"),
             "numpy": np.__version__,
@@ -349,88 +219,61 @@ def _manifest(
     )
 
 
-def _references(run: TrainedRun, models: Mapping[str, Bcnn], reporter: Reporter) -> dict[str, NDArray[np.float32]]:
-    """Probabilities of each Keras model on the held-out photos, `(n, k)`."""
-    photos = PreparedPhotos(run.dataset.held_out, run.preprocessing)
-    probabilities = {}
-    for name, bcnn in models.items():
-        with reporter.progress(f"{name} model on {run.dataset.held_out_name} photos", len(photos)) as advance:
-            probabilities[name] = predict(bcnn, photos, advance)
-    return probabilities
+def _files(manifest: Manifest, made: Mapping[Precision, MadeFile], full: MadeFile | None) -> dict[str, bytes]:
+    """The bundle's content, but for what the held-out photos say."""
+    files = {manifest.models[precision].file: file.content for precision, file in made.items()}
+    files |= {f"report/layers.{name}.png": _picture(file.layers, name) for name, file in made.items() if file.layers}
+    return files if full is None else {**files, FULL_NAME: full.content}
 
 
-@contextmanager
-def _draft(output: Path, manifest: Manifest, run: TrainedRun, files: Mapping[str, bytes]) -> Iterator[Bundle]:
-    """A bundle of the model files alone, beside where the whole one will be, for the time of the block."""
-    path = output.with_name(f".{output.name}.draft")
-    try:
-        yield write_bundle(path, manifest, run.dataset.labels, files)
-    finally:
-        shutil.rmtree(path, ignore_errors=True)
+def _picture(layers: LayerErrors, precision: Precision) -> bytes:
+    title = f"Layers of the {precision} model beside those of the float model, {layers.photos} photos"
+    picture = io.BytesIO()
+    # Matplotlib would write its version and the date.
+    layers_figure(layers, title=title).savefig(picture, dpi=120, format="png", metadata={"Software": None})
+    return picture.getvalue()
 
 
-def _edges(run: TrainedRun, draft: Bundle, reporter: Reporter) -> dict[Precision, NDArray[np.float32]]:
-    """Probabilities of each model file on the held-out photos, `(n, k)`, from the device's own classifier."""
-    photos = PreparedPhotos(run.dataset.held_out, run.preprocessing)
-    probabilities = {}
-    for precision in draft.manifest.models:
-        classifier = Classifier.from_bundle(draft, precision=precision)
-        with reporter.progress(f"{precision} model on {run.dataset.held_out_name} photos", len(photos)) as advance:
-            batches = []
-            for pixels in read_ahead(photos.__getitem__, chunks(len(photos))):
-                batches.append(classifier.probabilities(pixels))
-                advance(len(pixels))
-        probabilities[precision] = np.concatenate(batches)
-    return probabilities
-
-
-def _untuned(
-    run: TrainedRun, content: bytes, manifest: Manifest, output: Path, reporter: Reporter
-) -> NDArray[np.float32]:
-    """Probabilities of the int8 model before fine-tuning, as those of the others."""
-    content = _described(run, content)
-    models = {"int8": audit(content).model_file("model.int8.tflite")}
-    alone = manifest.model_copy(update={"models": models, "full": None})
-    with _draft(output, alone, run, {"model.int8.tflite": content}) as draft:
-        reporter.say("and the int8 model as it was before fine-tuning:")
-        return _edges(run, draft, reporter)["int8"]
-
-
-def _asked_in_old_runtime(
+def _judged(
     run: TrainedRun,
-    models: Mapping[Precision, EdgeModel],
-    contents: Mapping[Precision, bytes],
-    python: Path,
+    made: Mapping[Precision, MadeFile],
+    said: HeldOutAnswers,
+    choices: ExportChoices,
     reporter: Reporter,
 ) -> dict[Precision, EdgeModel]:
-    """The same, with what the old runtime says of some held-out photos."""
-    held_out = run.dataset.held_out
-    photos = held_out[:: -(-len(held_out) // MAX_COMPARED)]
-    pixels = PreparedPhotos(photos, run.preprocessing)[:]
-    asked = {}
-    for precision, model in models.items():
-        with reporter.progress(f"{precision} model in {OLD_RUNTIME}", len(photos)) as advance:
-            result = compared(
-                contents[precision], pixels, preprocessing=run.preprocessing, python=python, advance=advance
-            )
-        asked[precision] = replace(model, old_runtime=result)
-    return asked
-
-
-def _truth(run: TrainedRun) -> NDArray[np.int64]:
-    return np.array([photo.class_id for photo in run.dataset.held_out], np.int64)
+    """All that is known of each file, from what it and the full and the compact model say of the held-out photos."""
+    python, labels = choices.old_python, run.dataset.labels
+    in_old_runtime = {} if python is None else ask_old_runtime(run, made, python=python, reporter=reporter)
+    truth = np.array([photo.class_id for photo in run.dataset.held_out], np.int64)
+    models = {}
+    for precision, file in made.items():
+        answers = {**said.references, "edge": said.edges[precision]}
+        compact, edge = (answers[name].argmax(axis=1) for name in ("compact", "edge"))
+        untuned = None
+        if file.tuning is not None and said.untuned is not None:
+            untuned = compare(truth, {**said.references, "untuned": said.untuned, "edge": answers["edge"]}, labels)
+        models[precision] = EdgeModel(
+            **vars(file),
+            untuned=untuned,
+            comparison=compare(truth, answers, labels),
+            fidelity=fidelity(truth, answers, labels),
+            verdict=judge(truth, compact, edge, labels=labels, gates=choices.recipe.gates),
+            old_runtime=in_old_runtime.get(precision),
+        )
+    return models
 
 
 def _report(
     run: TrainedRun,
     models: Mapping[Precision, EdgeModel],
-    gate: Mapping[str, Any],
+    choices: ExportChoices,
     calibration: CalibrationReport | None,
 ) -> dict[str, Any]:
     photos = [_name(photo, run) for photo in run.dataset.held_out]
+    verdicts = [model.verdict for model in models.values()]
     return {
         "held_out": run.dataset.held_out_name,
-        "gate": gate,
+        "gate": gate_json(verdicts, choices.recipe.gates, accepted=choices.accept_drop),
         "models": {precision: model.as_json(photos) for precision, model in models.items()},
         "calibration": None if calibration is None else calibration.as_json(),
     }

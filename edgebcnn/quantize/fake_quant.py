@@ -22,7 +22,7 @@ from numpy.typing import NDArray
 
 from edgebcnn.errors import QuantizationError
 from edgebcnn.model.keras import keras, tf
-from edgebcnn.quantize.activations import packed
+from edgebcnn.quantize.activations import packed, range_held
 from edgebcnn.quantize.audit import op_name
 from edgebcnn.quantize.bias import add_constant, constant
 from edgebcnn.quantize.file_ops import LinearOp, PlainOp, from_file, has_weights, is_known, options_of, to_file, units
@@ -102,7 +102,10 @@ class FakeQuantized:
 
     def _in_steps(self, layer: Any, index: int, *, learns: bool = False) -> Any:
         """A layer whose output is rounded as an int8 tensor is."""
-        return tfmot.quantization.keras.quantize_annotate_layer(layer, InSteps(*self._range(index), learns))
+        held = range_held(self._int8.subgraphs[0].tensors[index])
+        if held is None:
+            raise QuantizationError("the int8 model keeps ops in float, through which --qat cannot learn: leave it out")
+        return tfmot.quantization.keras.quantize_annotate_layer(layer, InSteps(held.low, held.high, learns))
 
     def _kernel_and_bias(self, operator: Any, int8: Any) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
         """Those of the float file where they learn, because the network rounds them; else what int8 makes of them."""
@@ -120,14 +123,6 @@ class FakeQuantized:
                 is_index = tensor.type == schema.TensorType.INT32
                 values = np.frombuffer(bytes(content), np.int32) if is_index else constant(self._int8, index)
                 yield values.reshape(tensor.shape).tolist()
-
-    def _range(self, index: int) -> tuple[float, float]:
-        """Lowest and highest value that an int8 tensor can hold."""
-        quantization = self._int8.subgraphs[0].tensors[index].quantization
-        if quantization is None or quantization.scale is None:
-            raise QuantizationError("the int8 model keeps ops in float, through which --qat cannot learn: leave it out")
-        scale, zero_point = float(quantization.scale[0]), int(quantization.zeroPoint[0])
-        return (-128 - zero_point) * scale, (127 - zero_point) * scale
 
     def _kind(self, operator: Any) -> str:
         """Name of an op; TensorFlow has no gradient of grouped convolutions on CPUs, which so are another kind."""

@@ -12,15 +12,17 @@ from edgebcnn.device.selftest import difference
 from edgebcnn.errors import QuantizationError
 from edgebcnn.model.bcnn import Bcnn, folded
 from edgebcnn.progress import Reporter
+from edgebcnn.quantize.audit import audit
 from edgebcnn.quantize.convert import float_file
 from edgebcnn.quantize.metadata import with_metadata
+from edgebcnn.quantize.model_files import MadeFile
 from edgebcnn.train.features import PreparedPhotos
 from edgebcnn.train.run_folder import TrainedRun
 
 MAX_COMPARED = 64  # held-out photos that show whether the file says what the model says
 
 
-def full_file(run: TrainedRun, full: Bcnn, *, runtime_compat: bool, reporter: Reporter) -> bytes:
+def full_file(run: TrainedRun, full: Bcnn, *, runtime_compat: bool, reporter: Reporter) -> MadeFile:
     """The full model of a run as a model file, with its metadata.
 
     Raises:
@@ -30,7 +32,8 @@ def full_file(run: TrainedRun, full: Bcnn, *, runtime_compat: bool, reporter: Re
     with reporter.progress("converting the full model", 0):
         model = folded(full, height_px=size.height_px, width_px=size.width_px)
         content = float_file(model, "float32", preprocessing=size, runtime_compat=runtime_compat)
-    return with_metadata(content, name=f"{run.name} (full)", labels=run.dataset.labels, preprocessing=size)
+    content = with_metadata(content, name=f"{run.name} (full)", labels=run.dataset.labels, preprocessing=size)
+    return MadeFile(content, audit(content))
 
 
 def check_full_file(run: TrainedRun, draft: Bundle, full: NDArray[np.float32], reporter: Reporter) -> None:

@@ -187,7 +187,7 @@ def judge(
         gates=gates,
         drop=AccuracyDrop(int(lost.sum()), int(gained.sum()), len(truth)),
         products=_losses(
-            list(zip(names, [None] * len(names), strict=True)),
+            [(name, None) for name in names],
             np.column_stack([photos, lost.sum(axis=1), gained.sum(axis=1)]),
             chance,
             limit=gates.max_product_drop,
@@ -244,7 +244,7 @@ def check_refused_folder(output: Path) -> None:
 
 
 def refuse(verdicts: Mapping[Precision, Verdict], output: Path, *, files: Mapping[str, bytes], photos: str) -> None:
-    """Stops an export that lost too much, and writes its report beside the bundle; does nothing where all passed.
+    """Stops an export that lost too much, and writes its report beside the bundle; does nothing where none did.
 
     Args:
         verdicts: By precision.

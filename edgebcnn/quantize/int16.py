@@ -12,12 +12,10 @@ from collections.abc import Iterator
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebcnn.errors import EdgebcnnError
 from edgebcnn.model.keras import int16_quantizer, tf
-from edgebcnn.native import muted_native_stderr
 from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.progress import Advance
-from edgebcnn.quantize.int8 import refusal
+from edgebcnn.quantize.int8 import converting
 
 
 def quantize_int16(
@@ -48,13 +46,8 @@ def quantize_int16(
             yield [image]
             advance(1)
 
-    try:
-        with muted_native_stderr():
-            content = int16_quantizer()(float_tflite).calibrate_and_quantize(
-                images, tf.float32, tf.float32, False, activations_type=tf.int16, bias_type=tf.int64
-            )
-    except EdgebcnnError:  # whoever is told of the progress may end the work
-        raise
-    except Exception as error:  # the quantizer's own errors derive from nothing narrower
-        raise refusal(str(error), "int16") from error
+    with converting("int16"):
+        content = int16_quantizer()(float_tflite).calibrate_and_quantize(
+            images, tf.float32, tf.float32, False, activations_type=tf.int16, bias_type=tf.int64
+        )
     return bytes(content)

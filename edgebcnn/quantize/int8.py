@@ -9,7 +9,8 @@ TensorFlow's own converter does the same with min-max ranges and the biases as t
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Literal
 
@@ -17,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebcnn.bundle import Precision
-from edgebcnn.errors import QuantizationError
+from edgebcnn.errors import EdgebcnnError, QuantizationError
 from edgebcnn.model.keras import tf, tflite_quantizer
 from edgebcnn.model.pooling import SQRT_EPSILON
 from edgebcnn.native import muted_native_stderr
@@ -126,14 +127,27 @@ def quantize(
     if rules.equalization:
         scaled = equalized(float_tflite, activations)
         activations = observed(scaled.content)
-    ranges = {
-        activation.index: _pixels(preprocessing) if activation.is_input else _chosen(activation, rules, square_roots)
-        for activation in activations
-    }
+    ranges = {each.index: _chosen(each, rules, preprocessing, square_roots) for each in activations}
     calibrated = Calibrated(scaled.content, ranges, _means(activations, rules))
     content, corrected = calibrated.quantized(io)
     tensors = _tensors(content, activations, rules)
     return Int8Model(content, tensors, corrected, calibrated, given, scaled.groups)
+
+
+@contextmanager
+def converting(precision: Precision) -> Iterator[None]:
+    """Keeps a converter quiet, and says in one sentence what it cannot convert.
+
+    Raises:
+        QuantizationError: it raised anything but an error of ours.
+    """
+    try:
+        with muted_native_stderr():
+            yield
+    except EdgebcnnError:  # whoever is told of the progress may end the work
+        raise
+    except Exception as error:  # converters' own exceptions are private and derive from nothing narrower
+        raise refusal(str(error), precision) from error
 
 
 def refusal(message: str, precision: Precision) -> QuantizationError:
@@ -146,32 +160,26 @@ def refusal(message: str, precision: Precision) -> QuantizationError:
     return QuantizationError(f"the model cannot be converted to {precision} TFLite: {first_line}")
 
 
-def _pixels(preprocessing: Preprocessing) -> Range:
-    low, high = ((pixel - preprocessing.mean) / preprocessing.std for pixel in (0, 255))
-    return Range(low, high)
-
-
 def _means(activations: Sequence[Activation], rules: Int8Rules) -> dict[int, NDArray[np.float64]]:
     return {activation.index: activation.means for activation in activations} if rules.bias_correction else {}
 
 
-def _chosen(activation: Activation, rules: Int8Rules, square_roots: Collection[str]) -> Range:
+def _chosen(
+    activation: Activation, rules: Int8Rules, preprocessing: Preprocessing, square_roots: Collection[str]
+) -> Range:
+    if activation.is_input:
+        low, high = ((pixel - preprocessing.mean) / preprocessing.std for pixel in (0, 255))
+        return Range(low, high)
     before_sqrt = SQRT_EPSILON if activation.feeds.intersection(square_roots) else None
     return choose_range(activation.seen, rules.of(activation.names), before_sqrt=before_sqrt)
 
 
 def _quantized(annotated_tflite: bytes, io: QuantizedIo, wide: Collection[str]) -> bytes:
     dtype = tf.as_dtype(io)
-    try:
-        with muted_native_stderr():
-            content: bytes = tflite_quantizer()(
-                annotated_tflite,
-                input_data_type=dtype,
-                output_data_type=dtype,
-                denylisted_nodes=sorted(wide) or None,
-            )
-    except Exception as error:  # the converter's own exception is private and derives from nothing narrower
-        raise refusal(str(error), "int8") from error
+    with converting("int8"):
+        content: bytes = tflite_quantizer()(
+            annotated_tflite, input_data_type=dtype, output_data_type=dtype, denylisted_nodes=sorted(wide) or None
+        )
     return content
 
 

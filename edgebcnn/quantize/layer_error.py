@@ -19,15 +19,15 @@ from typing import Any
 
 import numpy as np
 from ai_edge_litert import schema_py_generated as schema
-from ai_edge_litert.interpreter import Interpreter, OpResolverType
+from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
 from edgebcnn.device.classifier import INT8_OFFSET
 from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.progress import Advance
-from edgebcnn.quantize.activations import flowing, packed
+from edgebcnn.quantize.activations import flowing, observable, packed, range_held
 from edgebcnn.quantize.audit import op_name
-from edgebcnn.quantize.bias import constant
+from edgebcnn.quantize.bias import add_constant, constant
 from edgebcnn.quantize.layers import LayerError
 
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
@@ -151,27 +151,24 @@ class Simulation:
         return packed(model)
 
     def _round_constants(self, model: Any, operator: Any, int8: Any) -> None:
-        inputs = list(operator.inputs)
-        for place, (index, rounded) in enumerate(zip(operator.inputs, int8.inputs, strict=True)):
-            tensor = None if index < 0 else model.subgraphs[0].tensors[index]
-            if tensor is None or tensor.type != schema.TensorType.FLOAT32:
-                continue
-            if model.buffers[tensor.buffer].data is not None:
-                inputs[place] = _add(model, tensor, constant(self._int8, rounded).astype(np.float32))
-        operator.inputs = inputs
+        operator.inputs = [
+            add_constant(model, index, constant(self._int8, rounded)) if _is_float_constant(model, index) else index
+            for index, rounded in zip(operator.inputs, int8.inputs, strict=True)
+        ]
 
     def _round_output(self, model: Any, operator: Any, int8: Any) -> None:
-        quantization = self._int8.subgraphs[0].tensors[int8.outputs[0]].quantization
-        if quantization is None or quantization.scale is None:
+        held = range_held(self._int8.subgraphs[0].tensors[int8.outputs[0]])
+        if held is None:
             return  # an op that has no int8 form
-        scale, zero_point = float(quantization.scale[0]), int(quantization.zeroPoint[0])
         graph, given = model.subgraphs[0], operator.outputs[0]
-        raw = _add(model, graph.tensors[given])
+        raw = len(graph.tensors)
+        graph.tensors.append(copy.copy(graph.tensors[given]))
+        graph.tensors[raw].name = b"%s/%d" % (graph.tensors[given].name, raw)
         rounding = schema.OperatorT()
         rounding.opcodeIndex = _fake_quant(model)
         rounding.inputs, rounding.outputs = [raw], [given]
         options = schema.FakeQuantOptionsT()
-        options.min, options.max = (-128 - zero_point) * scale, (127 - zero_point) * scale
+        options.min, options.max = held.low, held.high
         options.numBits = _BITS
         rounding.builtinOptionsType, rounding.builtinOptions = schema.BuiltinOptions.FakeQuantOptions, options
         operator.outputs = [raw]
@@ -229,13 +226,7 @@ class _Observed:
     """A file whose every tensor can be read after each photo."""
 
     def __init__(self, content: bytes) -> None:
-        self._interpreter = Interpreter(
-            model_content=content,
-            experimental_preserve_all_tensors=True,
-            # XNNPACK would keep what flows between its ops to itself.
-            experimental_op_resolver_type=OpResolverType.BUILTIN_WITHOUT_DEFAULT_DELEGATES,
-        )
-        self._interpreter.allocate_tensors()
+        self._interpreter = observable(content)
         (self._input,) = self._interpreter.get_input_details()
         self._details = {details["index"]: details for details in self._interpreter.get_tensor_details()}
 
@@ -280,17 +271,11 @@ def _layer_error(name: str, op: str, dtype: str, sums: NDArray[np.float64]) -> L
     )
 
 
-def _add(model: Any, like: Any, values: NDArray[np.float32] | None = None) -> int:
-    """Index of a new tensor, constant where it gets values."""
-    tensors, tensor = model.subgraphs[0].tensors, copy.copy(like)
-    tensor.name = b"%s/%d" % (like.name, len(tensors))
-    if values is not None:
-        buffer = schema.BufferT()
-        buffer.data = np.frombuffer(values.tobytes(), np.uint8)
-        model.buffers.append(buffer)
-        tensor.buffer = len(model.buffers) - 1
-    tensors.append(tensor)
-    return len(tensors) - 1
+def _is_float_constant(model: Any, index: int) -> bool:
+    if index < 0:  # an optional input that is left out
+        return False
+    tensor = model.subgraphs[0].tensors[index]
+    return tensor.type == schema.TensorType.FLOAT32 and model.buffers[tensor.buffer].data is not None
 
 
 def _fake_quant(model: Any) -> int:

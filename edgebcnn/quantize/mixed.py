@@ -16,6 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from edgebcnn.progress import Advance
 from edgebcnn.quantize.activations import flowing
+from edgebcnn.quantize.bias import LAYERS
 from edgebcnn.quantize.layer_error import Answers, Simulation
 
 MAX_TAKEN = 8
@@ -105,15 +106,15 @@ def tensors_of(float_tflite: bytes, layers: Mixed) -> frozenset[str]:
 def _sizes(float_tflite: bytes) -> tuple[dict[str, int], dict[str, int]]:
     """Weights and multiply-adds of each layer that has weights."""
     model = schema.ModelT.InitFromPackedBuf(float_tflite)
-    graph, kinds = model.subgraphs[0], schema.BuiltinOperator
+    graph = model.subgraphs[0]
     names = {each.index: each.name for each in flowing(float_tflite)}
     weights: dict[str, int] = {}
     multiply_adds: dict[str, int] = {}
     for operator in graph.operators:
         kind = model.operatorCodes[operator.opcodeIndex].builtinCode
-        if kind in (kinds.CONV_2D, kinds.DEPTHWISE_CONV_2D, kinds.FULLY_CONNECTED):
+        if kind in LAYERS:
             name, kernel = names[operator.outputs[0]], _shape(graph, operator.inputs[1])
-            outputs = kernel[-1] if kind == kinds.DEPTHWISE_CONV_2D else kernel[0]
+            outputs = kernel[-1] if kind == schema.BuiltinOperator.DEPTHWISE_CONV_2D else kernel[0]
             weights[name] = math.prod(kernel)
             multiply_adds[name] = math.prod(kernel) // outputs * math.prod(_shape(graph, operator.outputs[0]))
     return weights, multiply_adds

@@ -7,10 +7,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,14 +17,16 @@ from numpy.typing import NDArray
 from edgebcnn.bundle import Precision
 from edgebcnn.model.bcnn import Bcnn, folded
 from edgebcnn.progress import Reporter
+from edgebcnn.quantize.audit import Audit, audit
 from edgebcnn.quantize.bias import with_corrected_biases
-from edgebcnn.quantize.calibrate import Recipe
 from edgebcnn.quantize.calibrated import CalibratedModel, calibrated, chosen_photos
+from edgebcnn.quantize.choices import ExportChoices
 from edgebcnn.quantize.convert import convert
-from edgebcnn.quantize.int8 import Int8Model, QuantizedIo
+from edgebcnn.quantize.int8 import Int8Model
 from edgebcnn.quantize.int16 import quantize_int16
 from edgebcnn.quantize.layer_error import Answers, Simulation, alone, photos_needed, propagated
 from edgebcnn.quantize.layers import LayerErrors
+from edgebcnn.quantize.metadata import with_metadata
 from edgebcnn.quantize.mixed import Mixed, choose_wide, tensors_of
 from edgebcnn.quantize.qat import FineTuning, Tuning
 from edgebcnn.train.features import PreparedPhotos
@@ -43,16 +43,18 @@ _IN_FLOAT: frozenset[Precision] = frozenset({"fp16", "float32"})
 
 @dataclass(frozen=True)
 class MadeFile:
-    """A model file before it gets its metadata.
+    """A model file.
 
     Attributes:
         content: The file.
+        audit: What it computes in.
         layers: What its layers lose; None for files in float.
         mixed: Which layers of a `mixed` file are in float.
         tuning: How it was fine-tuned; None where it was not.
     """
 
     content: bytes
+    audit: Audit
     layers: LayerErrors | None = None
     mixed: Mixed | None = None
     tuning: Tuning | None = None
@@ -63,32 +65,21 @@ class Maker:
 
     Args:
         run: The run.
+        full: Its full model, which teaches in fine-tuning.
         compact: Its compact model.
-        precisions: The files to make.
-        recipe: How photos and ranges are chosen where they are needed.
-        captured: Folder of photos to calibrate on in place of training photos.
-        io: What int8 and mixed files take and give.
-        runtime_compat: Whether tflite-runtime 2.14 must know every op.
-        fine_tuning: How int8 and mixed files are fine-tuned; None where they are not.
+        choices: Which files, and how.
         reporter: Who is told.
+
+    Raises:
+        DataError: there is no photo to fine-tune on.
     """
 
     def __init__(
-        self,
-        run: TrainedRun,
-        compact: Bcnn,
-        precisions: Sequence[Precision],
-        *,
-        recipe: Recipe,
-        captured: Path | None,
-        io: QuantizedIo,
-        runtime_compat: bool,
-        fine_tuning: FineTuning | None = None,
-        reporter: Reporter,
+        self, run: TrainedRun, full: Bcnn, compact: Bcnn, *, choices: ExportChoices, reporter: Reporter
     ) -> None:
         self._run, self._preprocessing, self._reporter = run, run.preprocessing, reporter
-        self._compact, self._recipe, self._captured, self._io = compact, recipe, captured, io
-        self._precisions, self._runtime_compat, self._fine_tuning = precisions, runtime_compat, fine_tuning
+        self._compact, self._choices = compact, choices
+        self._fine_tuning = FineTuning(run, full, epochs=choices.qat_epochs) if choices.qat_epochs else None
 
     def make(self) -> dict[Precision, MadeFile]:
         """Makes the files.
@@ -97,28 +88,38 @@ class Maker:
             DataError: the calibration photos or the recipe cannot be used.
             QuantizationError: TFLite has no op for a part of the model.
         """
-        return {precision: self._made(precision) for precision in self._precisions}
+        return {precision: self._made(precision) for precision in self._choices.precisions}
 
     @cached_property
     def calibrated(self) -> CalibratedModel | None:
         """The int8 model as calibrated, which all others start from; None where no file needs it."""
-        if CALIBRATED.isdisjoint(self._precisions):
+        choices = self._choices
+        if CALIBRATED.isdisjoint(choices.precisions):
             return None
-        chosen = chosen_photos(self._run, self._recipe, captured=self._captured, reporter=self._reporter)
-        return calibrated(self._model, chosen, preprocessing=self._preprocessing, io=self._io, reporter=self._reporter)
+        chosen = chosen_photos(self._run, choices.recipe, captured=choices.captured, reporter=self._reporter)
+        return calibrated(
+            self._model, chosen, preprocessing=self._preprocessing, io=choices.io, reporter=self._reporter
+        )
 
     @property
-    def untuned(self) -> bytes | None:
+    def untuned(self) -> MadeFile | None:
         """The int8 file that fine-tuning began with; None where nothing was fine-tuned."""
-        return None if self._fine_tuning is None else self._plain.int8.content
+        return None if self._fine_tuning is None else self._described(self._plain.int8.content)
 
     def _made(self, precision: Precision) -> MadeFile:
         if precision in _IN_FLOAT:
-            return MadeFile(self._converted(precision))
+            return self._described(self._converted(precision))
         mixed = self._mixed if precision == "mixed" else None
         content = self._quantized(precision, mixed)
         tuning = self._tuned[1] if precision in TUNED else None
-        return MadeFile(content, self._layer_errors(precision, content), mixed, tuning)
+        layers = self._layer_errors(precision, content)
+        return replace(self._described(content), layers=layers, mixed=mixed, tuning=tuning)
+
+    def _described(self, content: bytes) -> MadeFile:
+        """The file with its metadata."""
+        labels = self._run.dataset.labels
+        content = with_metadata(content, name=self._run.name, labels=labels, preprocessing=self._preprocessing)
+        return MadeFile(content, audit(content))
 
     @property
     def _plain(self) -> CalibratedModel:
@@ -130,7 +131,7 @@ class Maker:
         plain = self._plain.int8
         if self._fine_tuning is None:
             return plain, None
-        return self._fine_tuning.tuned(plain, self._model, io=self._io, reporter=self._reporter)
+        return self._fine_tuning.tuned(plain, self._model, io=self._choices.io, reporter=self._reporter)
 
     @property
     def _int8(self) -> Int8Model:
@@ -146,7 +147,7 @@ class Maker:
         if mixed is not None:
             source = self._int8.calibrated
             with self._reporter.progress("converting to mixed", 0):
-                return source.quantized(self._io, wide=tensors_of(source.float_tflite, mixed))[0]
+                return source.quantized(self._choices.io, wide=tensors_of(source.float_tflite, mixed))[0]
         if precision == "int16":
             return self._int16()
         source = self._plain.int8.given
@@ -160,10 +161,9 @@ class Maker:
             )
 
     def _converted(self, precision: Precision) -> bytes:
+        compat = self._choices.runtime_compat
         with self._reporter.progress(f"converting to {precision}", 0):
-            return convert(
-                self._model, precision, preprocessing=self._preprocessing, runtime_compat=self._runtime_compat
-            )
+            return convert(self._model, precision, preprocessing=self._preprocessing, runtime_compat=compat)
 
     @cached_property
     def _probes(self) -> tuple[NDArray[np.uint8], bool]:
@@ -195,11 +195,7 @@ class Maker:
         source = self._int8 if precision in TUNED else self._plain.int8
         with self._reporter.progress(f"layers of {precision} beside float", len(photos_u8)) as advance:
             layers = propagated(
-                source.calibrated.float_tflite,
-                content,
-                photos_u8,
-                preprocessing=self._preprocessing,
-                advance=advance,
+                source.calibrated.float_tflite, content, photos_u8, preprocessing=self._preprocessing, advance=advance
             )
         if precision != "int8":
             return LayerErrors(photos=len(photos_u8), calibrated_on=calibrated_on, layers=layers)
