@@ -7,6 +7,8 @@
     golden.npz              labelled photos with the full, compact and edge models' probabilities
     report/                 accuracy and agreement at export
 
+Packed, it is one zip file (`edgebcnn.pack`), which is checked where it lies and unpacked into the cache.
+
 `docs/bundle.md` describes each field. Nothing is guessed: a bundle that lacks a field, has one too many, or differs by
 one byte from what its maker wrote is refused.
 """
@@ -15,15 +17,19 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Container, Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any, Literal
+import os
+from collections.abc import Container, Iterator, Mapping, Sequence
+from contextlib import closing
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal, Protocol
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 
-from edgebcnn.atomic import json_bytes, replacing_folder
-from edgebcnn.errors import BundleError
+from edgebcnn.atomic import json_bytes, replacing_file, replacing_folder
+from edgebcnn.cache import KeptFolder, kept_folder
+from edgebcnn.errors import BundleError, StorageError
+from edgebcnn.pack import Pack, write_archive
 from edgebcnn.preprocessing import Preprocessing
 
 SCHEMA_VERSION = 1
@@ -33,6 +39,8 @@ GOLDEN_NAME = "golden.npz"
 FULL_NAME = "full.tflite"
 REPORT_NAME = "report/report.json"
 PAGE_NAME = "report/index.html"
+
+_CHUNK_BYTES = 2**20
 
 Precision = Literal["int8", "mixed", "int16", "dynamic", "fp16", "float32"]
 CalibrationSource = Literal["train", "captured"]
@@ -112,12 +120,28 @@ class Manifest(_Strict):
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle whose every byte was checked when it was opened."""
+    """A bundle whose every byte was checked when it was opened.
+
+    Attributes:
+        path: Folder with its files; of a packed bundle, where they were unpacked.
+        manifest: What it holds.
+        labels: Products, in the order of the model's outputs.
+        digest: Its identity, the same for the folder and the packed file.
+        packed: The file that it came in; None for a folder.
+        unpacked: Keeps the unpacked files; None for a folder.
+    """
 
     path: Path
     manifest: Manifest
     labels: tuple[Label, ...]
     digest: str
+    packed: Path | None = None
+    unpacked: KeptFolder | None = field(default=None, repr=False, compare=False)
+
+    @property
+    def given(self) -> Path:
+        """What a user calls it: the folder, or the packed file."""
+        return self.packed or self.path
 
     def model_path(self, precision: Precision) -> Path:
         """Path of the model file of that precision.
@@ -127,7 +151,7 @@ class Bundle:
         """
         if precision not in self.manifest.models:
             have = ", ".join(sorted(self.manifest.models))
-            raise BundleError(f"{self.path} has no {precision} model, it has {have}: export it with --{precision}")
+            raise BundleError(f"{self.given} has no {precision} model, it has {have}: export it with --{precision}")
         return self.path / self.manifest.models[precision].file
 
 
@@ -159,22 +183,50 @@ def write_bundle(path: Path, manifest: Manifest, labels: Sequence[Label], files:
 
 
 def open_bundle(path: Path) -> Bundle:
-    """Opens a bundle and checks every byte of it.
+    """Opens a bundle, a folder or a packed file, and checks every byte of it.
+
+    A packed one is unpacked into the cache, once; what lies there is checked each time as well.
 
     Raises:
         BundleError: no bundle there, another version, a field that does not fit, a name given twice, a file missing or
             changed.
+        StorageError: a packed bundle cannot be unpacked.
     """
-    document = _read_document(path)
-    digest, files = document.pop("digest"), document["files"]
-    if digest != _document_digest(document):
-        raise BundleError(f"{path / MANIFEST_NAME} was changed after export: copy the bundle again")
-    for name, expected in files.items():
-        _check_file(path / name, expected)
-    del document["files"]
-    manifest = _validated_manifest(path, document)
-    _check_that_models_are_listed(path, manifest, files)
-    return Bundle(path, manifest, _read_labels(path / LABELS_NAME), digest)
+    if not _is_file(path):
+        return _checked(path, _Folder(path))
+    with closing(Pack(path)) as pack:
+        return _unpacked(_checked_pack(path, pack), pack)
+
+
+def pack_bundle(path: Path, output: Path) -> Bundle:
+    """Writes a bundle as one file: a zip archive, of the same bytes for the same bundle.
+
+    Args:
+        path: Folder of the bundle.
+        output: File to create, or to replace where it is a packed bundle.
+
+    Returns:
+        The bundle, of which every byte was checked, as it lies in the folder.
+
+    Raises:
+        BundleError: there is no whole bundle, it is packed already, or `output` holds something else.
+        StorageError: the disk is full, or `output` cannot be written.
+    """
+    if _is_file(path):
+        raise BundleError(f"{path} is a file, and packed already if it is a bundle: copy it")
+    bundle = open_bundle(path)
+    _check_pack_destination(output)
+    contents = {name: (path / name).read_bytes() for name in _packed_names(_Folder(path))}
+    with replacing_file(output) as part:
+        write_archive(part, contents)
+        with closing(Pack(part)) as pack:
+            _checked_pack(output, pack)
+    return bundle
+
+
+def is_bundle(path: Path) -> bool:
+    """Whether a path looks like a bundle, packed or not; `open_bundle` says whether it is a whole one."""
+    return _is_file(path) or (path / MANIFEST_NAME).is_file()
 
 
 def check_destination(path: Path) -> None:
@@ -188,6 +240,85 @@ def check_destination(path: Path) -> None:
         raise BundleError(f"{path} exists and is not a bundle: choose another --output or remove it")
 
 
+def _is_file(path: Path) -> bool:
+    return os.path.isfile(path)  # `Path.is_file` fails where a folder above it may not be entered
+
+
+class _Contents(Protocol):
+    """The files of a bundle, whatever they lie in."""
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        """The content of a file, part by part; an `OSError` where it cannot be read."""
+        ...
+
+
+@dataclass(frozen=True)
+class _Folder:
+    path: Path
+
+    def chunks(self, name: str) -> Iterator[bytes]:
+        with (self.path / name).open("rb") as file:
+            while chunk := file.read(_CHUNK_BYTES):
+                yield chunk
+
+
+def _checked(path: Path, contents: _Contents) -> Bundle:
+    document = _read_document(path, contents)
+    digest, files = document.pop("digest"), document["files"]
+    if digest != _document_digest(document):
+        raise BundleError(f"{path / MANIFEST_NAME} was changed after export: copy the bundle again")
+    for name, expected in files.items():
+        _check_name(path, name)
+        _check_file(path / name, contents.chunks(name), expected)
+    del document["files"]
+    manifest = _validated_manifest(path, document)
+    _check_that_models_are_listed(path, manifest, files)
+    labels = _read_labels(path / LABELS_NAME, _read(contents, LABELS_NAME))
+    return Bundle(path, manifest, labels, digest)
+
+
+def _checked_pack(path: Path, pack: Pack) -> Bundle:
+    bundle = _checked(path, pack)
+    if set(pack.names) != set(_packed_names(pack)):
+        raise BundleError(f"{path} holds other files than its {MANIFEST_NAME} names: pack its folder again")
+    return replace(bundle, packed=path)
+
+
+def _packed_names(contents: _Contents) -> tuple[str, ...]:
+    """What a packed bundle holds, in its order."""
+    return (MANIFEST_NAME, *sorted(json.loads(_read(contents, MANIFEST_NAME))["files"]))
+
+
+def _unpacked(bundle: Bundle, pack: Pack) -> Bundle:
+    def is_whole(folder: Path) -> bool:
+        try:
+            return _checked(folder, _Folder(folder)).digest == bundle.digest
+        except BundleError:
+            return False
+
+    def fill(folder: Path) -> None:
+        pack.unpack(folder)
+        if not is_whole(folder):
+            raise BundleError(f"{bundle.given} changed while it was unpacked: try again")
+
+    try:
+        kept = kept_folder("bundles", bundle.digest, is_whole=is_whole, fill=fill)
+    except StorageError as error:
+        raise StorageError(
+            f"{bundle.given} cannot be unpacked: {error} (the cache is where XDG_CACHE_HOME says; "
+            "a folder that you unzip yourself needs none)"
+        ) from error
+    return replace(bundle, path=kept.path, unpacked=kept)
+
+
+def _check_pack_destination(path: Path) -> None:
+    try:
+        if path.exists():
+            Pack(path).close()
+    except BundleError:
+        raise BundleError(f"{path} exists and is not a packed bundle: choose another --output or remove it") from None
+
+
 def _check_that_models_are_listed(path: Path, manifest: Manifest, files: Container[str]) -> None:
     models = (*manifest.models.values(), *filter(None, (manifest.full,)))
     for name in (LABELS_NAME, *(model.file for model in models)):
@@ -195,10 +326,10 @@ def _check_that_models_are_listed(path: Path, manifest: Manifest, files: Contain
             raise BundleError(f"{path / MANIFEST_NAME} has no digest of {name}: export the bundle again")
 
 
-def _read_document(path: Path) -> dict[str, Any]:
+def _read_document(path: Path, contents: _Contents) -> dict[str, Any]:
     file = path / MANIFEST_NAME
     try:
-        content = file.read_bytes()
+        content = _read(contents, MANIFEST_NAME)
         document = json.loads(content)
         # The digest is of the values; a space that became a newline shows only in the bytes.
         is_as_written = content == json_bytes(document)
@@ -219,13 +350,27 @@ def _read_document(path: Path) -> dict[str, Any]:
     return document
 
 
-def _check_file(file: Path, expected: str) -> None:
+def _check_name(path: Path, name: str) -> None:
+    place = PurePosixPath(name)
+    if str(place) != name or not place.name or place.is_absolute() or ".." in place.parts or not name.isprintable():
+        raise BundleError(
+            f"{path / MANIFEST_NAME} names {name!r}, which is no file within a bundle: export the bundle again"
+        )
+
+
+def _check_file(file: Path, chunks: Iterator[bytes], expected: str) -> None:
+    digest = hashlib.sha256()
     try:
-        content = file.read_bytes()
+        for chunk in chunks:
+            digest.update(chunk)
     except OSError as error:
         raise BundleError(f"{file} is missing or unreadable ({error.strerror}): copy the bundle again") from error
-    if _sha256(content) != expected:
+    if digest.hexdigest() != expected:
         raise BundleError(f"{file} was changed after export (its SHA-256 differs): copy the bundle again")
+
+
+def _read(contents: _Contents, name: str) -> bytes:
+    return b"".join(contents.chunks(name))
 
 
 def _validated_manifest(path: Path, document: dict[str, Any]) -> Manifest:
@@ -237,9 +382,9 @@ def _validated_manifest(path: Path, document: dict[str, Any]) -> Manifest:
         raise BundleError(f"{path / MANIFEST_NAME}, field {field}: {first['msg']}; export the bundle again") from error
 
 
-def _read_labels(file: Path) -> tuple[Label, ...]:
+def _read_labels(file: Path, content: bytes) -> tuple[Label, ...]:
     try:
-        labels = _LABELS.validate_json(file.read_bytes())
+        labels = _LABELS.validate_json(content)
     except ValidationError as error:
         first = error.errors()[0]
         if not first["loc"]:

@@ -121,7 +121,7 @@ def test_every_missing_or_shortened_file_is_refused(path: Path) -> None:
 def test_a_folder_or_file_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.tflite").touch()
     for path in (tmp_path, tmp_path / "model.tflite", tmp_path / "missing"):
-        with pytest.raises(BundleError, match=f"{path.name} is not a bundle .*: make one with edgebcnn export"):
+        with pytest.raises(BundleError, match=f"{path.name} is not a bundle .*make one with edgebcnn export"):
             open_bundle(path)
 
 

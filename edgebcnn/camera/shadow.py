@@ -291,7 +291,7 @@ def full_model(bundle: Bundle, given: Path | None = None) -> Path:
     if given is None:
         if bundle.manifest.full is None:
             raise BundleError(
-                f"{bundle.path} holds no full model: export it again with --with-full, or give --shadow a .tflite file"
+                f"{bundle.given} holds no full model: export it again with --with-full, or give --shadow a .tflite file"
             )
         return bundle.path / bundle.manifest.full.file
     _check_products(given, bundle.labels)

@@ -26,6 +26,7 @@ COMMANDS = {
     "compress": "Replace the outer product of a trained full model by a low-rank form",
     "calibrate": "Show which photos would calibrate an int8 model, and its ranges",
     "export": "Turn a trained run into a bundle for the device",
+    "pack": "Make one file of a bundle, to be copied, mailed or downloaded",
     "layers": "Show op by op what a bundle computes in, and which layers lose the accuracy",
     "evaluate": "Judge a model, full, compact or edge, on labelled photos",
     "devices": "List the device profiles, and what this machine can run them with",

@@ -50,11 +50,17 @@ _OPTIONS = (
 def open_from(path: Path) -> Bundle:
     """The bundle there; where the default one is missing, the error says what makes it."""
     from edgebcnn.bundle import open_bundle
+
+    check_default(path)
+    return open_bundle(path)
+
+
+def check_default(path: Path) -> None:
+    """Where a bundle that nobody named is missing, the error says what makes it."""
     from edgebcnn.errors import BundleError
 
     if path == DEFAULT_BUNDLE and not path.exists():
         raise BundleError(f"there is no {path}: run edgebcnn train and edgebcnn export --int8 first, or name a bundle")
-    return open_bundle(path)
 
 
 def device_options(command: Command) -> Command:

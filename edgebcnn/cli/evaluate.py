@@ -61,7 +61,7 @@ def command(
 ) -> None:
     """Judge a model, full, compact or edge, on labelled photos.
 
-    MODEL is a run that train made, by default the newest, or a bundle that export made. Products are matched by name.
+    MODEL is a run that train made, by default the newest, or a bundle, packed or not. Products are matched by name.
     With --against, both models are asked about the same photos and compared by McNemar's exact test.
     """
     from edgebcnn.cli.console import TerminalReporter

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import math
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 from edgebcnn import __version__
 from edgebcnn.atomic import write_json
 from edgebcnn.bundle import Bundle, Precision
+from edgebcnn.cache import cache_folder
 from edgebcnn.device.classifier import PREFERRED
 from edgebcnn.device.delegate import judge
 from edgebcnn.device.machine import Inventory, take_inventory
@@ -94,7 +94,7 @@ def recall(bundle: Bundle, wanted: Wanted, *, reporter: Reporter = _SILENT) -> C
     """
     try:
         return Choice.model_validate_json(_memory(bundle, wanted, take_inventory()).read_bytes())
-    except (OSError, ValidationError):  # never made, or written by hand
+    except (OSError, ValidationError, StorageError):  # never made, written by hand, or nowhere to keep it
         return measure(bundle, wanted, reporter=reporter)
 
 
@@ -119,7 +119,7 @@ def choose(bundle: Bundle, candidates: Sequence[DeviceProfile], *, reporter: Rep
 def nothing_right(bundle: Bundle, dropped: Sequence[Considered]) -> DeviceError:
     """The error where every candidate was dropped."""
     reasons = "; ".join(map(str, dropped)) or "no TFLite runtime is installed"
-    return DeviceError(f"nothing here runs {bundle.path} right ({reasons}): pip install --upgrade ai-edge-litert")
+    return DeviceError(f"nothing here runs {bundle.given} right ({reasons}): pip install --upgrade ai-edge-litert")
 
 
 def candidates(bundle: Bundle, wanted: Wanted, inventory: Inventory) -> Iterator[DeviceProfile]:
@@ -155,5 +155,4 @@ def _memory(bundle: Bundle, wanted: Wanted, inventory: Inventory) -> Path:
     machine = inventory.machine
     there = [machine.model, machine.cpu, machine.cores, machine.architecture, inventory.gpus, inventory.delegates]
     key = repr((__version__, bundle.digest, wanted, there, inventory.runtimes))
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return cache / "edgebcnn" / f"auto-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"
+    return cache_folder() / f"auto-{hashlib.sha256(key.encode()).hexdigest()[:16]}.json"

@@ -106,7 +106,7 @@ def audit(
     bundle = open_bundle(bundle_path or open_run(full_path).path / "bundle")
     if bundle.digest != sample.bundle:
         raise BundleError(
-            f"{sample_path} was kept by bundle {sample.bundle[:16]}, and {bundle.path} is {bundle.digest[:16]}: "
+            f"{sample_path} was kept by bundle {sample.bundle[:16]}, and {bundle.given} is {bundle.digest[:16]}: "
             "give the one that ran with --bundle"
         )
     full = open_model(full_path, role="full")
@@ -181,10 +181,10 @@ def _columns(full: OpenedModel, bundle: Bundle) -> list[int]:
     place = {label.name: column for column, label in enumerate(full.labels)}
     names = _names(bundle.labels)
     if not names & place.keys():
-        raise RunError(f"{full.name} and {bundle.path} have no product in common: give the run of that bundle")
+        raise RunError(f"{full.name} and {bundle.given} have no product in common: give the run of that bundle")
     if strangers := sorted(names ^ place.keys()):
         raise RunError(
-            f"{full.name} and {bundle.path} differ in {len(strangers)} products, such as {strangers[0]!r}: "
+            f"{full.name} and {bundle.given} differ in {len(strangers)} products, such as {strangers[0]!r}: "
             "give the run that the bundle was exported from"
         )
     return [place[label.name] for label in bundle.labels]

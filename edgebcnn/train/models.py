@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebcnn.bundle import MANIFEST_NAME, Label, Precision, open_bundle
+from edgebcnn.bundle import Label, Precision, is_bundle, open_bundle
 from edgebcnn.device.classifier import Classifier
 from edgebcnn.errors import BundleError, RunError
 from edgebcnn.model.bcnn import Role
@@ -67,7 +67,7 @@ def open_model(path: Path, *, role: Role | None = None, precision: Precision | N
         BundleError: the bundle cannot be used, or was asked for a role.
         DeviceError: no runtime can load the bundle's model.
     """
-    if (path / MANIFEST_NAME).is_file():
+    if is_bundle(path):
         if role:
             raise BundleError(f"{path} is a bundle: choose among its models by precision, not by role")
         return _of_bundle(path, precision)

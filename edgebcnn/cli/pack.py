@@ -1,0 +1,41 @@
+"""`edgebcnn pack`: how does a bundle become one file?"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import click
+
+from edgebcnn.cli.device_options import DEFAULT_BUNDLE, check_default
+
+
+@click.command()
+@click.argument("bundle", type=click.Path(path_type=Path), default=DEFAULT_BUNDLE)
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    metavar="FILE",
+    show_default="BUNDLE.zip",
+    help="File to write; a packed bundle that is there is replaced.",
+)
+@click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
+def command(*, bundle: Path, output: Path | None, as_json: bool) -> None:
+    """Make one file of a bundle, to be copied, mailed or downloaded.
+
+    It is a zip file, which every command takes as it is. The same bundle gives the same file, byte for byte.
+    """
+    from shlex import quote
+
+    from edgebcnn.atomic import json_bytes
+    from edgebcnn.bundle import pack_bundle
+
+    check_default(bundle)
+    named = bundle if bundle.name.strip(".") else bundle.resolve()
+    place = output or Path(f"{named}.zip")
+    digest = pack_bundle(bundle, place).digest
+    size_bytes = place.stat().st_size
+    if as_json:
+        click.echo(json_bytes({"packed": str(place), "digest": digest, "size_bytes": size_bytes}).decode(), nl=False)
+    else:
+        click.echo(f"packed: {place}, {size_bytes / 1e6:.2f} MB\ndigest: {digest}")
+        click.echo(f"next:   edgebcnn check {quote(str(place))}")
