@@ -105,7 +105,7 @@ def measured(
 ) -> list[dict[str, Any]]:
     """The figures of each way to resize, in CPU time and in wall time."""
     clock = _Clock()
-    classifiers = {interpolation: clock.classifier(bundle, interpolation) for interpolation in interpolations}
+    classifiers = {each: clock.classifier(resized_by(bundle, each)) for each in interpolations}
     frame_bgr = _frame(bundle)
     for classifier in classifiers.values():
         for _ in range(WARM_UP):
@@ -128,6 +128,12 @@ def measured(
     ]
 
 
+def resized_by(bundle: Bundle, interpolation: Interpolation) -> Bundle:
+    """The bundle, with another way to resize: for its time alone, where the model was not trained with it."""
+    preprocessing = bundle.manifest.preprocessing.model_copy(update={"interpolation": interpolation})
+    return replace(bundle, manifest=bundle.manifest.model_copy(update={"preprocessing": preprocessing}))
+
+
 class _Clock:
     """Times a classifier from inside, through a runtime and a preprocessing that note how long they took."""
 
@@ -135,7 +141,7 @@ class _Clock:
         self.now = time.monotonic
         self.invoke_ms = self.prepare_ms = 0.0
 
-    def classifier(self, bundle: Bundle, interpolation: Interpolation) -> Classifier:
+    def classifier(self, bundle: Bundle) -> Classifier:
         """The bundle's classifier on one thread, under this clock."""
         clock, package = self, find_package("any")
 
@@ -155,8 +161,7 @@ class _Clock:
         module: Any = SimpleNamespace(Interpreter=Interpreter, OpResolverType=package.module.OpResolverType)
         precision = preferred_precision(bundle)
         runtime = InterpreterRuntime(replace(package, module=module), bundle.model_path(precision), threads=1)
-        chosen = {**bundle.manifest.preprocessing.model_dump(), "interpolation": interpolation}
-        preprocessing = Preprocessing(**chosen)
+        preprocessing = Preprocessing(**bundle.manifest.preprocessing.model_dump())
         return Classifier(runtime, bundle.labels, preprocessing=preprocessing, precision=precision)
 
     def call(self, classifier: Classifier, frame_bgr: NDArray[np.uint8]) -> tuple[float, float, float]:

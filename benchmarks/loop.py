@@ -1,12 +1,12 @@
 """How many frames a second does the camera loop read, beside bare invokes of its model and beside MediaPipe?
 
-    python benchmarks/loop.py BUNDLE --mediapipe PYTHON
+    python -m benchmarks.loop BUNDLE --mediapipe PYTHON
 
 A camera of 1280 × 720 that is faster than the model gives frames that lie in memory. Three take turns, round by round.
 The model alone is invoked again and again on the same input. The loop reads the camera with the checks of
-`edgebcnn run` and writes JSONL. MediaPipe Tasks' ImageClassifier in video mode takes the same frames one after the
-other, on threads that it chooses itself, under the PYTHON of an environment with mediapipe, whose OpenCV clashes with
-ours.
+`edgebcnn run`, with OpenCV on one thread as there, and writes JSONL. MediaPipe Tasks' ImageClassifier in video mode
+takes the same frames one after the other, on threads that it chooses itself, under the PYTHON of an environment with
+mediapipe, whose OpenCV clashes with ours.
 
 Exit code 1 where the loop is too slow, or its frames too old.
 """
@@ -21,13 +21,14 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from itertools import cycle
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import click
 import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.device_overhead import HEIGHT_PX, WIDTH_PX, resized_by
 from edgebcnn.atomic import json_bytes
 from edgebcnn.bundle import Bundle, open_bundle
 from edgebcnn.camera.capture import Picture
@@ -41,10 +42,11 @@ from edgebcnn.device.classifier import Classifier, preferred_precision
 from edgebcnn.device.interpreter import find_package
 from edgebcnn.device.selftest import read_golden
 from edgebcnn.errors import EdgebcnnError
+from edgebcnn.preprocessing import Interpolation
 from edgebcnn.progress import Reporter, Silent
+from edgebcnn.run import opencv_on_one_thread
 from edgebcnn.sinks.choices import SinkChoices, open_sinks
 
-HEIGHT_PX, WIDTH_PX = 720, 1280
 FRAMES = 8
 NOISE_LEVELS = 4  # of a sensor
 MEDIAPIPE = Path(__file__).with_name("mediapipe_video.py")
@@ -82,6 +84,12 @@ class Camera:
 @click.option("--seconds", default=4.0, type=click.FloatRange(0.1), help="Length of each in a round.")
 @click.option("--rate", type=click.FloatRange(1), show_default="1.5 times the model's", help="Of the camera.")
 @click.option(
+    "--interpolation",
+    type=click.Choice(get_args(Interpolation)),
+    show_default="the bundle's",
+    help="The way to resize: for its time alone, where the model was not trained with it.",
+)
+@click.option(
     "--mediapipe", type=click.Path(path_type=Path), metavar="PYTHON", help="Of an environment with mediapipe."
 )
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
@@ -91,6 +99,7 @@ def main(
     rounds: int,
     seconds: float,
     rate: float | None,
+    interpolation: Interpolation | None,
     mediapipe: Path | None,
     as_json: bool,
 ) -> None:
@@ -98,7 +107,7 @@ def main(
     try:
         opened = open_bundle(bundle)
         found = measured(
-            opened,
+            resized_by(opened, interpolation) if interpolation else opened,
             threads,
             rounds=rounds,
             seconds=seconds,
@@ -159,6 +168,7 @@ def measured(
     invokes, fps, camera, share, age_ms, age_share = np.median(columns[:6], axis=1)
     return {
         "threads": threads,
+        "interpolation": bundle.manifest.preprocessing.interpolation,
         "rounds": rounds,
         "camera_per_s": round(camera, 1),
         "invokes_per_s": round(invokes, 2),
@@ -205,7 +215,7 @@ def per_second(call: Callable[[], object], seconds: float) -> float:
 def looped(classifier: Classifier, bundle: Bundle, camera: Camera, seconds: float, events: Path) -> Summary:
     """What the loop of `edgebcnn run --jsonl` says of that camera."""
     stream = LiveStream("camera", lambda timeout_s: camera, reporter=Silent(), patience=Patience())
-    with closing(stream) as source:
+    with opencv_on_one_thread(), closing(stream) as source:
         sinks = open_sinks(
             SinkChoices(jsonl=events),
             bundle_digest=bundle.digest,

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
+from numpy.typing import NDArray
 
 from benchmarks import device_overhead, loop
 from edgebcnn.atomic import json_bytes
@@ -21,6 +23,7 @@ from edgebcnn.device.benchmark import BenchmarkReport, benchmark, candidates
 from edgebcnn.device.profile import DeviceProfile, load_profile
 from edgebcnn.device.runtime import usable_cores
 from edgebcnn.errors import BundleError, DeviceError
+from edgebcnn.preprocessing import Preprocessing
 from tests.stub_delegate import WHOLE, compiled, using
 from tests.tiny_bundle import make_tiny_bundle
 
@@ -166,3 +169,19 @@ def test_the_loop_is_measured_beside_bare_invokes(bundle: Bundle) -> None:
     assert 0 < found["loop_per_s"] <= found["camera_per_s"]
     assert found["age_p95_ms"] > 0
     assert "of the invokes" in loop.told(found)
+
+
+def test_the_measured_loop_does_as_run_does_and_resizes_as_it_is_asked(
+    bundle: Bundle, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen, apply = set(), Preprocessing.apply
+
+    def noted(preprocessing: Preprocessing, photo_bgr: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        seen.add((preprocessing.interpolation, cv2.getNumThreads()))
+        return apply(preprocessing, photo_bgr)
+
+    monkeypatch.setattr(Preprocessing, "apply", noted)
+    size = ["--rounds", "1", "--seconds", "0.2", "--interpolation", "linear", "--json"]
+    result = CliRunner().invoke(loop.main, [str(bundle.path), *size])
+    assert json.loads(result.stdout)["interpolation"] == "linear"
+    assert seen == {("linear", 1)}

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -102,6 +103,22 @@ def test_a_mistake_is_one_sentence_before_the_loop_starts(shelf: Path, tmp_path:
     other_run = Backlog(tmp_path / "spool" / "mqtt.sqlite", max_bytes=1000)
     assert refused(run(shelf, *spool, "--mqtt", broker), StorageError, "another run uses")
     other_run.close()
+
+
+def test_a_start_that_is_refused_leaves_nothing_behind_and_takes_nothing_away(shelf: Path, tmp_path: Path) -> None:
+    spool, nobody = tmp_path / "var" / "spool", free_port()
+    mqtt, webhook = ["--mqtt", f"mqtt://127.0.0.1:{nobody}"], ["--webhook", f"http://127.0.0.1:{nobody}/"]
+    assert refused(run(shelf, "--spool", str(spool), *mqtt), SinkError, "connection refused")
+    assert list(tmp_path.iterdir()) == []
+    with running_broker(tmp_path) as broker:
+        result = run(shelf, "--spool", str(spool), "--mqtt", broker.address, *webhook)
+    assert refused(result, SinkError, "http://127.0.0.1")
+    assert not (tmp_path / "var").exists()
+    assert run(shelf, "--spool", str(spool), *mqtt, "--allow-offline", "--json").exit_code == 0
+    assert refused(run(shelf, "--spool", str(spool), *mqtt, *webhook), SinkError, "connection refused")
+    assert [path.name for path in spool.iterdir()] == ["mqtt.sqlite"], "its events still wait"
+    with closing(Backlog(spool / "mqtt.sqlite", max_bytes=1000)) as backlog:
+        assert len(backlog) == 8
 
 
 @pytest.mark.parametrize(

@@ -159,6 +159,7 @@ def test_in_chromium_slots_are_drawn_by_mouse_and_keyboard_and_the_printed_comma
         out, err = process.communicate(timeout=60)
         assert (process.returncode, err) == (0, "")
         assert tab.said == []
+        assert tab.asked
         assert all(url.startswith((address, "data:")) for url in tab.asked)
     slots = load_slots(shelf / "slots.toml").file
     assert (slots.units, slots.frame_px, [each.name for each in slots.shelf]) == ("px", (128, 48), ["Top"])

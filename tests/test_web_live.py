@@ -160,6 +160,7 @@ def test_in_chromium_the_picture_moves_and_the_tables_are_those_of_the_jsonl(
         assert drawn == ["right", "wrong"]
         assert tab.evaluate("document.querySelectorAll('#drawn path').length") == 3
 
+        assert asked
         assert all(url.startswith((run.address, "data:")) for url in asked), asked
         assert said == []
         began_s = time.monotonic()

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+IDLE_FPS, IDLE_AFTER_S = 1.0, 30.0
+
 
 @dataclass(frozen=True)
 class Pace:
@@ -17,7 +19,7 @@ class Pace:
 
     fps: float | None = None
     idle_fps: float | None = None
-    idle_after_s: float = 30.0
+    idle_after_s: float = IDLE_AFTER_S
 
     def pause_s(self, begun_s: float, now_s: float, *, last_change_s: float | None) -> float:
         """How long to wait before the next frame.

@@ -2,25 +2,15 @@
 
 from __future__ import annotations
 
-import math
-from collections.abc import Callable
-from functools import wraps
-from typing import Any, TypeVar
-
 import click
 
-
-def _number(_context: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:
-    if value is not None and not math.isfinite(value):
-        raise click.BadParameter(f"{value} is not a number that can be used here")
-    return value
-
+from edgebcnn.cli.flags import finite, grouped
 
 _FLAGS = (
     click.option(
         "--golden-every",
         type=click.FloatRange(min=0),
-        callback=_number,
+        callback=finite,
         metavar="HOURS",
         show_default="6 for cameras and streams, else 0",
         help="Replay the bundle's golden photos between frames, at the start and then so often; 0 for never.",
@@ -41,21 +31,21 @@ _FLAGS = (
     click.option(
         "--shadow-cpu",
         type=click.FloatRange(0, 1, min_open=True),
-        callback=_number,
+        callback=finite,
         default=0.25,
         help="Share of one core's time that --shadow may take.",
     ),
     click.option(
         "--shadow-scene",
         type=click.FloatRange(min=0),
-        callback=_number,
+        callback=finite,
         default=10.0,
         help="Seconds that count as one scene, of which one frame is asked about; 0 for as many as can be.",
     ),
     click.option(
         "--alarm-below",
         type=click.FloatRange(0, 1, min_open=True, max_open=True),
-        callback=_number,
+        callback=finite,
         show_default="lower end of the export's interval",
         help="Agreement, 0 to 1, below which --shadow raises an alarm.",
     ),
@@ -64,21 +54,4 @@ _FLAGS = (
 SERVES = {flag: ("--shadow",) for flag in ("--shadow-cpu", "--shadow-scene", "--alarm-below")}
 """Flags that do nothing without --shadow."""
 
-Command = TypeVar("Command", bound=Callable[..., None])
-
-
-def health_flags(command: Command) -> Command:
-    """Adds the flags to a command, which gets them as one `HealthChoices`, `health`."""
-
-    @wraps(command)
-    def with_choices(**arguments: Any) -> None:
-        from dataclasses import fields
-
-        from edgebcnn.sinks.health import HealthChoices
-
-        given = {field.name: arguments.pop(field.name) for field in fields(HealthChoices)}
-        command(health=HealthChoices(**given), **arguments)
-
-    for flag in reversed(_FLAGS):
-        with_choices = flag(with_choices)
-    return with_choices  # type: ignore[return-value]
+health_flags = grouped(_FLAGS, into="health", kind="edgebcnn.sinks.health:HealthChoices")

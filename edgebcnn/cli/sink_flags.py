@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import wraps
 from pathlib import Path
-from typing import TypeVar
 
 import click
+
+from edgebcnn.cli.flags import grouped
 
 PATH = click.Path(path_type=Path)
 
@@ -48,21 +47,4 @@ _FLAGS = (
     click.option("--device-id", show_default="the machine's name", help="Name of this device in events and topics."),
 )
 
-Command = TypeVar("Command", bound=Callable[..., None])
-
-
-def sink_flags(command: Command) -> Command:
-    """Adds the flags to a command, which gets them as one `SinkChoices`, `choices`."""
-
-    @wraps(command)
-    def with_choices(**arguments: object) -> None:
-        from dataclasses import fields
-
-        from edgebcnn.sinks.choices import SinkChoices
-
-        given = {field.name: arguments.pop(field.name) for field in fields(SinkChoices)}
-        command(choices=SinkChoices(**given), **arguments)  # type: ignore[arg-type]
-
-    for flag in reversed(_FLAGS):
-        with_choices = flag(with_choices)
-    return with_choices  # type: ignore[return-value]
+sink_flags = grouped(_FLAGS, into="sinks", kind="edgebcnn.sinks.choices:SinkChoices")

@@ -9,12 +9,13 @@ import click
 from click.core import ParameterSource
 
 from edgebcnn.cli.device_options import DEFAULT_BUNDLE
-from edgebcnn.cli.view_flags import ViewChoices, view_flags
+from edgebcnn.cli.view_flags import typed, view_flags
 from edgebcnn.cli.web_flags import TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from edgebcnn.camera.view import View
     from edgebcnn.shelf.check import SlotCheck
     from edgebcnn.web.drawing import Model
 
@@ -43,7 +44,7 @@ def command(
     context: click.Context,
     *,
     camera: str,
-    view: ViewChoices,
+    view: View,
     path: Path,
     bundle_path: Path | None,
     web: str,
@@ -78,13 +79,13 @@ def command(
     def editor(width_px: int, height_px: int) -> SlotsEditor:
         return SlotsEditor(path, width_px=width_px, height_px=height_px, labels=model.labels if model else ())
 
-    opened = open_source(camera, reporter=reporter, view=view.view())
+    opened = open_source(camera, reporter=reporter, view=view)
     with listening.socket, closing(opened) as source, stopped_by_signals() as stop:
         page = DrawingPage(Stills(source, stop), source.name, editor=editor, model=model, done=stop.set)
         guard = Guard(page.application(), token=listening.token, host=listening.host, port=listening.port)
         serve_until(stop, guard, listening.socket, ready=lambda: reporter.say(str(listening)))
     given = ["--bundle", str(bundle_path)] if bundle_path else []
-    _print_command(["--camera", masked(camera), *view.typed(), *given, "--slots", str(path)], saved=page.saved)
+    _print_command(["--camera", masked(camera), *typed(view), *given, "--slots", str(path)], saved=page.saved)
 
 
 def _refuse_flags(context: click.Context) -> None:

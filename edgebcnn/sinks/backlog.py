@@ -70,6 +70,7 @@ class Backlog:
         self._spares_disk = True
         self._is_closed = False
         with storage_errors(path):
+            self._made = [each for each in (path, *path.parents) if not each.exists()]
             path.parent.mkdir(parents=True, exist_ok=True)
             self._disk = self._opened()
         self._on_disk: int
@@ -143,7 +144,7 @@ class Backlog:
                 self._empty_memory()
 
     def close(self) -> None:
-        """Saves what still waits.
+        """Saves what still waits; a run that never had a message leaves no file that was not there before.
 
         Raises:
             StorageError: the disk is full.
@@ -154,7 +155,17 @@ class Backlog:
             finally:
                 self._is_closed = True
                 self._disk.close()
+                if self._next == 1:
+                    self._remove_what_was_made()
                 self._changed.notify_all()
+
+    def _remove_what_was_made(self) -> None:
+        with suppress(OSError):  # somebody put something else there meanwhile: it stays
+            for made in self._made:
+                if made == self.path:
+                    made.unlink()
+                else:
+                    made.rmdir()
 
     def _opened(self) -> sqlite3.Connection:
         try:
