@@ -15,6 +15,8 @@ import cv2
 import numpy as np
 import pytest
 
+from edgebcnn.camera import source
+from edgebcnn.camera.capture import Capture
 from edgebcnn.camera.recovery import Patience
 from edgebcnn.camera.source import Frame, Source, masked, open_source
 from edgebcnn.camera.truth import photo_truth, truth_path, video_truth, write_truth
@@ -348,6 +350,43 @@ def test_frames_are_turned_clockwise(
     for frame in turned:
         assert frame.image_bgr.shape[:2] == ((64, 48) if rotate in (90, 270) else (48, 64))
         assert frame.image_bgr[corner].min() > 200
+
+
+@pytest.mark.parametrize(
+    ("view", "asked"),
+    [
+        (View(), View((1280, 720), 15, 90)),
+        (View(size_px=(640, 480)), View((640, 480), 15, 90)),
+        (View(rate_fps=30), View((1280, 720), 30, 90)),
+        (View(rotate=0), View((1280, 720), 15, 0)),
+    ],
+)
+def test_a_camera_films_as_usual_where_nothing_else_is_asked(
+    monkeypatch: pytest.MonkeyPatch, view: View, asked: View
+) -> None:
+    seen: list[View] = []
+
+    def refuse(device: int | str, view: View) -> Capture:
+        seen.append(view)
+        raise CameraError("there is none")
+
+    monkeypatch.setattr(source, "open_device", refuse)
+    with pytest.raises(CameraError, match="there is none"):
+        open_source("0", view=view, usual=View((1280, 720), 15, 90))
+    assert seen == [asked]
+
+
+@pytest.mark.parametrize(("view", "shape"), [(View(), (64, 48, 3)), (View(rotate=0), (48, 64, 3))])
+def test_a_stream_is_turned_as_usual_and_a_file_is_taken_as_it_is(
+    tmp_path: Path, camera: NetworkCamera, view: View, shape: tuple[int, ...]
+) -> None:
+    usual = View((1280, 720), 15, 90)
+    assert cv2.imwrite(str(tmp_path / "a.png"), grey(20))
+    camera.send(grey(20))
+    with closing(open_source(camera.address, view=view, usual=usual)) as live:
+        assert next(live.frames(lambda: False)).image_bgr.shape == shape
+    (frame,) = read_all(open_source(str(tmp_path), view=view, usual=usual))
+    assert frame.image_bgr.shape == (48, 64, 3)
 
 
 @pytest.mark.parametrize("view", [View(size_px=(1280, 720)), View(rate_fps=15)])

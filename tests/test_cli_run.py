@@ -10,15 +10,20 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import cv2
 import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
+from edgebcnn.camera.loop import CameraLoop
 from edgebcnn.camera.truth import write_truth
 from edgebcnn.cli import main
 from edgebcnn.errors import BundleError, CameraError, StorageError
+from edgebcnn.field.sample import open_sample
 from tests.mjpeg_server import network_camera, running_camera
+from tests.test_csi import FOR_EVER, stand_in
 from tests.tiny_bundle import COLOURS_BGR, coloured, make_tiny_bundle, write_photos, write_video
 
 NAMES = list(COLOURS_BGR)
@@ -109,6 +114,47 @@ def test_the_bundle_of_the_latest_run_is_the_default(
     assert CliRunner().invoke(main, ["run", "--camera", str(shelf / "photos")]).exit_code == 0
 
 
+PROFILE = """
+name = "door"
+description = "The camera at the door."
+runtime = "any"
+delegate = "xnnpack"
+precision = "int8"
+[camera]
+source = "ADDRESS"
+rotate = 180
+"""
+
+
+@pytest.mark.parametrize(("flags", "red_side"), [([], -1), (["--rotate", "0"], 0)])
+def test_a_profile_turns_the_frames_of_its_camera_unless_a_flag_does(
+    shelf: Path, tmp_path: Path, flags: list[str], red_side: int
+) -> None:
+    rng = np.random.default_rng(3)
+    with network_camera() as camera:
+        (tmp_path / "door.toml").write_text(PROFILE.replace("ADDRESS", camera.address))
+        camera.send(np.hstack([coloured("Red", rng), coloured("Blue", rng)]))
+        kept = ["--sample", str(tmp_path / "sample"), "--sample-rate", "1", "--max-frames", "1", "--golden-every", "0"]
+        result = run(shelf, "--device", str(tmp_path / "door.toml"), *kept, *flags)
+    assert result.exit_code == 0, result.stderr
+    sample = open_sample(tmp_path / "sample")
+    (seen_rgb,) = sample.pixels(sample.records)
+    assert seen_rgb[:, red_side, 0].mean() > seen_rgb[:, red_side, 2].mean()
+
+
+def test_opencv_leaves_the_models_cores_alone_while_the_loop_runs(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    before, during, begin = cv2.getNumThreads(), [], CameraLoop.run
+
+    def counted(loop: CameraLoop, **limits: Any) -> None:
+        during.append(cv2.getNumThreads())
+        begin(loop, **limits)
+
+    monkeypatch.setattr(CameraLoop, "run", counted)
+    assert run(shelf, "--camera", str(shelf / "photos")).exit_code == 0
+    assert during == [1]
+    assert cv2.getNumThreads() == before
+
+
 def test_no_camera_is_one_sentence(shelf: Path) -> None:
     result = run(shelf, "--camera", "63")
     assert result.exit_code == CameraError.exit_code
@@ -141,6 +187,14 @@ def test_a_lost_stream_leaves_its_summary_and_the_cameras_exit_code(shelf: Path,
     assert summary["seen"] == 4
     assert summary["source"] == camera.address.replace("://", "://***@")
     assert "secret" not in result.output + file.read_text()
+
+
+def test_a_csi_camera_is_read_like_any_other(shelf: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    stand_in(tmp_path, monkeypatch).plays([["show", 40, FOR_EVER]])
+    result = run(shelf, "--camera", "csi:0", "--max-frames", "5", "--every-frame", "--json")
+    summary = json.loads(result.stdout)
+    assert result.exit_code == 0
+    assert (summary["source"], summary["classified"], summary["restarts"]) == ("csi:0", 5, 0)
 
 
 def in_shell(shelf: Path, redirections: str, **environment: str) -> subprocess.CompletedProcess[str]:

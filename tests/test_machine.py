@@ -76,7 +76,8 @@ def test_what_is_not_there_stays_empty(tmp_path: Path) -> None:
 def test_devices_lists_every_profile_and_this_machine() -> None:
     result = CliRunner().invoke(main, ["devices"])
     assert result.exit_code == 0, result.stderr
-    for word in (*profile_names(), "nobody has measured this yet", "machine", "litert 2", "cameras"):
+    words = ("nobody has measured this yet", "camera http://127.0.0.1:8080/video", "machine", "litert 2", "cameras")
+    for word in (*profile_names(), *words):
         assert word in result.stdout
 
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgebcnn import catalog
+from edgebcnn.camera.view import View
 from edgebcnn.device.profile import DeviceProfile, load_profile
 from edgebcnn.errors import DeviceError
 
@@ -65,6 +66,14 @@ def test_a_profile_says_when_nobody_has_measured_it(own: Path) -> None:
     assert load_profile(str(own)).said_of_measurements == "nobody has measured this yet"
 
 
+def test_a_profile_says_how_its_camera_films(own: Path) -> None:
+    assert load_profile(str(own)).camera.view == View(rotate=0)
+    own.write_text(PROFILE + '[camera]\nsource = "/dev/video2"\nsize = "1280x720"\nrate = 15\nrotate = 270')
+    camera = load_profile(str(own)).camera
+    assert camera.view == View((1280, 720), 15.0, 270)
+    assert str(camera) == "camera /dev/video2 · 1280x720 · 15 frames/s · turned by 270°"
+
+
 def test_an_unknown_name_is_refused_with_the_nearest() -> None:
     with pytest.raises(DeviceError, match=r"no device profile is called 'cpuu': use cpu, or give the path"):
         load_profile("cpuu")
@@ -94,6 +103,24 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             'precision = "int8"',
             'precision = "int8"\n[limits]\nheat = 80',
             r"kiosk\.toml, field limits\.heat: there is no such field; correct it",
+        ),
+        *(
+            ('precision = "int8"', f'precision = "int8"\n[camera]\n{camera}', rf"kiosk\.toml, field camera{reason}")
+            for camera, reason in (
+                ('size = "720p"', r"\.size: '720p' is not WIDTHxHEIGHT in pixels, such as 1280x720; correct it"),
+                ("size = [1280, 720]", r"\.size: .*valid string"),
+                ("rate = 0", r"\.rate: .*greater than 0"),
+                ("rate = nan", r"\.rate: "),
+                ("rate = inf", r"\.rate: .*finite number"),
+                ('rate = "15"', r"\.rate: .*valid number"),
+                ("rotate = 45", r"\.rotate: .*0, 90, 180 or 270"),
+                ("rotate = false", r"\.rotate: degrees are 0, 90, 180 or 270"),
+                ("turn = 90", r"\.turn: there is no such field"),
+                (
+                    'source = "http://127.0.0.1/"\nrate = 15',
+                    ": a stream has the size and rate that it has: leave them out",
+                ),
+            )
         ),
         ('"litert"\ndelegate = "xnnpack"', '"any"\ndelegate = "gpu"', r'delegate = "gpu" needs runtime = "litert"'),
         ("kiosk", "\N{LATIN SMALL LETTER E WITH ACUTE}", r"kiosk\.toml is not TOML \(.*utf-8"),

@@ -12,6 +12,8 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from edgebcnn.camera.capture import Capture, Opener, open_device, open_with_ffmpeg, silence_opencv
+from edgebcnn.camera.csi import PREFIX as CSI
+from edgebcnn.camera.csi import CsiOpener
 from edgebcnn.camera.devices import lasting_path
 from edgebcnn.camera.files import PhotoFolder, VideoFile, is_pattern, photos_below, photos_like
 from edgebcnn.camera.frames import Done, Frame, Source
@@ -43,16 +45,19 @@ def open_source(
     reporter: Reporter = _SILENT,
     patience: Patience = _PATIENT,
     view: View = AS_IT_IS,
+    usual: View = AS_IT_IS,
 ) -> Source:
     """Opens a camera, video, folder of photos or network stream.
 
     Args:
-        spec: Index (`0`), device (`/dev/v4l/by-id/...`), video file, photo, folder of photos, pattern of their names
-            (`shelf/*.jpg`, `shelf/%04d.jpg`), or an http, https, rtsp or rtsps address.
+        spec: Index (`0`), device (`/dev/v4l/by-id/...`), CSI camera (`csi:0`), video file, photo, folder of photos,
+            pattern of their names (`shelf/*.jpg`, `shelf/%04d.jpg`), or an http, https, rtsp or rtsps address.
         labels: Names of the bundle's products; truth is looked for where there are any.
         reporter: Told what cannot be read, what was lost and what came back.
         patience: For a live source, when it is lost and for how long it is sought.
         view: Size, rate and rotation.
+        usual: What counts where `view` asks nothing: size and rate of a camera, rotation of any live source. Files are
+            taken as they are.
 
     Raises:
         CameraError: there is nothing there, or nothing that can be read, or a file is asked for a size or rate.
@@ -60,7 +65,7 @@ def open_source(
     """
     silence_opencv()
     try:
-        return _live(spec, reporter, patience, view) or _filed(spec, labels, reporter, view)
+        return _live(spec, reporter, patience, view, usual) or _filed(spec, labels, reporter, view)
     except OSError as error:
         raise CameraError(
             f"{masked(spec)} cannot be opened ({error.strerror}): check the path and its permissions"
@@ -70,19 +75,25 @@ def open_source(
 def masked(address: str) -> str:
     """An address fit to be shown: user, password and query replaced by `***`.
 
-    A password may hold any character, so everything between the scheme and the last `@` goes.
+    A password may hold any character, so everything between the scheme and the last `@` goes. The path of a CSI camera
+    has an `@` and no password.
     """
+    if address.startswith(CSI):
+        return address
     return re.sub(r"\?.*", "?***", re.sub(r"^(\w+:/*).*@", r"\1***@", address, flags=re.DOTALL), flags=re.DOTALL)
 
 
-def _live(spec: str, reporter: Reporter, patience: Patience, view: View) -> LiveStream | None:
+def _live(spec: str, reporter: Reporter, patience: Patience, view: View, usual: View) -> LiveStream | None:
     """The camera or stream, or None where `spec` means neither."""
+    if spec.startswith(CSI):
+        return _named(spec, CsiOpener(spec.removeprefix(CSI), view), reporter, patience, view)
     if "://" in spec:
         _refuse_wishes(masked(spec), view)
-        return _open_address(spec, reporter, patience, view)
+        return _open_address(spec, reporter, patience, view.over(View(rotate=usual.rotate)))
     is_index = _INDEX.fullmatch(spec) is not None
     if not is_index and not (spec.startswith("/dev/") and not Path(spec).is_file() and not Path(spec).is_dir()):
         return None
+    view = view.over(usual)
     name, device = (f"camera {spec}", int(spec)) if is_index else (spec, spec)
     return LiveStream(name, _device_opener(device, view), reporter=reporter, patience=patience, view=view)
 
@@ -153,7 +164,12 @@ def _open_address(address: str, reporter: Reporter, patience: Patience, view: Vi
             reporter.say(warned[0])
         return open_with_ffmpeg(address, timeout_s, silence_s=silence_s)
 
+    return _named(name, opened, reporter, patience, view)
+
+
+def _named(name: str, opener: Opener, reporter: Reporter, patience: Patience, view: View) -> LiveStream:
+    """The source, whose opener's messages go on after its name."""
     try:
-        return LiveStream(name, opened, reporter=reporter, patience=patience, view=view)
+        return LiveStream(name, opener, reporter=reporter, patience=patience, view=view)
     except CameraError as error:
         raise CameraError(f"{name} {error}") from error

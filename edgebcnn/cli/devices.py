@@ -24,11 +24,11 @@ def command(*, as_json: bool) -> None:
     Runtimes, the processor and its features, memory, temperature, GPUs that Vulkan sees, delegate libraries, cameras.
     """
     from edgebcnn.atomic import json_bytes
-    from edgebcnn.device.machine import take_inventory
+    from edgebcnn.device.machine import take_inventory, with_csi_cameras
     from edgebcnn.device.profile import load_profile, profile_names
 
     profiles = [load_profile(name) for name in profile_names()]
-    inventory = take_inventory()
+    inventory = with_csi_cameras(take_inventory())
     if as_json:
         listed = {"profiles": [profile.model_dump(mode="json") for profile in profiles], **inventory.as_json()}
         click.echo(json_bytes({"schema_version": 1, **listed}).decode(), nl=False)
@@ -50,6 +50,7 @@ def _print(profiles: Sequence[DeviceProfile], inventory: Inventory) -> None:
         subjects[profile.name] = [
             f"{profile.runtime} · {profile.delegate} · {profile.precision} · {profile.said_of_measurements}",
             profile.description,
+            *([str(profile.camera)] if profile.camera.model_fields_set else []),
         ]
     for subject, lines in subjects.items():
         for number, line in enumerate(lines):

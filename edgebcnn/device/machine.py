@@ -1,6 +1,7 @@
 """What does this machine have that can classify or see: runtimes, CPU, GPU, delegates, cameras?
 
-Nothing is installed, opened or changed. On systems other than Linux, what cannot be read is left empty.
+Nothing is installed or changed, and no camera opened but by libcamera's own list. On systems other than Linux, what
+cannot be read is left empty.
 """
 
 from __future__ import annotations
@@ -8,10 +9,11 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edgebcnn.camera.csi import PREFIX, csi_cameras
 from edgebcnn.camera.devices import LINKS, lasting_path
 from edgebcnn.device.interpreter import find_package
 from edgebcnn.device.profile import RuntimeName
@@ -86,7 +88,7 @@ class InstalledRuntime:
 
 @dataclass(frozen=True)
 class Camera:
-    """A camera: its device, its name, and a path that it keeps when it is plugged in again, where there is one."""
+    """A camera: its device or `csi:` and its number, its name, and a path that it keeps whatever its number, if any."""
 
     device: str
     name: str
@@ -124,6 +126,12 @@ def take_inventory(root: Path = Path("/")) -> Inventory:
     """Looks at this machine, at what is installed on it and at what is plugged into it."""
     runtimes = (_runtime("litert"), _runtime("tflite_runtime"))
     return Inventory(inspect_machine(root), runtimes, find_adapters(), _delegates(root), _cameras(root))
+
+
+def with_csi_cameras(inventory: Inventory) -> Inventory:
+    """Adds the cameras that libcamera sees, where `rpicam-vid` is installed; that takes it about a second."""
+    found = (Camera(f"{PREFIX}{each.index}", each.sensor, f"{PREFIX}{each.path}") for each in csi_cameras())
+    return replace(inventory, cameras=(*inventory.cameras, *found))
 
 
 def inspect_machine(root: Path = Path("/")) -> Machine:

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from edgebcnn import catalog
 from edgebcnn.bundle import Precision
+from edgebcnn.camera.view import Turn, View, size_from
 from edgebcnn.errors import DeviceError
 
 PACKAGE = "edgebcnn._devices"
@@ -46,9 +47,52 @@ class ExternalDelegate(_Strict):
 
 
 class CameraDefaults(_Strict):
-    """What `edgebcnn run` reads where it is not told: index, device, file or address."""
+    """What `edgebcnn run` reads, and how, where it is not told.
+
+    Attributes:
+        source: Index, device, file or address.
+        size: Width and height in which a camera shall film, such as `1280x720`.
+        rate: Frames a second that a camera shall give.
+        rotate: Degrees clockwise to turn each frame of a camera or stream.
+    """
 
     source: str = Field(default="0", min_length=1)
+    size: str | None = None
+    rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    rotate: Turn = 0
+
+    @field_validator("size")
+    @classmethod
+    def _is_a_size(cls, size: str | None) -> str | None:
+        if size is not None:
+            size_from(size)
+        return size
+
+    @field_validator("rotate", mode="before")
+    @classmethod
+    def _is_an_integer(cls, rotate: object) -> object:
+        if type(rotate) is not int:  # a literal compares, and False is 0
+            raise ValueError("degrees are 0, 90, 180 or 270")
+        return rotate
+
+    @model_validator(mode="after")
+    def _only_a_camera_obeys(self) -> CameraDefaults:
+        if "://" in self.source and self.view.asks_the_camera:
+            raise ValueError("a stream has the size and rate that it has: leave them out")
+        return self
+
+    @property
+    def view(self) -> View:
+        """Size, rate and rotation."""
+        return View(size_from(self.size) if self.size else None, self.rate, self.rotate)
+
+    def __str__(self) -> str:
+        """`camera 0 · 1280x720 · 15 frames/s · turned by 90°`, with what there is of it."""
+        said = [f"camera {self.source}"]
+        said += [self.size] if self.size else []
+        said += [f"{self.rate:g} frames/s"] if self.rate else []
+        said += [f"turned by {self.rotate}°"] if self.rotate else []
+        return " · ".join(said)
 
 
 class Limits(_Strict):
