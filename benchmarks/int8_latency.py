@@ -1,6 +1,6 @@
 """What does the int8 model cost beside its backbone alone?
 
-    python benchmarks/int8_latency.py RUN [--bundle DIR]
+    python -m benchmarks.int8_latency RUN [--bundle DIR]
 
 The backbone of the run's compact model is converted alone, in int8, and is called in turn with the bundle's int8 model
 on one thread, each once a round, so that whatever else the machine does meets both alike. Medians, with the quarter

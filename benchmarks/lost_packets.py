@@ -1,6 +1,6 @@
 """How many damaged pictures of a video that lost packets are taken for whole ones?
 
-    python benchmarks/lost_packets.py
+    python -m benchmarks.lost_packets
 
 Films a red scene once, loses a share of its RTP packets at random, and compares each picture that a capture gives, bit
 by bit, with those of the same capture where nothing is lost. One line of JSON for each capture and share.

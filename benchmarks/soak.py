@@ -1,6 +1,6 @@
 """Does `edgebcnn run` live through cameras that drop, stall, corrupt and come back, and a broker that restarts?
 
-    python benchmarks/soak.py --minutes 30
+    python -m benchmarks.soak --minutes 30
 
 One `edgebcnn run` reads MJPEG over HTTP and another H.264 over RTSP, each in a process of its own; both cameras are
 broken on a schedule, and so is the MQTT broker that both send their events to. A product that no good picture showed

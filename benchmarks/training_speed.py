@@ -96,7 +96,7 @@ class Rates:
 @click.option("--steps", default=4, type=click.IntRange(1), help="Steps in an epoch.")
 @click.option("--repeats", default=5, type=click.IntRange(1), help="Of every measurement.")
 @click.option("--copies", default=TRAIN["copies"], help="Copies that the cache is charged for.")
-@click.option("--head-epochs", default=TRAIN["head_epochs"], type=click.IntRange(1), help="That pay for it.")
+@click.option("--head-epochs", default=5, type=click.IntRange(1), help="That pay for it.")
 @click.option("--epochs", default=TRAIN["epochs"], type=click.IntRange(1), help="Of fine-tuning, that pay for it.")
 @click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def main(data: Path | None, steps: int, repeats: int, as_json: bool, frozen_through: str, **flags: Any) -> None:

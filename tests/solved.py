@@ -27,7 +27,8 @@ def solved_run(path: Path, dataset: ProductDataset, **choices: Any) -> TrainedRu
         dataset: Photos whose products differ in colour.
         choices: Fields of `TrainConfig` that differ from the smallest run.
     """
-    config = TrainConfig(data=str(dataset.origin), streams="small", weights="none", input_px=32, **choices)
+    shape = {"streams": "small", "pooling": "hadamard", "input_px": 32}
+    config = TrainConfig(data=str(dataset.origin), weights="none", **{**shape, **choices})
     with created(path) as part:
         write_photos(part, dataset)
         write_record(part, RunRecord(config=config, labels=dataset.labels, state="finished"))

@@ -87,6 +87,7 @@ def test_the_page_says_what_the_report_says(html: str, report: dict[str, Any]) -
 
 def test_the_page_asks_for_nothing_and_runs_nothing(html: str) -> None:
     parts = Parts(html)
+    assert parts.addresses
     assert all(address.startswith("data:") for address in parts.addresses)
     assert not parts.tags & {"script", "iframe", "object", "form"}
     assert "@import" not in html and "url(" not in html

@@ -130,9 +130,10 @@ def test_half_a_row_that_a_power_cut_left_is_cut_off(tmp_path: Path, half: bytes
     with file.open("ab") as torn:
         torn.write(half)
     write(CsvSink(file), 1)
-    rows = file.read_text().splitlines()
-    assert rows[0] == ",".join(CSV_COLUMNS)
-    assert all(row.startswith("2,reading,") and row.count(",") >= len(CSV_COLUMNS) - 1 for row in rows[1:])
+    header, *rows = file.read_text().splitlines()
+    assert header == ",".join(CSV_COLUMNS)
+    assert len(rows) == (1 if half.startswith(b"schema") else 2)
+    assert all(row.startswith("2,reading,") and row.count(",") >= len(CSV_COLUMNS) - 1 for row in rows)
 
 
 def test_a_csv_with_other_columns_is_not_appended_to(tmp_path: Path) -> None:

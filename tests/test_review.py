@@ -308,6 +308,7 @@ def test_in_chromium_the_arrow_keys_decide_and_a_killed_review_goes_on(browser: 
         assert process.wait(60) == 0
         tab.close()
     assert said == []
+    assert asked
     assert all(url.startswith(("http://127.0.0.1:", "data:")) for url in asked)
     assert len(labelled(kept / "sample-labelled")) == 5
     decisions = (kept / "sample-audit" / DECISIONS_NAME).read_text().splitlines()

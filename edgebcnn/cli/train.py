@@ -83,15 +83,15 @@ def folder_name(_context: click.Context, _parameter: click.Parameter, name: str 
     click.option(
         "--weights", default="imagenet", metavar="A,B", help="Where each stream starts: imagenet, none, or a file."
     ),
-    click.option("--train-px", default=224, help="Side of the pictures that training sees."),
-    click.option("--input-px", default=256, help="Side of the pictures that the models are used at."),
+    click.option("--train-px", default=320, help="Side of the pictures that training sees."),
+    click.option("--input-px", default=384, help="Side of the pictures that the models are used at."),
     click.option(
         "--interpolation",
         type=click.Choice(_INTERPOLATIONS),
         default="halving",
         help="How photos are made smaller: halving is nearly area for an eighth of its time, linear makes moiré.",
     ),
-    click.option("--pooling", type=click.Choice(POOLINGS), default="hadamard", help="How the compact model pools."),
+    click.option("--pooling", type=click.Choice(POOLINGS), default="quadratic", help="How the compact model pools."),
     click.option("--rank", type=int, help="Size of the compact pooling; its own if left out."),
     click.option(
         "--tail", type=click.Choice(["tanh", "sqrt", "l2"]), help="What follows the compact pooling, if it takes one."
@@ -107,8 +107,8 @@ def folder_name(_context: click.Context, _parameter: click.Parameter, name: str 
         help="Last layer that is never trained: auto, none, or its name.",
     ),
     click.option("--copies", default=8, help="Augmented copies of every photo, drawn once."),
-    click.option("--head-epochs", default=5, help="Epochs of each model's classifier on frozen features."),
-    click.option("--epochs", default=10, help="Epochs of fine-tuning of the full model."),
+    click.option("--head-epochs", default=0, help="Epochs of each model's classifier on frozen features."),
+    click.option("--epochs", default=8, help="Epochs of fine-tuning of the full model."),
     click.option(
         "--compact-epochs",
         type=int,

@@ -91,19 +91,19 @@ class TrainConfig(BaseModel):
     streams: str = "mobilenet_v2"
     shared_weights: bool | None = None
     weights: str = "imagenet"
-    train_px: int = Field(default=224, ge=32, le=1024, multiple_of=32)
-    input_px: int = Field(default=256, ge=32, le=1024, multiple_of=32)
+    train_px: int = Field(default=320, ge=32, le=1024, multiple_of=32)
+    input_px: int = Field(default=384, ge=32, le=1024, multiple_of=32)
     interpolation: Interpolation = "halving"
-    pooling: CompactPooling = "hadamard"
+    pooling: CompactPooling = "quadratic"
     rank: int | None = Field(default=None, ge=1)
     tail: Tail | None = None
     class_rank: int = Field(default=8, ge=2, multiple_of=2)
     frozen_through: str = "auto"
     copies: int = Field(default=8, ge=1, le=200)
-    full_head: StageConfig = StageConfig(epochs=5, head_rate=1e-3)
-    full_finetune: StageConfig = StageConfig(epochs=10, head_rate=1e-4, backbone_rate=5e-4)
-    compact_head: StageConfig = StageConfig(epochs=5, head_rate=1e-3)
-    compact_finetune: StageConfig = StageConfig(epochs=10, head_rate=1e-3, backbone_rate=5e-4)
+    full_head: StageConfig = StageConfig(epochs=0, head_rate=1e-3)
+    full_finetune: StageConfig = StageConfig(epochs=8, head_rate=1e-4, backbone_rate=5e-4)
+    compact_head: StageConfig = StageConfig(epochs=0, head_rate=1e-3)
+    compact_finetune: StageConfig = StageConfig(epochs=8, head_rate=1e-3, backbone_rate=5e-4)
     fit_on: FitOn = "train"
     schedule: Schedule = "cosine"
     batch_statistics: bool = False
