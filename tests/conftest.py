@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,18 @@ def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for command in (["train", *QUICK], ["export", "--int8", "--fp16", "--float32"]):
         result = typed(folder, *command)
         assert result.exit_code == 0, result.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the real demo was typed, with what it said in `told.json`; minutes, for tests marked `slow`."""
+    folder = tmp_path_factory.mktemp("demo")
+    # A process of its own, because the demo says how much memory it took.
+    command = [sys.executable, "-m", "edgebcnn", "demo", "--output", folder, "--json"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 0, result.stderr
+    (folder / "told.json").write_text(result.stdout)
     return folder
 
 

@@ -53,7 +53,8 @@ def pictures(pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
 
 def take_a_step(bcnn: Bcnn, pictures: NDArray[np.float32]) -> float:
     loss = keras.losses.SparseCategoricalCrossentropy(from_logits=True)
-    bcnn.model.compile(keras.optimizers.SGD(0.01), loss)
+    # Tracing the step would take ten times as long as this one step does.
+    bcnn.model.compile(keras.optimizers.SGD(0.01), loss, run_eagerly=True)
     return float(bcnn.model.train_on_batch(pictures, np.arange(len(pictures)) % CLASSES))
 
 

@@ -65,7 +65,6 @@ def config(data: Path, *, seed: int) -> TrainConfig:
         pooling="hadamard",
         rank=256,
         copies=4,
-        full_head=StageConfig(epochs=5, head_rate=1e-3),
         full_finetune=StageConfig(epochs=16, head_rate=2e-3, backbone_rate=2e-3, patience=6),
         compact_head=StageConfig(epochs=3, head_rate=2e-3),
         compact_finetune=StageConfig(epochs=6, head_rate=1e-3, backbone_rate=1e-3),
