@@ -73,8 +73,9 @@ def watched(folder: Path, *, seed: int, gate: Gate, duration_s: float = 62.0, fp
 def test_states_are_right_nothing_flaps_and_the_gate_saves_two_thirds_of_the_invokes(tmp_path: Path) -> None:
     gated = watched(tmp_path, seed=1, gate=Gate())
     assert gated.right >= 0.99 * gated.settled > 1000
+    assert gated.foreign_right >= 0.99 * gated.foreign > 0
     assert gated.events >= 8
-    assert (gated.false, gated.flaps) == ([], [])
+    assert (gated.false, gated.mistaken, gated.flaps) == ([], [], [])
     assert gated.invokes <= gated.looks / 3  # without a gate, every look is an invoke: the next test
 
 
@@ -82,12 +83,15 @@ def test_without_the_gate_every_slot_is_classified_in_every_frame_and_the_states
     free = watched(tmp_path, seed=2, gate=Gate(enabled=False), duration_s=24.0, fps=4.0)
     assert free.invokes == free.looks == 8 * 96
     assert free.right >= 0.99 * free.settled
-    assert (free.false, free.flaps) == ([], [])
+    assert (free.false, free.mistaken, free.flaps) == ([], [], [])
 
 
 def test_a_day_too_short_to_settle_is_told_and_promises_nothing() -> None:
     total = shelf_states.Total.of([shelf_states.Score(looks=8, invokes=8)])
-    assert str(total) == "no time settled (n=0), 0 events, 0 false, 0 flapped, 8 of 8 slots classified"
+    assert str(total) == (
+        "no time settled (n=0), 0 events, 0 false, 0 flapped, 8 of 8 slots classified; "
+        "foreign packs no time settled (n=0), 0 mistaken for a product"
+    )
     assert not total.keeps_what_is_promised(shelf_states.Total.of([shelf_states.Score(invokes=80)]))
 
 
