@@ -137,7 +137,7 @@ def watch_shelf(
         truths.append(frame.truth)
         on_frame(frame)
         started_s = time.thread_time()
-        changes = watch.look(frame.image_bgr, at_s=frame.time_s)
+        changes = watch.look(frame.image_bgr, at_s=frame.time_s).changes
         spent_s += time.thread_time() - started_s
         for change in changes:
             score.events += 1

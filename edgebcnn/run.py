@@ -202,7 +202,7 @@ def _wired(basis: Basis, folder: SampleFolder | None, *, lines: bool) -> Run:
         [] if reader else told,
         frame_sinks=[] if reader else seen_by,
         shelf=reader,
-        shelf_sinks=[*told, *(each for each in (page, window, checks.replay) if each)] if reader else [],
+        shelf_sinks=[*told, *seen_by] if reader else [],
         pace=pace,
         limits=choices.limits(),
         watchdog=basis.watchdog,
@@ -234,6 +234,7 @@ def _sampler(basis: Basis, folder: SampleFolder, run: str) -> Sampler:
         classes=len(basis.classifier.labels),
         preprocessing=basis.bundle.manifest.preprocessing,
         reporter=basis.reporter,
+        at_once=len(basis.watch.names) if basis.watch else 1,
         may_wait=basis.source.total is not None,
         in_a_hurry=basis.stop.is_set,
     )

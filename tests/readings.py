@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+import time
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
+
+from edgebcnn.camera.frames import Frame
 from edgebcnn.camera.reading import Candidate, Reading
+from edgebcnn.camera.shelf import ShelfReading
+from edgebcnn.shelf.watch import SeenSlot
 from edgebcnn.sinks.event import ReadingEvent, Stamp
 
 READING = Reading(
@@ -28,6 +35,13 @@ READING = Reading(
 def reading(frame: int = 0, **changes: Any) -> Reading:
     """The reading of one frame."""
     return dataclasses.replace(READING, frame=frame, **changes)
+
+
+def shelf_reading(seen: Sequence[SeenSlot]) -> tuple[Frame, ShelfReading]:
+    """A dark frame in which these slots were classified all the same, and its reading."""
+    frame = Frame(7, np.zeros((48, 128, 3), np.uint8), time.monotonic())
+    known = {"source": READING.source, "frame": frame.index, "time": READING.time, "age_ms": 3.0, "latency_ms": 2.0}
+    return frame, ShelfReading(changes=(), slots=(), shelves=(), seen=tuple(seen), **known)  # type: ignore[arg-type]
 
 
 def stamp() -> Stamp:

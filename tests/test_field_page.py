@@ -51,6 +51,8 @@ def document(*, plain: bool = True, lost: int = 6) -> dict[str, Any]:
             "source": "0",
             "photo": None,
             "truth": NAMES[0] if row % 2 else None,
+            "shelf": "Dairy" if row % 2 else None,
+            "slot": "A&1" if row % 2 else None,
         }
         for row in differ.tolist()
     ]
@@ -77,6 +79,7 @@ def html(report: dict[str, Any]) -> str:
 
 def test_the_page_says_what_the_report_says(html: str, report: dict[str, Any]) -> None:
     text = " ".join(Parts(html).text.split())
+    assert "Dairy A&1, " in text
     for share in (report["agreement"], report["export"]):
         assert f"{100 * share['value']:.1f} %{100 * share['low']:.1f} to {100 * share['high']:.1f}" in text
     assert "Lower than at export" in text and f"Suffered: {NAMES[6]}." in text and "Suspected: none." in text

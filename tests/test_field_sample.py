@@ -7,6 +7,7 @@ import random
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 from typing import Any
@@ -16,21 +17,24 @@ import numpy as np
 import pytest
 
 from edgebcnn import atomic
+from edgebcnn.bundle import Label
 from edgebcnn.camera.frames import Frame
 from edgebcnn.camera.reading import Candidate, Reading
 from edgebcnn.errors import BundleError, DataError, StorageError
 from edgebcnn.field.plan import Boosts, kept_with
-from edgebcnn.field.record import encoded, read_pixels, read_record
+from edgebcnn.field.record import Record, encoded, read_pixels, read_record
 from edgebcnn.field.sample import STATE_NAME, SampleFolder, open_sample
 from edgebcnn.field.sampler import WAITING_FRAMES, Sampler
 from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.progress import Silent
 from edgebcnn.report import weighted_share
-from tests.readings import reading
+from edgebcnn.shelf.watch import SeenSlot
+from tests.readings import reading, shelf_reading
 from tests.samples import DIGEST, noise, record
 
 MB = 1_000_000
 PREPROCESSING = Preprocessing(height_px=32, width_px=32)
+NAMED = tuple(Label(name=f"product {class_id}") for class_id in range(100))
 
 
 @pytest.fixture(autouse=True)
@@ -199,6 +203,40 @@ def test_a_slow_disk_costs_frames_and_never_the_loop(
     assert counts.kept + counts.lost == 100
     assert WAITING_FRAMES <= counts.kept == counts.held < 50
     assert len(open_sample(tmp_path).records) == counts.kept
+
+
+def test_all_slots_of_one_frame_may_be_kept_while_the_disk_is_busy(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, slots = SampleFolder(tmp_path, bundle_digest=DIGEST, max_bytes=10 * MB), 3 * WAITING_FRAMES
+    is_free, add = threading.Event(), folder.add
+
+    def waiting_add(*given: Any) -> bool:
+        return is_free.wait(30) and add(*given)
+
+    monkeypatch.setattr(folder, "add", waiting_add)
+    sampler = sampler_of(folder, at_once=slots)
+    answer = np.eye(100, dtype=np.float32)[7]
+    seen = tuple(SeenSlot("Top", f"A{slot}", noise(rng), answer, NAMED) for slot in range(slots))
+    sampler.write_shelf(*shelf_reading(seen))
+    is_free.set()
+    sampler.close()
+    records = open_sample(tmp_path).records
+    assert {(each.shelf, each.slot) for each in records} == {("Top", f"A{slot}") for slot in range(slots)}
+    assert {each.class_id for each in records} == {7}
+    assert (sampler.counts().kept, sampler.counts().lost) == (slots, 0)
+
+
+def test_a_record_of_before_slots_is_read_as_that_of_a_whole_frame(
+    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    today = record("5f-1")
+    older = {name: value for name, value in today.model_dump().items() if name not in {"shelf", "slot"}}
+    monkeypatch.setattr(Record, "model_dump", lambda self: older)
+    (tmp_path / "5f-1.png").write_bytes(encoded(today, noise(rng)))
+    assert b'"slot"' not in (tmp_path / "5f-1.png").read_bytes()
+    found = read_record(tmp_path / "5f-1.png")
+    assert (found.id, found.shelf, found.slot) == ("5f-1", None, None)
 
 
 def test_a_full_disk_is_said_once_and_the_loop_goes_on(small_disk: Path, rng: np.random.Generator) -> None:

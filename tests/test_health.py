@@ -138,7 +138,6 @@ def test_the_full_model_beside_the_loop_is_in_the_summary_and_ends_with_it(shelf
         (["--shadow"], BundleError.exit_code, "holds no full model: export it again with --with-full"),
         (["--shadow", "gone.tflite"], BundleError.exit_code, "gone.tflite cannot be read (No such file or directory)"),
         (["--shadow-cpu", "0.5"], 2, "--shadow-cpu is for --shadow"),
-        (["--shadow", "--slots", "slots.toml"], 2, "--shadow asks about frames that show one product"),
         (["--golden-every", "nan"], 2, "nan is not a number"),
     ],
 )

@@ -6,24 +6,29 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from edgebcnn.atomic import json_bytes
 from edgebcnn.bundle import REPORT_NAME, Bundle, Label
 from edgebcnn.camera.frames import Frame
 from edgebcnn.camera.shadow import LiveAgreement, Shadow, agreement_at_export, full_model
+from edgebcnn.camera.turns import Question, Turns
 from edgebcnn.device.aside import Aside
 from edgebcnn.errors import BundleError, DeviceError
 from edgebcnn.progress import Silent
 from edgebcnn.quantize.metadata import with_metadata
 from edgebcnn.report.sequential import confidence_sequence
+from edgebcnn.shelf.watch import SeenSlot
 from tests.broker import wait_until
-from tests.readings import reading
+from tests.readings import reading, shelf_reading
 from tests.tiny_bundle import COLOURS_BGR, LABELS, coloured, make_tiny_bundle, tiny_model
 
 NAMES = list(COLOURS_BGR)
@@ -65,7 +70,7 @@ class Told(Silent):
 class Shop:
     """A shadow, what it told, and its processes."""
 
-    def __init__(self, bundle: Bundle, full: Path, *, scene_s: float, cpu_share: float) -> None:
+    def __init__(self, bundle: Bundle, full: Path, *, scene_s: float | None, cpu_share: float) -> None:
         self.told = Told()
         self.processes: list[Aside] = []
         preprocessing = bundle.manifest.preprocessing
@@ -92,6 +97,23 @@ class Shop:
         frame = Frame(0, coloured(shown or said, self._rng), time.monotonic(), photo=photo)
         self.shadow.write(frame, reading(class_id=NAMES.index(said)))
 
+    def show_slots(self, *, shown: Mapping[str, str] = MappingProxyType({}), **said: str) -> None:
+        """One frame of slots, in each of which the loop says to see one product, and another is `shown` perhaps."""
+        seen = [
+            SeenSlot("Top", slot, coloured(shown.get(slot, name), self._rng), _sure_of(name), LABELS)
+            for slot, name in said.items()
+        ]
+        self.shadow.write_shelf(*shelf_reading(seen))
+
+    def show_slots_until(
+        self, reached: Callable[[], bool], *, shown: Mapping[str, str] = MappingProxyType({}), **said: str
+    ) -> None:
+        def is_reached() -> bool:
+            self.show_slots(shown=shown, **said)
+            return reached()
+
+        wait_until(is_reached, timeout_s=PATIENCE_S)
+
     def show_until(self, reached: Callable[[], bool], said: str, shown: str = "") -> None:
         def is_reached() -> bool:
             self.show(said, shown=shown)
@@ -100,10 +122,14 @@ class Shop:
         wait_until(is_reached, timeout_s=PATIENCE_S)
 
 
+def _sure_of(name: str) -> NDArray[np.float32]:
+    return np.asarray(np.eye(len(NAMES))[NAMES.index(name)], np.float32)
+
+
 @pytest.fixture
 def opened(bundle: Bundle, full: Path) -> Callable[..., AbstractContextManager[Shop]]:
     @contextmanager
-    def opened(*, scene_s: float = 0.0, cpu_share: float = 1.0) -> Iterator[Shop]:
+    def opened(*, scene_s: float | None = 0.0, cpu_share: float = 1.0) -> Iterator[Shop]:
         shop = Shop(bundle, full, scene_s=scene_s, cpu_share=cpu_share)
         try:
             yield shop
@@ -164,7 +190,7 @@ def test_a_process_that_stands_still_holds_up_no_frame(opened: Callable[..., Abs
         for _ in range(200):
             shop.show("Red")
         assert shop.shadow.agreement().looks == 0
-        assert shop.shadow._frames.empty(), "one frame is on its way, and none waits behind it"
+        assert shop.shadow._questions.empty(), "one frame is on its way, and none waits behind it"
         os.kill(shop.processes[0]._process.pid, signal.SIGCONT)
         shop.show_until(lambda: shop.shadow.agreement().looks >= 1, "Red")
 
@@ -203,6 +229,63 @@ def test_a_frame_without_a_product_is_not_shown(opened: Callable[..., AbstractCo
         now = shop.shadow.agreement()
         assert (now.value, now.interval) == (None, (0.0, 1.0))
         assert str(now) == "no answer of full.tflite yet"
+
+
+def test_each_slot_is_shown_once_a_scene_however_often_it_is_classified(
+    opened: Callable[..., AbstractContextManager[Shop]],
+) -> None:
+    """The loop takes the blue pack in A2 for a red one."""
+    with opened(scene_s=None) as shop:
+        shop.show_slots_until(lambda: shop.shadow.agreement().looks == 2, A1="Green", A2="Red", shown={"A2": "Blue"})
+        assert shop.shadow.agreement().agreed == 1
+        wait_until(shop.shadow._free.is_set, PATIENCE_S)
+        for _ in range(50):
+            shop.show_slots(A1="Green", A2="Red")
+        assert shop.shadow._free.is_set(), "an hour is one scene of a slot"
+        shop.show_slots_until(lambda: shop.shadow.agreement().looks == 3, A3="Grey")
+        assert shop.shadow.agreement().agreed == 2
+
+
+def test_answers_about_slots_are_told_while_no_slot_is_classified(
+    opened: Callable[..., AbstractContextManager[Shop]],
+) -> None:
+    with opened() as shop:
+        shop.show_slots(A1="Green")
+        shop.show_slots_until(lambda: bool(shop.told.agreements))
+        assert shop.told.agreements[0].looks == 1
+
+
+def asked_about(slot: str, number: int = 0) -> Question:
+    return Question(Frame(number, np.zeros((8, 8, 3), np.uint8), 0.0, shelf="Top", slot=slot), 0)
+
+
+def slots_shown(*, calm_every_s: int) -> Counter[str | None]:
+    """How often three slots are shown in ten minutes to a full model that is free every seven seconds.
+
+    The first of them is classified in each second, the two calm ones every `calm_every_s`.
+    """
+    turns, shown = Turns(scene_s=0), Counter[str | None]()
+    for second in range(1, 601):
+        for slot in ("A1", "A2", "A3") if second % calm_every_s == 1 % calm_every_s else ["A1"]:
+            turns.offer(asked_about(slot), at_s=float(second))
+        if second % 7 == 0 and (question := turns.next(at_s=float(second))):
+            shown[question.frame.slot] += 1
+    return shown
+
+
+def test_a_slot_that_changes_all_the_time_does_not_keep_its_calm_neighbours_from_being_shown() -> None:
+    assert slots_shown(calm_every_s=60) == {"A1": 600 // 7 - 20, "A2": 10, "A3": 10}, "each time that they can be"
+    assert set(slots_shown(calm_every_s=1).values()) == {28, 29}, "in turn, where all change all the time"
+
+
+def test_a_slot_that_waits_is_shown_as_it_was_classified_last_and_not_twice() -> None:
+    turns = Turns(scene_s=10)
+    older, newer = asked_about("A1", 1), asked_about("A1", 2)
+    turns.offer(older, at_s=0.0)
+    turns.offer(newer, at_s=1.0)
+    assert turns.next(at_s=2.0) is newer
+    turns.offer(older, at_s=11.9)
+    assert turns.next(at_s=11.9) is None, "its scene is not over"
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="idle scheduling is Linux's own")

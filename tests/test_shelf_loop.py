@@ -282,7 +282,6 @@ def test_a_stream_is_watched_at_its_pace(shelf: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["--sample", "kept"], "--sample keeps frames that show one product, --slots reads a shelf: leave one out"),
         (["--fps", "5"], "shelf.avi is read frame by frame: leave out --fps, which is for live sources"),
         (["--idle-fps", "1"], "shelf.avi is read frame by frame: leave out --idle-fps, which is for live sources"),
         (["--idle-after", "0"], "shelf.avi is read frame by frame: leave out --idle-after, which is for live sources"),

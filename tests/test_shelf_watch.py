@@ -322,7 +322,7 @@ def test_compliance_counts_the_slots_of_each_shelf(tmp_path: Path) -> None:
     assert str(watch.compliance()[0]) == "Top: 0 of 0 right (nothing seen yet) · 2 unsettled"
     frame = np.full((100, 200, 3), 90, np.uint8)
     frame[:, :100] = 200
-    changes = [change for at_s in np.arange(0, 3, 0.1) for change in watch.look(frame, at_s=float(at_s))]
+    changes = [change for at_s in np.arange(0, 3, 0.1) for change in watch.look(frame, at_s=float(at_s)).changes]
     assert [(change.now.shelf, change.now.slot, change.now.state) for change in changes] == [
         ("Top", "A1", SlotState.RIGHT), ("Top", "A2", SlotState.EMPTY), ("Low", "A1", SlotState.WRONG)
     ]  # fmt: skip

@@ -25,6 +25,8 @@ class Frame:
         captured_monotonic_s: `time.monotonic()` when it was taken, where the driver tells; else at its arrival here.
         photo: Path within the folder, for photos.
         truth: Product that it really shows, where the source knows.
+        shelf: Shelf of the slot that it is cut out of, for what the model saw of a slot; a whole frame has none.
+        slot: Name of that slot.
     """
 
     index: int
@@ -32,6 +34,8 @@ class Frame:
     captured_monotonic_s: float
     photo: str | None = None
     truth: str | None = None
+    shelf: str | None = None
+    slot: str | None = None
 
 
 class Source(ABC):

@@ -45,7 +45,8 @@ class Reading:
         top3: The most probable products, best first.
         reason: Why no product is said: the frame is stale, frozen, black, overexposed or blurred, or the model failed.
         age_ms: From the frame's capture to the end of its classification, or to the moment when it was refused.
-        latency_ms: Preprocessing and inference; None for a frame that was not classified.
+        latency_ms: Preprocessing and inference; None for a frame that was not classified, and for a slot, which is
+            classified together with others.
         truth: What the frame really shows, where the source knows.
     """
 
@@ -70,7 +71,13 @@ class Reading:
 
 
 def make_reading(
-    frame: Frame, prediction: Prediction, *, source: str, labels: Sequence[Label], age_ms: float, latency_ms: float
+    frame: Frame,
+    prediction: Prediction,
+    *,
+    source: str,
+    labels: Sequence[Label],
+    age_ms: float,
+    latency_ms: float | None = None,
 ) -> Reading:
     """Puts together what is known about a frame that was just classified."""
     return Reading(
@@ -88,7 +95,7 @@ def make_reading(
             for class_id in prediction.top(CANDIDATES)
         ),
         age_ms=round(age_ms, 3),
-        latency_ms=round(latency_ms, 3),
+        latency_ms=None if latency_ms is None else round(latency_ms, 3),
         truth=frame.truth,
     )
 

@@ -1,8 +1,8 @@
 """How often does the model in the loop say what the full model says of the same frame, here and now?
 
 The full model runs beside the loop, in a process that gets what nobody else wants (`edgebcnn.device.aside`) and rests
-after each answer until its budget allows the next. It is shown the newest frame when it is free, one a scene, and
-nothing ever waits for it.
+after each answer until its budget allows the next. When it is free it is shown the newest frame, or the slot whose turn
+it is, one a scene (`edgebcnn.camera.turns`), and the loop never waits for it.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ from typing import Any, Protocol
 from edgebcnn.bundle import REPORT_NAME, Bundle, Label, Precision
 from edgebcnn.camera.frames import Frame
 from edgebcnn.camera.reading import Reading
+from edgebcnn.camera.shelf import ShelfReading
+from edgebcnn.camera.turns import Question, Turns
 from edgebcnn.device.aside import Aside
 from edgebcnn.device.selftest import GoldenFile
 from edgebcnn.errors import BundleError, EdgebcnnError
@@ -134,8 +136,7 @@ class Shadow:
         name: Name of its file.
         preprocessing: What turns a frame into its input.
         floor: Agreement below which there is an alarm, 0-1.
-        scene_s: Seconds within which frames of a camera or video count as one scene, of which one is shown; a photo is
-            a scene of its own.
+        scene_s: Seconds that count as one scene, of which one picture is shown; None for what suits frames and slots.
         cpu_share: How much of one core's time the full model may take, 0-1.
         listener: Who is told, in the loop's thread.
         reporter: Told when the full model ends.
@@ -149,47 +150,47 @@ class Shadow:
         name: str,
         preprocessing: Preprocessing,
         floor: float,
-        scene_s: float,
+        scene_s: float | None,
         cpu_share: float,
         listener: Listener,
         reporter: Reporter,
     ) -> None:
         self._aside, self._opener, self._name, self._preprocessing = aside, opener, name, preprocessing
-        self._scene_s, self._cpu_share = scene_s, cpu_share
+        self._turns, self._cpu_share = Turns(scene_s), cpu_share
         self._listener, self._reporter = listener, reporter
         self._alarm = AgreementAlarm(floor)
         self._agreed = self._looks = self._restarts = 0
         self._problem: str | None = None
         self._pause_s = FIRST_PAUSE_S
         self._started_s, self._cpu_s = time.monotonic(), aside.cpu_s
-        self._shown_s = self._told_s = -float("inf")
+        self._told_s = -float("inf")
         self._told: LiveAgreement | None = None
         self._answers: deque[bool] = deque()
         self._failure: Exception | None = None
         self._over, self._free = threading.Event(), threading.Event()
-        self._frames: SimpleQueue[tuple[Frame, int] | None] = SimpleQueue()
+        self._questions: SimpleQueue[Question | None] = SimpleQueue()
         self._free.set()
         self._thread = threading.Thread(target=self._work, name="shadow", daemon=True)
         self._thread.start()
 
     def write(self, frame: Frame, reading: Reading) -> None:
         """Takes the answers that came, and shows this frame where the full model is free and the last scene over."""
-        if self._failure:
-            raise self._failure
-        was_raised = self._alarm.raised
-        self._take_answers()
-        self._tell(at_once=self._alarm.raised and not was_raised)
-        now_s = time.monotonic()
-        is_new = frame.photo is not None or now_s - self._shown_s >= self._scene_s
-        if reading.class_id is not None and is_new and self._free.is_set():
-            self._free.clear()
-            self._shown_s = now_s
-            self._frames.put((frame, reading.class_id))
+        self._attend()
+        if self._free.is_set():
+            self._offer(frame, reading)
+            self._show()
+
+    def write_shelf(self, frame: Frame, reading: ShelfReading) -> None:
+        """Takes the answers that came, and shows a slot where the full model is free and the slot's last scene over."""
+        self._attend()
+        for look in reading.looks(frame):
+            self._offer(*look)
+        self._show()
 
     def close(self) -> None:
         """Ends the full model; an answer that it still owes is not waited for."""
         self._over.set()
-        self._frames.put(None)
+        self._questions.put(None)
         self._aside.end()
         self._thread.join(LEAVE_S)
         self._take_answers()
@@ -206,6 +207,22 @@ class Shadow:
             problem=self._problem,
             cpu_s=self._cpu_s,
         )
+
+    def _attend(self) -> None:
+        if self._failure:
+            raise self._failure
+        was_raised = self._alarm.raised
+        self._take_answers()
+        self._tell(at_once=self._alarm.raised and not was_raised)
+
+    def _offer(self, frame: Frame, reading: Reading) -> None:
+        if reading.class_id is not None:
+            self._turns.offer(Question(frame, reading.class_id), at_s=time.monotonic())
+
+    def _show(self) -> None:
+        if self._free.is_set() and (question := self._turns.next(at_s=time.monotonic())):
+            self._free.clear()
+            self._questions.put(question)
 
     def _take_answers(self) -> None:
         while self._answers:
@@ -232,20 +249,20 @@ class Shadow:
 
     def _work(self) -> None:
         try:
-            while (shown := self._frames.get()) is not None:
-                self._ask(*shown)
+            while (question := self._questions.get()) is not None:
+                self._ask(question)
                 self._free.set()
         except Exception as error:  # whatever it is, `write` raises it in the loop's thread
             self._failure = error
 
-    def _ask(self, frame: Frame, class_id: int) -> None:
+    def _ask(self, question: Question) -> None:
         began_s, own_cpu_s = time.monotonic(), time.thread_time()
         try:
-            answer = self._aside.ask(self._preprocessing.apply(frame.image_bgr))
+            answer = self._aside.ask(self._preprocessing.apply(question.frame.image_bgr))
         except EdgebcnnError as error:
             self._restart(str(error))
             return
-        self._answers.append(answer.class_id == class_id)
+        self._answers.append(answer.class_id == question.class_id)
         self._rest(answer.cpu_s + time.thread_time() - own_cpu_s, began_s)
 
     def _rest(self, cpu_s: float, since_s: float) -> None:

@@ -1,14 +1,19 @@
-"""What is known about one frame where slots are watched? Their states, and which of them settled with it."""
+"""What is known about a frame where slots are watched? Their states, which of them settled, and what was classified."""
 
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field, replace
 
 from edgebcnn.camera.frames import Frame, Source
-from edgebcnn.camera.reading import Reason, utc
+from edgebcnn.camera.reading import Reading, Reason, make_reading, utc
+from edgebcnn.device.classifier import Prediction
 from edgebcnn.errors import CameraError
-from edgebcnn.shelf.watch import Compliance, ShelfWatch, SlotChange, SlotReading
+from edgebcnn.shelf.watch import Compliance, SeenSlot, ShelfWatch, SlotChange, SlotReading
+
+SlotLook = tuple[Frame, Reading]
+"""What the model saw of a slot as a frame, and what it said of that, before any vote, as its reading."""
 
 
 @dataclass(frozen=True)
@@ -25,6 +30,7 @@ class ShelfReading:
         age_ms: From the frame's capture to the end of its reading, or to the moment when it was refused.
         latency_ms: Looking at the slots and classifying those that need it; None for a frame that was not looked at.
         reason: Why it was not.
+        seen: Slots that were classified with this frame.
     """
 
     source: str
@@ -36,6 +42,20 @@ class ShelfReading:
     age_ms: float
     latency_ms: float | None
     reason: Reason | None = None
+    seen: tuple[SeenSlot, ...] = field(default=(), repr=False, compare=False)
+
+    def looks(self, frame: Frame) -> Iterator[SlotLook]:
+        """Yields each slot that was classified, for those who take a picture with one product.
+
+        Args:
+            frame: The frame that was read.
+        """
+        for each in self.seen:
+            # Without the frame's truth, which is about all of it.
+            picture = Frame(frame.index, each.crop_bgr, frame.captured_monotonic_s, shelf=each.shelf, slot=each.slot)
+            said = Prediction.of(each.probabilities, each.labels)
+            reading = make_reading(picture, said, source=self.source, labels=each.labels, age_ms=self.age_ms)
+            yield picture, replace(reading, time=self.time)
 
 
 class ShelfReader:
@@ -66,10 +86,10 @@ class ShelfReader:
             DeviceError: the model failed; so may a runtime's RuntimeError say.
         """
         begun_s, at_s = time.monotonic(), self._taken_s(frame)
-        changes = self._watch.look(frame.image_bgr, at_s=at_s)
+        look = self._watch.look(frame.image_bgr, at_s=at_s)
         if self._watch.last_change_s == at_s:
             self.last_change_s = frame.captured_monotonic_s
-        return self._reading(frame, changes, latency_ms=1000 * (time.monotonic() - begun_s))
+        return self._reading(frame, look.changes, look.seen, latency_ms=1000 * (time.monotonic() - begun_s))
 
     def refuse(self, frame: Frame, reason: Reason) -> ShelfReading:
         """Takes in that one frame shows nothing; slots of which nothing is seen for long count as occluded."""
@@ -83,6 +103,7 @@ class ShelfReader:
         self,
         frame: Frame,
         changes: tuple[SlotChange, ...],
+        seen: tuple[SeenSlot, ...] = (),
         *,
         latency_ms: float | None = None,
         reason: Reason | None = None,
@@ -98,4 +119,5 @@ class ShelfReader:
             age_ms=age_ms,
             latency_ms=latency_ms,
             reason=reason,
+            seen=seen,
         )

@@ -7,6 +7,8 @@ from typing import TYPE_CHECKING
 
 import click
 
+from edgebcnn.camera.scene import FRAME_SCENE_S, SLOT_SCENE_S
+
 if TYPE_CHECKING:
     from edgebcnn.train.field_audit import FieldAudit
 
@@ -34,12 +36,18 @@ if TYPE_CHECKING:
     "--scene",
     "scene_s",
     type=click.FloatRange(min=0),
-    default=10,
-    help="Seconds within which the frames of a camera or video count as one scene; 0 for none.",
+    show_default=f"{FRAME_SCENE_S:g}, of a slot {SLOT_SCENE_S:g}",
+    help="Seconds within which the frames of a camera, video or slot count as one scene; 0 for none.",
 )
 @click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
 def command(
-    *, sample: Path, full_path: Path, bundle_path: Path | None, output: Path | None, scene_s: float, as_json: bool
+    *,
+    sample: Path,
+    full_path: Path,
+    bundle_path: Path | None,
+    output: Path | None,
+    scene_s: float | None,
+    as_json: bool,
 ) -> None:
     """Ask the full model about the frames that a device kept.
 

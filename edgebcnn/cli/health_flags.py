@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import click
 
+from edgebcnn.camera.scene import FRAME_SCENE_S, SLOT_SCENE_S
 from edgebcnn.cli.flags import finite, grouped
 
 _FLAGS = (
@@ -26,7 +27,7 @@ _FLAGS = (
         is_flag=False,
         flag_value="",
         metavar="[FILE]",
-        help="Ask the full model about frames too, beside the loop: a .tflite file, or the bundle's own.",
+        help="Ask the full model about frames or slots too, beside the loop: a .tflite file, or the bundle's own.",
     ),
     click.option(
         "--shadow-cpu",
@@ -39,8 +40,8 @@ _FLAGS = (
         "--shadow-scene",
         type=click.FloatRange(min=0),
         callback=finite,
-        default=10.0,
-        help="Seconds that count as one scene, of which one frame is asked about; 0 for as many as can be.",
+        show_default=f"{FRAME_SCENE_S:g}, of a slot {SLOT_SCENE_S:g}",
+        help="Seconds that count as one scene of the camera or of a slot, asked about once; 0 for as often as can be.",
     ),
     click.option(
         "--alarm-below",

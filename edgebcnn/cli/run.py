@@ -66,13 +66,13 @@ def _number(_context: click.Context, _parameter: click.Parameter, value: float |
 @web_flags
 @click.option("--show", is_flag=True, help="Show the run in a window, where OpenCV has one; closing it ends the run.")
 @shelf_flags
-@click.option("--sample", type=PATH, metavar="DIR", help="Keep a sample of the frames for edgebcnn audit.")
+@click.option("--sample", type=PATH, metavar="DIR", help="Keep a sample of the frames, or slots, for edgebcnn audit.")
 @click.option(
     "--sample-rate",
     type=click.FloatRange(0, 1, min_open=True),
     callback=_number,
     default=0.02,
-    help="Share of frames to keep; uncertain readings and rare products up to nine times as many.",
+    help="Share of frames or classified slots to keep; uncertain readings and rare products up to nine times as many.",
 )
 @click.option("--sample-mb", type=click.FloatRange(min=1), callback=_number, default=512, help="Size of --sample.")
 @click.option("--max-frames", type=click.IntRange(min=1), help="Stop after so many classified frames.")
@@ -171,7 +171,3 @@ def _check_that_flags_do_something() -> None:
     for flag, served in _SERVES.items():
         if flag in given and given.isdisjoint(served):
             raise click.UsageError(f"{flag} is for {' or '.join(served)}: add that, or leave {flag} out")
-    if {"--slots", "--shadow"} <= given:
-        raise click.UsageError("--shadow asks about frames that show one product, --slots reads a shelf: leave one out")
-    if {"--slots", "--sample"} <= given:
-        raise click.UsageError("--sample keeps frames that show one product, --slots reads a shelf: leave one out")

@@ -42,6 +42,12 @@ class Prediction:
     score: float
     probabilities: NDArray[np.float32]
 
+    @classmethod
+    def of(cls, probabilities: NDArray[np.float32], labels: Sequence[Label]) -> Prediction:
+        """What probabilities `(classes,)` float32 say, where `labels` are the products in their order."""
+        class_id = int(probabilities.argmax())
+        return cls(class_id, labels[class_id].name, float(probabilities[class_id]), probabilities)
+
     def top(self, k: int) -> tuple[int, ...]:
         """The k most probable class ids, best first; equals in the order of their ids, as `class_id` is chosen."""
         return tuple(int(class_id) for class_id in np.argsort(-self.probabilities, kind="stable")[:k])
@@ -207,9 +213,7 @@ class Classifier:
         Args:
             pixels_rgb: `(height_px, width_px, 3)` uint8 RGB, from `prepare`.
         """
-        probabilities = self.probabilities(pixels_rgb[np.newaxis])[0]
-        class_id = int(probabilities.argmax())
-        return Prediction(class_id, self.labels[class_id].name, float(probabilities[class_id]), probabilities)
+        return Prediction.of(self.probabilities(pixels_rgb[np.newaxis])[0], self.labels)
 
     def classify_many(self, frames_bgr: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Probabilities of several frames, in one invoke where the runtime allows.

@@ -28,6 +28,8 @@ class Answer(BaseModel):
         source: Name of its source.
         photo: Path within the folder, for photos.
         truth: What it really shows, where the source knew.
+        shelf: Shelf of the slot that it is a picture of, where slots are watched; not in audits of before.
+        slot: Name of that slot.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -42,6 +44,8 @@ class Answer(BaseModel):
     source: Text
     photo: Text | None
     truth: str | None
+    shelf: Text | None = None
+    slot: Text | None = None
 
     @property
     def agrees(self) -> bool:

@@ -50,6 +50,8 @@ class Record(BaseModel):
         frame: Number of the frame in the source.
         photo: Path within the folder, for photos.
         truth: What the frame really shows, where the source knows.
+        shelf: Shelf of the slot that it is a picture of, where slots are watched; not in samples of before.
+        slot: Name of that slot.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -69,6 +71,8 @@ class Record(BaseModel):
     frame: int
     photo: Text | None
     truth: str | None
+    shelf: Text | None = None
+    slot: Text | None = None
 
     @property
     def rank(self) -> float:

@@ -12,6 +12,7 @@ import numpy as np
 from edgebcnn.bundle import Precision
 from edgebcnn.camera.frames import Frame
 from edgebcnn.camera.reading import Reading
+from edgebcnn.camera.shelf import ShelfReading
 from edgebcnn.errors import StorageError
 from edgebcnn.field.plan import Boosts
 from edgebcnn.field.record import Record, encoded
@@ -61,6 +62,7 @@ class Sampler:
         classes: Number of products.
         preprocessing: What turns a frame into what the model saw.
         reporter: Told when frames cannot be written.
+        at_once: How many pictures one frame may bring: as many as there are slots, where those are watched.
         may_wait: Whether the loop waits rather than lose a frame, as where frames come from a file.
         in_a_hurry: Asked whether somebody waits for the end.
         rng: Draws; by default different in every run.
@@ -76,6 +78,7 @@ class Sampler:
         classes: int,
         preprocessing: Preprocessing,
         reporter: Reporter,
+        at_once: int = 1,
         may_wait: bool = False,
         in_a_hurry: Callable[[], bool] = lambda: False,
         rng: np.random.Generator | None = None,
@@ -93,7 +96,7 @@ class Sampler:
         self._offered = self._kept = self._lost = 0
         self._is_full = False
         self._failure: Exception | None = None
-        self._waiting: queue.Queue[tuple[Record, Frame] | None] = queue.Queue(WAITING_FRAMES)
+        self._waiting: queue.Queue[tuple[Record, Frame] | None] = queue.Queue(WAITING_FRAMES * at_once)
         self._thread = threading.Thread(target=self._work, name="sampler", daemon=True)
         self._thread.start()
 
@@ -124,8 +127,17 @@ class Sampler:
             frame=reading.frame,
             photo=reading.photo,
             truth=reading.truth,
+            shelf=frame.shelf,
+            slot=frame.slot,
         )
         self._put((record, frame))
+
+    def write_shelf(self, frame: Frame, reading: ShelfReading) -> None:
+        """Draws for each slot that was classified with the frame."""
+        if self._failure:
+            raise self._failure
+        for look in reading.looks(frame):
+            self.write(*look)
 
     def close(self) -> None:
         """Writes what is queued: for seconds at the end of a source, for half a second once a signal came."""

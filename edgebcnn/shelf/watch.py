@@ -63,6 +63,38 @@ class SlotChange:
     previous: SlotState | None
 
 
+@dataclass(frozen=True, eq=False)
+class SeenSlot:
+    """A slot that was classified.
+
+    Attributes:
+        shelf: Name of its shelf.
+        slot: Its name.
+        crop_bgr: `(h, w, 3)` uint8 BGR: what the model was given, before its preprocessing; no part of the frame.
+        probabilities: `(classes,)` float32: what it answered, before any vote.
+        labels: The products, in the same order.
+    """
+
+    shelf: str
+    slot: str
+    crop_bgr: NDArray[np.uint8]
+    probabilities: NDArray[np.float32]
+    labels: Sequence[Label]
+
+
+@dataclass(frozen=True, eq=False)
+class ShelfLook:
+    """What one frame brought.
+
+    Attributes:
+        changes: States that settled with it.
+        seen: Slots that were classified, in the order of the slots file; the watch keeps none of them.
+    """
+
+    changes: tuple[SlotChange, ...]
+    seen: tuple[SeenSlot, ...]
+
+
 @dataclass(frozen=True)
 class Compliance:
     """How many slots of a shelf are in which state.
@@ -133,8 +165,8 @@ class ShelfWatch:
         self.invokes = self.looks = 0
         self.last_change_s: float | None = None
 
-    def look(self, frame_bgr: NDArray[np.uint8], *, at_s: float) -> tuple[SlotChange, ...]:
-        """Takes in one frame and gives the states that settled with it.
+    def look(self, frame_bgr: NDArray[np.uint8], *, at_s: float) -> ShelfLook:
+        """Takes in one frame and gives the states that settled with it, and what was classified for that.
 
         Args:
             frame_bgr: `(h, w, 3)` uint8 BGR. When its size changes, everything starts anew.
@@ -149,15 +181,15 @@ class ShelfWatch:
             for index, (tracker, (slot, around)) in enumerate(zip(self._trackers, self._grids, strict=True))
             if tracker.look(slot.look(frame_bgr), partial(around.look, frame_bgr), at_s=at_s)
         ]
-        votes = self._votes(frame_bgr, wanted)
+        seen = self._seen(frame_bgr, wanted)
         self.looks += len(self._trackers)
         self.invokes += len(wanted)
-        for index, vote in zip(wanted, votes, strict=True):
-            self._trackers[index].vote(vote, at_s=at_s)
+        for index, each in zip(wanted, seen, strict=True):
+            self._trackers[index].vote(self._vote(each.probabilities), at_s=at_s)
         changes = self._changes(lambda tracker: tracker.settle(at_s=at_s))
         if changes or self.last_change_s is None or any(tracker.is_busy for tracker in self._trackers):
             self.last_change_s = at_s
-        return changes
+        return ShelfLook(changes, seen)
 
     def miss(self, *, at_s: float) -> tuple[SlotChange, ...]:
         """Takes in that a frame shows nothing, and gives the slots that have been out of sight for too long by now."""
@@ -258,13 +290,21 @@ class ShelfWatch:
             )
         return picture
 
-    def _votes(self, frame_bgr: NDArray[np.uint8], wanted: Sequence[int]) -> NDArray[np.float64]:
-        """`(wanted, classes + 1)`: the model's probabilities, that of the empty product moved to the last place."""
-        votes = np.zeros((len(wanted), len(self._labels) + 1))
-        if wanted:
-            views = (self._views[i][self._trackers[i].from_closer] for i in wanted)
-            crops = [crop(frame_bgr, view, width_over_height=self._aspect) for view in views]
-            votes[:, :-1] = self._classify(crops)
+    def _seen(self, frame_bgr: NDArray[np.uint8], wanted: Sequence[int]) -> tuple[SeenSlot, ...]:
+        if not wanted:
+            return ()
+        views = (self._views[i][self._trackers[i].from_closer] for i in wanted)
+        crops = [crop(frame_bgr, view, width_over_height=self._aspect) for view in views]
+        answers = self._classify(crops)
+        names = (self.names[i] for i in wanted)
+        return tuple(
+            SeenSlot(shelf, slot, seen, answer, self._labels)
+            for (shelf, slot), seen, answer in zip(names, crops, answers, strict=True)
+        )
+
+    def _vote(self, probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
+        """`(classes + 1,)`: the model's probabilities, that of the empty product moved to the last place."""
+        vote = np.append(probabilities.astype(np.float64), 0.0)
         if self._empty_class is not None:
-            votes[:, -1], votes[:, self._empty_class] = votes[:, self._empty_class].copy(), 0.0
-        return votes
+            vote[-1], vote[self._empty_class] = vote[self._empty_class], 0.0
+        return vote

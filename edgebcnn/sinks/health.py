@@ -41,7 +41,7 @@ class HealthChoices:
         on_alarm: What an alarm does beside being told.
         shadow: The full model's file; empty for the bundle's own, None for no shadow.
         shadow_cpu: Share of one core's time that it may take.
-        shadow_scene: Seconds that count as one scene.
+        shadow_scene: Seconds that count as one scene; None for what suits frames and slots.
         alarm_below: Agreement below which there is an alarm, 0-1; None for the lower end of the export's interval.
     """
 
@@ -49,7 +49,7 @@ class HealthChoices:
     on_alarm: Literal["report", "stop"] = "report"
     shadow: str | None = None
     shadow_cpu: float = 0.25
-    shadow_scene: float = 10.0
+    shadow_scene: float | None = None
     alarm_below: float | None = None
 
 
@@ -69,7 +69,7 @@ class Health:
         """How often the model said what the full one says, by where; whoever looks at a page may ask at any time."""
         newest, live = self.replay and self.replay.newest, self.shadow and self.shadow.agreement()
         found: dict[str, Proportion | SequentialShare] = {"golden photos": newest.agreement} if newest else {}
-        return found | ({"frames of this run": live.share} if live and live.share else {})
+        return found | ({"this run": live.share} if live and live.share else {})
 
     def as_json(self) -> dict[str, Any]:
         """What is known so far of each that there is."""

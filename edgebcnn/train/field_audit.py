@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from edgebcnn.atomic import write_bytes, write_json
 from edgebcnn.bundle import Bundle, Label, Precision, open_bundle
+from edgebcnn.camera.scene import scene_length_s
 from edgebcnn.device.classifier import Classifier
 from edgebcnn.device.selftest import read_golden
 from edgebcnn.errors import BundleError, DataError, RunError
@@ -84,7 +85,13 @@ class FieldAudit:
 
 
 def audit(
-    sample_path: Path, full_path: Path, *, bundle_path: Path | None, output: Path, scene_s: float, reporter: Reporter
+    sample_path: Path,
+    full_path: Path,
+    *,
+    bundle_path: Path | None,
+    output: Path,
+    scene_s: float | None,
+    reporter: Reporter,
 ) -> FieldAudit:
     """Asks the full model about a sample, and writes the report, its page, and every answer.
 
@@ -93,7 +100,8 @@ def audit(
         full_path: The run whose full model is asked.
         bundle_path: The bundle that ran; by default the one in the run.
         output: Folder for `report.json`, `index.html`, `answers.json` and the answers so far.
-        scene_s: Frames of one source within so many seconds count as one scene; photos never do.
+        scene_s: Frames of one camera, video or slot within so many seconds count as one scene, 0 for none; photos
+            never do. None for what suits frames and slots.
         reporter: Who is told.
 
     Raises:
@@ -135,7 +143,7 @@ def audit(
         export,
         kept_with=sample.kept_with,
         is_plain=sample.is_plain,
-        scenes=_scenes(sample.records, scene_s),
+        scenes=scenes_of(sample.records, scene_s),
         names=[label.name for label in bundle.labels],
     )
     result = FieldAudit(
@@ -160,6 +168,8 @@ def _answers_of(records: Sequence[Record], field: Frames, labels: Sequence[Label
             source=record.source,
             photo=record.photo,
             truth=record.truth,
+            shelf=record.shelf,
+            slot=record.slot,
         )
         for record, product, full_score, margin in zip(records, field.product.tolist(), sure, margins, strict=True)
     )
@@ -311,14 +321,20 @@ def _save(path: Path, key: str, known: Mapping[str, Mapping[str, NDArray[Any]]])
     write_bytes(path, content.getvalue())
 
 
-def _scenes(records: Sequence[Record], scene_s: float) -> NDArray[np.int64]:
-    """A number for each scene: a photo, or what one source saw within so many seconds."""
-    scenes: dict[tuple[str, object], int] = {}
+def scenes_of(records: Sequence[Record], scene_s: float | None) -> NDArray[np.int64]:
+    """`(n,)` a number for each scene: a photo, or what was seen of one source or slot within so many seconds.
 
-    def scene(record: Record) -> tuple[str, object]:
-        if record.photo is not None or not scene_s:
-            return record.source, record.id
+    Args:
+        records: Of the frames.
+        scene_s: How many; 0 for as many scenes as frames, None for what suits frames and slots.
+    """
+    scenes: dict[tuple[object, ...], int] = {}
+
+    def scene(record: Record) -> tuple[object, ...]:
+        length_s = scene_length_s(scene_s, is_slot=record.slot is not None)
+        if record.photo is not None or not length_s:
+            return (record.id,)
         time_s = datetime.fromisoformat(record.time.replace("Z", "+00:00")).timestamp()
-        return record.source, int(time_s // scene_s)
+        return record.source, record.shelf, record.slot, int(time_s // length_s)
 
     return np.array([scenes.setdefault(scene(each), len(scenes)) for each in records], np.int64)
