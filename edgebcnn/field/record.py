@@ -50,6 +50,8 @@ class Record(BaseModel):
         frame: Number of the frame in the source.
         photo: Path within the folder, for photos.
         truth: What the frame really shows, where the source knows.
+        faces_blurred: How many faces were found and blurred, 0 or more; None where nobody looked for faces. The edge
+            model answered on the frame before that.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -69,6 +71,7 @@ class Record(BaseModel):
     frame: int
     photo: Text | None
     truth: str | None
+    faces_blurred: int | None = Field(default=None, ge=0)
 
     @property
     def rank(self) -> float:
@@ -90,7 +93,10 @@ def encoded(record: Record, pixels_rgb: NDArray[np.uint8]) -> bytes:
     """
     _, png = cv2.imencode(SUFFIX, pixels_rgb[..., ::-1], _FASTEST)
     content = png.tobytes()
-    text = _KEYWORD + json.dumps(record.model_dump()).encode("ascii")  # the chunk is Latin-1; JSON escapes all else
+    # An edgebcnn that knows of no faces reads every record that says nothing of them, and refuses the others.
+    unsaid = {"faces_blurred"} if record.faces_blurred is None else set()
+    said = json.dumps(record.model_dump(exclude=unsaid))
+    text = _KEYWORD + said.encode("ascii")  # the chunk is Latin-1; JSON escapes all else
     chunk = struct.pack(">I", len(text)) + b"tEXt" + text + struct.pack(">I", zlib.crc32(b"tEXt" + text))
     return content[:_HEADER_END] + chunk + content[_HEADER_END:]
 
