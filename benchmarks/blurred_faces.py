@@ -101,10 +101,12 @@ def main(model: Path, folder: Path, count: int) -> None:
         large = [cv2.resize(frame, size[::-1]) for frame in frames[:20]]
         times_ms = []
         for frame in large:
-            start_s = time.perf_counter()
+            start_s = time.thread_time()  # the detector computes in this thread, and others may need the cores
             finder.boxes(np.asarray(frame, np.uint8))
-            times_ms.append(1000 * (time.perf_counter() - start_s))
-        console.print(f"{size[1]} × {size[0]}: {len([*looks(*size)])} looks, {np.median(times_ms):.0f} ms (median)")
+            times_ms.append(1000 * (time.thread_time() - start_s))
+        console.print(
+            f"{size[1]} × {size[0]}: {len([*looks(*size)])} looks, {np.median(times_ms):.0f} ms of a core (median)"
+        )
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ from edgebcnn.errors import BundleError, DataError, EdgebcnnError, RunError, Sto
 from edgebcnn.field.answers import read_answers
 from edgebcnn.field.findings import FALSE_DISCOVERIES, Frames, findings, products_by_loss
 from edgebcnn.field.losses import chance_of_so_few, equal_weight_n, usual
-from edgebcnn.field.review import Review
 from edgebcnn.field.record import encoded, read_pixels, read_record
+from edgebcnn.field.review import Review
 from edgebcnn.field.sample import open_sample
 from edgebcnn.report import Proportion, benjamini_hochberg
 from edgebcnn.train import field_audit
