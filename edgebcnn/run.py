@@ -26,8 +26,9 @@ from edgebcnn.camera.window import Window
 from edgebcnn.device.classifier import Classifier
 from edgebcnn.device.delegate import Policy, open_classifier
 from edgebcnn.device.profile import DeviceProfile
+from edgebcnn.field.blur import face_blur
 from edgebcnn.field.sample import SampleFolder
-from edgebcnn.field.sampler import Sampler
+from edgebcnn.field.sampler import Redact, Sampler
 from edgebcnn.progress import Reporter
 from edgebcnn.shelf.watch import ShelfWatch
 from edgebcnn.sinks.choices import MB, SinkChoices, open_sinks
@@ -54,6 +55,7 @@ class RunChoices:
     sample: Path | None
     sample_rate: float
     sample_mb: float
+    blur_faces: Path | None
     max_frames: int | None
     duration: float | None
     max_age: float | None
@@ -145,6 +147,7 @@ def open_run(
     if classifier.receipt.fallback:
         reporter.say(f"Going on with the CPU: {classifier.receipt.fallback}")
     watch = choices.shelf.watch(bundle, classifier)
+    redact = face_blur(choices.blur_faces) if choices.blur_faces else None  # before there is a folder to keep faces in
     max_bytes = round(choices.sample_mb * MB)
     folder = SampleFolder(choices.sample, bundle_digest=bundle.digest, max_bytes=max_bytes) if choices.sample else None
     opened = open_source(
@@ -157,7 +160,7 @@ def open_run(
     )
     with opencv_on_one_thread(), closing(opened) as source, stopping() as stop, watched(source) as watchdog:
         basis = Basis(choices, bundle, profile, classifier, watch, source, stop, watchdog, reporter)
-        yield _wired(basis, folder, lines=lines)
+        yield _wired(basis, folder, redact, lines=lines)
 
 
 @contextmanager
@@ -175,7 +178,7 @@ def opencv_on_one_thread() -> Iterator[None]:
         cv2.setNumThreads(threads)
 
 
-def _wired(basis: Basis, folder: SampleFolder | None, *, lines: bool) -> Run:
+def _wired(basis: Basis, folder: SampleFolder | None, redact: Redact | None, *, lines: bool) -> Run:
     choices, watch, source, reporter = basis.choices, basis.watch, basis.source, basis.reporter
     pace, reader = choices.shelf.pace(source), ShelfReader(watch, source) if watch else None
     page = choices.web.open(reporter=reporter, in_a_hurry=basis.stop.is_set)
@@ -194,7 +197,7 @@ def _wired(basis: Basis, folder: SampleFolder | None, *, lines: bool) -> Run:
     told: list[EventSinks | ProgressSink] = [events]
     if not lines and source.total is not None:
         told.append(ProgressSink(reporter, source.total))
-    sampler = _sampler(basis, folder, events.stamp.run) if folder else None
+    sampler = _sampler(basis, folder, redact, events.stamp.run) if folder else None
     seen_by = [each for each in (sampler, page, window, checks.shadow, checks.replay) if each]
     loop = CameraLoop(
         source,
@@ -225,7 +228,7 @@ def _sinks(basis: Basis, others: Sequence[Sink], *, lines: bool) -> EventSinks:
     )
 
 
-def _sampler(basis: Basis, folder: SampleFolder, run: str) -> Sampler:
+def _sampler(basis: Basis, folder: SampleFolder, redact: Redact | None, run: str) -> Sampler:
     return Sampler(
         folder,
         rate=basis.choices.sample_rate,
@@ -235,6 +238,7 @@ def _sampler(basis: Basis, folder: SampleFolder, run: str) -> Sampler:
         preprocessing=basis.bundle.manifest.preprocessing,
         reporter=basis.reporter,
         at_once=len(basis.watch.names) if basis.watch else 1,
+        redact=redact,
         may_wait=basis.source.total is not None,
         in_a_hurry=basis.stop.is_set,
     )

@@ -184,6 +184,7 @@ def test_a_signal_loses_no_event_though_broker_and_server_are_gone(shelf: Path, 
         (["--webhook", "http://127.0.0.1:9", "--mqtt-discovery", ""], "--mqtt"),
         (["--allow-offline"], "--mqtt or --webhook"),
         (["--sample-rate", "0.5"], "--sample"),
+        (["--blur-faces", "faces.tflite"], "--sample"),
     ],
 )
 def test_a_flag_that_would_do_nothing_is_refused(shelf: Path, flags: list[str], missing: str) -> None:

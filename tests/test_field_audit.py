@@ -19,6 +19,7 @@ from edgebcnn.errors import BundleError, DataError, EdgebcnnError, RunError, Sto
 from edgebcnn.field.answers import read_answers
 from edgebcnn.field.findings import FALSE_DISCOVERIES, Frames, findings, products_by_loss
 from edgebcnn.field.losses import chance_of_so_few, equal_weight_n, usual
+from edgebcnn.field.record import encoded, read_pixels, read_record
 from edgebcnn.field.review import Review
 from edgebcnn.field.sample import open_sample
 from edgebcnn.report import Proportion, benjamini_hochberg
@@ -88,6 +89,19 @@ def test_people_get_tables(shop: Path, sample: Path, tmp_path: Path) -> None:
     said = f"report: {tmp_path / 'index.html'}"
     for words in ("in the field", "at export (36 test photos)", "brightness", "drifted", said):
         assert words in result.stdout
+    assert "faces" not in result.stdout, "nobody looked for any"
+
+
+def test_an_audit_says_how_many_frames_hold_blurred_faces(shop: Path, sample: Path, tmp_path: Path) -> None:
+    with_faces = shutil.copytree(sample, tmp_path / "sample")
+    for file, faces in zip(sorted(with_faces.glob("*.png")), (2, 0, 1), strict=False):
+        known = read_record(file).model_copy(update={"faces_blurred": faces})
+        file.write_bytes(encoded(known, read_pixels(file)))
+    result = typed(shop, "audit", with_faces)
+    assert result.exit_code == 0, result.stderr
+    assert "faces are blurred in 2 of 3 frames that were searched for them" in result.stdout
+    written = json.loads((tmp_path / "sample-audit" / "report.json").read_text())
+    assert written["faces"] == {"searched": 3, "blurred": 2}
 
 
 def test_an_audit_that_was_stopped_goes_on(

@@ -56,7 +56,8 @@ def document(*, plain: bool = True, lost: int = 6) -> dict[str, Any]:
         }
         for row in differ.tolist()
     ]
-    about = {"frames": 400, "plain_frames": 400 * plain, "reference": "300 test photos"}
+    faces = {"searched": 400, "blurred": 31}
+    about = {"frames": 400, "plain_frames": 400 * plain, "faces": faces, "reference": "300 test photos"}
     times = {"first": "2026-11-20T08:00:00.000Z", "last": "2026-11-21T08:00:00.000Z"}
     report = {**about, **times, **found.as_json(), "disagreements": disagreements}
     loaded: dict[str, Any] = json.loads(json.dumps(report, allow_nan=False))
@@ -86,6 +87,7 @@ def test_the_page_says_what_the_report_says(html: str, report: dict[str, Any]) -
     for words in (*NAMES, "brightness", "drifted", "300 test photos", "edgebcnn review"):
         assert words in text
     assert f"{len(report['disagreements'])} frames on which edge and full differ" in text
+    assert "Faces are blurred in 31 of 400 frames" in text
 
 
 def test_the_page_asks_for_nothing_and_runs_nothing(html: str) -> None:

@@ -75,4 +75,6 @@ def _print(result: FieldAudit, output: Path, *, as_json: bool) -> None:
         return
     for table in tables(result.findings, reference=result.reference):
         stdout.print(table)
+    if result.sample.faces.searched:
+        stdout.print(str(result.sample.faces))
     stdout.print(f"report: {output / 'index.html'}")

@@ -37,6 +37,7 @@ _SERVES = {
     "--allow-offline": _REMOTE,
     "--sample-rate": ("--sample",),
     "--sample-mb": ("--sample",),
+    "--blur-faces": ("--sample",),
     **HEALTH_SERVES,
     **SHELF_SERVES,
     **WEB_SERVES,
@@ -75,6 +76,12 @@ def _number(_context: click.Context, _parameter: click.Parameter, value: float |
     help="Share of frames or classified slots to keep; uncertain readings and rare products up to nine times as many.",
 )
 @click.option("--sample-mb", type=click.FloatRange(min=1), callback=_number, default=512, help="Size of --sample.")
+@click.option(
+    "--blur-faces",
+    type=PATH,
+    metavar="MODEL",
+    help="Blur the faces in --sample that this detector finds: MediaPipe's face_detection_full_range.tflite.",
+)
 @click.option("--max-frames", type=click.IntRange(min=1), help="Stop after so many classified frames.")
 @click.option(
     "--duration",

@@ -52,6 +52,8 @@ class Record(BaseModel):
         truth: What the frame really shows, where the source knows.
         shelf: Shelf of the slot that it is a picture of, where slots are watched; not in samples of before.
         slot: Name of that slot.
+        faces_blurred: How many faces were found and blurred, 0 or more; None where nobody looked for faces. The edge
+            model answered on the frame before that.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -73,6 +75,7 @@ class Record(BaseModel):
     truth: str | None
     shelf: Text | None = None
     slot: Text | None = None
+    faces_blurred: int | None = Field(default=None, ge=0)
 
     @property
     def rank(self) -> float:
@@ -94,7 +97,10 @@ def encoded(record: Record, pixels_rgb: NDArray[np.uint8]) -> bytes:
     """
     _, png = cv2.imencode(SUFFIX, pixels_rgb[..., ::-1], _FASTEST)
     content = png.tobytes()
-    text = _KEYWORD + json.dumps(record.model_dump()).encode("ascii")  # the chunk is Latin-1; JSON escapes all else
+    # An edgebcnn that knows of no faces reads every record that says nothing of them, and refuses the others.
+    unsaid = {"faces_blurred"} if record.faces_blurred is None else set()
+    said = json.dumps(record.model_dump(exclude=unsaid))
+    text = _KEYWORD + said.encode("ascii")  # the chunk is Latin-1; JSON escapes all else
     chunk = struct.pack(">I", len(text)) + b"tEXt" + text + struct.pack(">I", zlib.crc32(b"tEXt" + text))
     return content[:_HEADER_END] + chunk + content[_HEADER_END:]
 

@@ -54,6 +54,26 @@ class State(BaseModel):
 
 
 @dataclass(frozen=True)
+class BlurredFaces:
+    """In how many frames of a sample faces were blurred.
+
+    Attributes:
+        searched: Frames in which faces were looked for.
+        blurred: Those in which there were any; the full model sees these otherwise than the edge model did.
+    """
+
+    searched: int
+    blurred: int
+
+    def __str__(self) -> str:
+        """`faces are blurred in 12 of 340 frames that were searched for them: …`."""
+        return (
+            f"faces are blurred in {self.blurred} of {self.searched} frames that were searched for them: "
+            "the edge model answered before that, the full model after"
+        )
+
+
+@dataclass(frozen=True)
 class Sample:
     """A sample as it lies on the disk.
 
@@ -68,6 +88,12 @@ class Sample:
     bundle: str
     threshold: float
     records: tuple[Record, ...]
+
+    @property
+    def faces(self) -> BlurredFaces:
+        """What was blurred of it."""
+        blurred = [each.faces_blurred for each in self.records if each.faces_blurred is not None]
+        return BlurredFaces(searched=len(blurred), blurred=sum(count > 0 for count in blurred))
 
     @property
     def kept_with(self) -> NDArray[np.float64]:

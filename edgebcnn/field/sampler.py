@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 import numpy as np
+from numpy.typing import NDArray
 
 from edgebcnn.bundle import Precision
 from edgebcnn.camera.frames import Frame
@@ -24,6 +25,10 @@ from edgebcnn.sinks.outlet import POLL_S, Deadline
 WAITING_FRAMES = 8  # 50 MB of 1080p; a disk that is so far behind does not catch up
 LEAVE_S = 0.4  # after the deadline, for the frame in hand
 
+Redact = Callable[[NDArray[np.uint8]], tuple[NDArray[np.uint8], int]]
+"""From a frame `(h, w, 3)` uint8 BGR to one without faces, and the number of those that were there; it may be the same
+array where there are none, and never changes the one that it gets."""
+
 
 @dataclass(frozen=True)
 class SampleCounts:
@@ -32,7 +37,7 @@ class SampleCounts:
     Attributes:
         offered: Frames with a product.
         kept: Those that were written; later ones may have taken their place since.
-        lost: Those that were drawn and not written, because the disk was slow or full.
+        lost: Those that were drawn and not written, because the disk was slow or full, or faces could not be blurred.
         held: Frames in the sample now, with those of earlier runs.
     """
 
@@ -63,6 +68,8 @@ class Sampler:
         preprocessing: What turns a frame into what the model saw.
         reporter: Told when frames cannot be written.
         at_once: How many pictures one frame may bring: as many as there are slots, where those are watched.
+        redact: What is taken out of a frame before it is written; by default nothing. It runs in the sampler's thread,
+            and a frame for which it fails is not kept.
         may_wait: Whether the loop waits rather than lose a frame, as where frames come from a file.
         in_a_hurry: Asked whether somebody waits for the end.
         rng: Draws; by default different in every run.
@@ -79,6 +86,7 @@ class Sampler:
         preprocessing: Preprocessing,
         reporter: Reporter,
         at_once: int = 1,
+        redact: Redact | None = None,
         may_wait: bool = False,
         in_a_hurry: Callable[[], bool] = lambda: False,
         rng: np.random.Generator | None = None,
@@ -89,12 +97,13 @@ class Sampler:
         self._precision = precision
         self._preprocessing = preprocessing
         self._reporter = reporter
+        self._redact = redact
         self._may_wait = may_wait
         self._in_a_hurry = in_a_hurry
         self._rng = rng or np.random.default_rng()
         self._boosts = Boosts(folder.frames_by_product(classes))
         self._offered = self._kept = self._lost = 0
-        self._is_full = False
+        self._is_full = self._is_blind = False
         self._failure: Exception | None = None
         self._waiting: queue.Queue[tuple[Record, Frame] | None] = queue.Queue(WAITING_FRAMES * at_once)
         self._thread = threading.Thread(target=self._work, name="sampler", daemon=True)
@@ -175,7 +184,14 @@ class Sampler:
             self._failure = error
 
     def _keep(self, record: Record, frame: Frame) -> None:
-        content = encoded(record, self._preprocessing.apply(frame.image_bgr))
+        image_bgr = frame.image_bgr
+        if self._redact:
+            try:
+                image_bgr, faces = self._redact(image_bgr)
+            except Exception as error:  # whatever it is: what may show a face is not written
+                return self._lose_unredacted(error)
+            record = record.model_copy(update={"faces_blurred": faces})
+        content = encoded(record, self._preprocessing.apply(image_bgr))
         try:
             self._kept += self._folder.add(record, content)
             self._is_full = False
@@ -184,6 +200,12 @@ class Sampler:
             if not self._is_full:
                 self._reporter.say(f"sample: {error}; no frame is kept until then")
             self._is_full = True
+
+    def _lose_unredacted(self, error: Exception) -> None:
+        self._lost += 1
+        if not self._is_blind:
+            self._reporter.say(f"sample: faces cannot be blurred ({error}); a frame for which that fails is not kept")
+        self._is_blind = True
 
     def _close_folder(self) -> None:
         try:

@@ -11,7 +11,7 @@ import hashlib
 import io
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -77,6 +77,7 @@ class FieldAudit:
             "reference": self.reference,
             "frames": len(self.sample.records),
             "plain_frames": int(self.sample.is_plain.sum()),
+            "faces": asdict(self.sample.faces),
             "first": min(times),
             "last": max(times),
             **self.findings.as_json(),
