@@ -63,7 +63,7 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder in which the real demo was typed, with what it said in `told.json`; minutes, for tests marked `slow`."""
     folder = tmp_path_factory.mktemp("demo")
     # A process of its own, because the demo says how much memory it took.
-    command = [sys.executable, "-m", "edgebcnn", "demo", "--output", folder, "--json"]
+    command = [sys.executable, "-m", "edgebcnn", "demo", "--output", str(folder), "--json"]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
     (folder / "told.json").write_text(result.stdout)
