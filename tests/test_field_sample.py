@@ -22,7 +22,7 @@ from edgebcnn.camera.frames import Frame
 from edgebcnn.camera.reading import Candidate, Reading
 from edgebcnn.errors import BundleError, DataError, StorageError
 from edgebcnn.field.plan import Boosts, kept_with
-from edgebcnn.field.record import Record, encoded, read_pixels, read_record
+from edgebcnn.field.record import encoded, read_pixels, read_record
 from edgebcnn.field.sample import STATE_NAME, SampleFolder, open_sample
 from edgebcnn.field.sampler import WAITING_FRAMES, Sampler
 from edgebcnn.preprocessing import Preprocessing
@@ -227,14 +227,12 @@ def test_all_slots_of_one_frame_may_be_kept_while_the_disk_is_busy(
     assert (sampler.counts().kept, sampler.counts().lost) == (slots, 0)
 
 
-def test_a_record_of_before_slots_is_read_as_that_of_a_whole_frame(
-    tmp_path: Path, rng: np.random.Generator, monkeypatch: pytest.MonkeyPatch
+def test_a_record_of_a_whole_frame_is_written_and_read_as_before_there_were_slots(
+    tmp_path: Path, rng: np.random.Generator
 ) -> None:
-    today = record("5f-1")
-    older = {name: value for name, value in today.model_dump().items() if name not in {"shelf", "slot"}}
-    monkeypatch.setattr(Record, "model_dump", lambda self: older)
-    (tmp_path / "5f-1.png").write_bytes(encoded(today, noise(rng)))
-    assert b'"slot"' not in (tmp_path / "5f-1.png").read_bytes()
+    (tmp_path / "5f-1.png").write_bytes(encoded(record("5f-1"), noise(rng)))
+    content = (tmp_path / "5f-1.png").read_bytes()
+    assert not [name for name in (b'"shelf"', b'"slot"', b'"faces_blurred"') if name in content]
     found = read_record(tmp_path / "5f-1.png")
     assert (found.id, found.shelf, found.slot) == ("5f-1", None, None)
 

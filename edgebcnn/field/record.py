@@ -28,6 +28,7 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEADER_END = 33  # the signature and IHDR; our chunk comes next, so that reading it needs no pixel
 _KEYWORD = b"edgebcnn\0"
 _MAX_RECORD_BYTES = 1 << 16
+_LATER = ("shelf", "slot", "faces_blurred")  # fields that samples of before do not have
 _FASTEST = [cv2.IMWRITE_PNG_COMPRESSION, 1]  # 6 takes four times as long for a twentieth less
 
 
@@ -97,8 +98,8 @@ def encoded(record: Record, pixels_rgb: NDArray[np.uint8]) -> bytes:
     """
     _, png = cv2.imencode(SUFFIX, pixels_rgb[..., ::-1], _FASTEST)
     content = png.tobytes()
-    # An edgebcnn that knows of no faces reads every record that says nothing of them, and refuses the others.
-    unsaid = {"faces_blurred"} if record.faces_blurred is None else set()
+    # An edgebcnn that knows of no slots and faces reads every record that says nothing of them, and refuses the others.
+    unsaid = {name for name in _LATER if getattr(record, name) is None}
     said = json.dumps(record.model_dump(exclude=unsaid))
     text = _KEYWORD + said.encode("ascii")  # the chunk is Latin-1; JSON escapes all else
     chunk = struct.pack(">I", len(text)) + b"tEXt" + text + struct.pack(">I", zlib.crc32(b"tEXt" + text))
