@@ -74,5 +74,7 @@ def _first_problem(reason: ValidationError, model: type[BaseModel]) -> str:
     if first["type"] == "extra_forbidden":
         known = "correct it" if len(first["loc"]) > 1 else f"the fields are {', '.join(model.model_fields)}"
         return f"field {field}: there is no such field; {known}"
+    if first["type"] == "missing":
+        return f"field {field} is missing: add it"
     where = f"field {field}: " if field else ""
     return f"{where}{first['msg'].removeprefix('Value error, ')}; correct it and try again"

@@ -11,7 +11,8 @@
     ├── DeviceError              8   a runtime, delegate, device profile or face detector that cannot do the job
     ├── StorageError             9   a disk that is full or a path that cannot be written
     ├── MissingExtraError       10   a feature whose packages are not installed
-    ├── TrainingError           11   training that cannot go on (a NaN loss, weights that do not fit)
+    ├── TrainingError           11   training that cannot go on (weights that do not fit, too little memory)
+    │   └── DivergedError            a loss or a weight that is not a number any more
     ├── FindingsError           12   photos that a strict inspection finds seriously wrong
     ├── GateError               13   an export that lost too much accuracy to be shipped
     ├── SinkError               14   a broker, webhook, port, token or window that cannot show or take events
@@ -107,6 +108,10 @@ class TrainingError(EdgebcnnError):
     """Training that cannot go on."""
 
     exit_code = 11
+
+
+class DivergedError(TrainingError):
+    """A loss or a weight that is not a number any more: the same choices would lead there again."""
 
 
 class FindingsError(EdgebcnnError):

@@ -148,10 +148,8 @@ def open_run(
         reporter.say(f"Going on with the CPU: {classifier.receipt.fallback}")
     watch = choices.shelf.watch(bundle, classifier)
     redact = face_blur(choices.blur_faces) if choices.blur_faces else None  # before there is a folder to keep faces in
-    max_bytes = round(choices.sample_mb * MB)
-    folder = SampleFolder(choices.sample, bundle_digest=bundle.digest, max_bytes=max_bytes) if choices.sample else None
     opened = open_source(
-        choices.camera or profile.camera.source,
+        profile.camera.source if choices.camera is None else choices.camera,
         labels={label.name for label in classifier.labels},
         reporter=reporter,
         patience=choices.patience(),
@@ -159,6 +157,10 @@ def open_run(
         usual=profile.camera.view,
     )
     with opencv_on_one_thread(), closing(opened) as source, stopping() as stop, watched(source) as watchdog:
+        if watch and (size_px := source.size_px()):
+            watch.fit(*size_px)  # what does not fit is said before anything is written
+        max_bytes, digest = round(choices.sample_mb * MB), bundle.digest
+        folder = SampleFolder(choices.sample, bundle_digest=digest, max_bytes=max_bytes) if choices.sample else None
         basis = Basis(choices, bundle, profile, classifier, watch, source, stop, watchdog, reporter)
         yield _wired(basis, folder, redact, lines=lines)
 

@@ -188,7 +188,7 @@ def test_truth_survives_commas_quotes_and_excels_byte_order_mark(tmp_path: Path)
         ("63", "no camera at index 63: "),
         ("/dev/video63", "no camera at /dev/video63: "),
         ("no/such/thing", "there is no file or folder 'no/such/thing'"),
-        ("", "there is no file or folder ''"),
+        ("", "no source is named"),
         ("99999999999", "there is no file or folder '99999999999'"),
         ("²", "there is no file or folder '²'"),
         ("a" * 300, r"a+ cannot be opened \(File name too long\): check the path and its permissions"),

@@ -66,6 +66,18 @@ def test_a_bad_slots_file_ends_the_run_before_it_begins(shelf: Path, tmp_path: P
     )
 
 
+def test_slots_that_do_not_fit_the_frames_end_the_run_before_anything_is_written(shelf: Path, tmp_path: Path) -> None:
+    (tmp_path / "slots.toml").write_text(SLOTS.replace("[0, 0, 60, 48]", "[0, 0, 6, 48]"))
+    out = tmp_path / "out"
+    result = typed(
+        *("run", "--bundle", shelf / "bundle", "--camera", shelf / "shelf.avi", "--slots", tmp_path / "slots.toml"),
+        *("--jsonl", out / "events.jsonl", "--sample", out / "sample", "--json"),
+    )
+    assert (result.exit_code, result.stdout) == (3, "")
+    assert "fewer than 12" in result.stderr
+    assert not out.exists()
+
+
 def test_check_draws_the_slots_and_says_what_the_model_sees(shelf: Path, tmp_path: Path) -> None:
     drawn = tmp_path / "drawn.png"
     result = typed(

@@ -90,7 +90,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ("threads", "treads", r"kiosk\.toml, field treads: there is no such field; the fields are name, description"),
         ("threads = 1", "threads = '1'", r"kiosk\.toml, field threads: .*valid integer"),
         ("threads = 1", "threads = 0", r"kiosk\.toml, field threads: .*greater than or equal to 1"),
-        ('name = "kiosk"', "", r"kiosk\.toml, field name: Field required"),
+        ('name = "kiosk"', "", r"kiosk\.toml, field name is missing: add it"),
         ("litert", "litert2", r"kiosk\.toml, field runtime: .*'litert' or 'tflite_runtime'"),
         ("threads = 1", "threads =", r"kiosk\.toml is not TOML \(.*line 6"),
         ("xnnpack", "external", r'kiosk\.toml, delegate = "external" needs a table \[external\] with the library'),

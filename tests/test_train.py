@@ -320,6 +320,19 @@ def test_stopping_keeps_what_was_reached_and_resuming_finishes_from_any_folder(
     assert history.read_text().splitlines()[1 : 1 + len(epochs_before)] == epochs_before
 
 
+@pytest.mark.filterwarnings("error::RuntimeWarning")
+def test_a_run_that_diverged_is_not_gone_on_with(data: Path, tmp_path: Path) -> None:
+    runs = tmp_path / "runs"
+    wild = ["--full-head-rate", "1e30", "--backbone-rate", "1e30", "--clip-norm", "1e30"]
+    result = edgebcnn("train", "--data", data, "--runs", runs, "--name", "wild", *QUICK, *wild)
+    assert result.exit_code == 11
+    assert "lower the learning rates and start again" in result.stderr
+    for command in (["train", "--resume", "--runs", runs, "--name", "wild"], ["export", runs / "wild", "--int8"]):
+        refused = edgebcnn(*command)
+        assert refused.exit_code == 4
+        assert "diverged, and would again: train another with lower learning rates" in refused.stderr
+
+
 @pytest.mark.slow
 def test_a_run_killed_at_five_random_moments_ends_finished(data: Path, tmp_path: Path) -> None:
     runs, moments = tmp_path / "runs", random.Random(5)

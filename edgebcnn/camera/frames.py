@@ -65,6 +65,10 @@ class Source(ABC):
         self.restarts = 0
         self.outage_s = 0.0
 
+    def size_px(self) -> tuple[int, int] | None:
+        """Width and height of its frames, turned as they are given; None where only they can tell."""
+        return None
+
     @abstractmethod
     def frames(self, done: Done) -> Iterator[Frame]:
         """Yields frames until the source ends or `done()`, which is asked before each frame and while waiting for one.

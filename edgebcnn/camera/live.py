@@ -28,6 +28,7 @@ REOPEN_TIMES = 3.0  # times as long as the first opening: on a network that was 
 SHORTEST_REOPEN_S = 1.0
 REOPEN_GROWTH = (1, 2, 4)  # and again from the first, so that a source that became slow is reached too
 OPEN_SLACK_S = 2.0  # beyond its limit, an opening hangs
+FIRST_FRAME_TIMEOUT_S = 1.0  # an open camera gives its first frame sooner; SIGTERM waits for so long at most
 STOP_POLL_S = 0.1  # how soon a wait for a frame notices that it should stop
 JOIN_TIMEOUT_S = 0.5  # a driver that does not return must not hold up the end; the thread is a daemon
 MAX_STUCK = 8  # threads that hang in a driver; each keeps a connection and a picture or two
@@ -93,6 +94,12 @@ class LiveStream(Source):
             else:
                 self._check_loss()
                 self._check_stall()
+
+    def size_px(self) -> tuple[int, int] | None:
+        """Width and height of the newest frame, for which it waits a moment; None where none comes."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._newest is not None, FIRST_FRAME_TIMEOUT_S)
+            return None if self._newest is None else self._newest.image_bgr.shape[1::-1]
 
     def newest(self) -> Frame | None:
         """The newest frame, if one is there that nobody took."""

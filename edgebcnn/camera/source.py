@@ -64,6 +64,8 @@ def open_source(
         DataError: the source's truth file is malformed.
     """
     silence_opencv()
+    if not spec.strip():
+        raise CameraError("no source is named: give an index, device, file or address (an empty variable names none)")
     try:
         return _live(spec, reporter, patience, view, usual) or _filed(spec, labels, reporter, view)
     except OSError as error:

@@ -117,9 +117,11 @@ def choose(bundle: Bundle, candidates: Sequence[DeviceProfile], *, reporter: Rep
 
 
 def nothing_right(bundle: Bundle, dropped: Sequence[Considered]) -> DeviceError:
-    """The error where every candidate was dropped."""
-    reasons = "; ".join(map(str, dropped)) or "no TFLite runtime is installed"
-    return DeviceError(f"nothing here runs {bundle.given} right ({reasons}): pip install --upgrade ai-edge-litert")
+    """The error where every candidate was dropped; each reason, which says what to do, is told once."""
+    if not dropped:
+        return DeviceError(f"nothing here runs {bundle.given}, no TFLite runtime: pip install ai-edge-litert")
+    reasons = {one.dropped: str(one) for one in reversed(dropped)}
+    return DeviceError(f"nothing here runs {bundle.given} right ({'; '.join(reversed(reasons.values()))})")
 
 
 def candidates(bundle: Bundle, wanted: Wanted, inventory: Inventory) -> Iterator[DeviceProfile]:

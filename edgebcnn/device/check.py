@@ -142,6 +142,7 @@ def check_bundle(
     """
     check_cores(profile, threads)
     chosen = precision or preferred_precision(bundle, profile)
+    bundle.model_path(chosen)  # says how to get a model that is not there
     golden = read_golden(bundle, chosen)
     with reporter.progress(f"Replaying {len(golden.pixels)} golden photos", 2) as advance:
         judged = judge(bundle, profile, golden, precision=chosen, threads=threads, policy=policy)

@@ -248,7 +248,7 @@ def parse_slots(path: Path, content: bytes) -> SlotMap:
         raise _slots_error(path, text, place, reason)
     slots = SlotMap(path, text, file)
     if slots.empty_picture and not slots.empty_picture.is_file():
-        raise _slots_error(path, text, ("empty_picture",), f"there is no file {slots.empty_picture}")
+        raise _slots_error(path, text, ("empty_picture",), f"there is no file {slots.empty_picture}: correct the path")
     return slots
 
 

@@ -175,7 +175,7 @@ class ShelfWatch:
         Raises:
             DataError: the slots do not fit frames of this size.
         """
-        self._fit(frame_bgr)
+        self.fit(*frame_bgr.shape[1::-1])
         wanted = [
             index
             for index, (tracker, (slot, around)) in enumerate(zip(self._trackers, self._grids, strict=True))
@@ -261,8 +261,12 @@ class ShelfWatch:
             return SlotState(content.kind.value), None
         return SlotState.RIGHT if content.class_id == expected else SlotState.WRONG, self._labels[content.class_id]
 
-    def _fit(self, frame_bgr: NDArray[np.uint8]) -> None:
-        height_px, width_px = frame_bgr.shape[:2]
+    def fit(self, width_px: int, height_px: int) -> None:
+        """Lays the slots over frames of that size, and begins anew where they had another.
+
+        Raises:
+            DataError: the slots do not fit.
+        """
         if self._size == (width_px, height_px):
             return
         regions = self.slot_map.regions(width_px=width_px, height_px=height_px)

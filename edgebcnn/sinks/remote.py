@@ -162,7 +162,11 @@ class RemoteSink(Sink):
         except UnreachableError as error:
             if error.is_final or not allow_offline:
                 self._backlog.close()
-                remedy = "correct it" if error.is_final else "start it, or begin without it with --allow-offline"
+                remedy = (
+                    "correct it"
+                    if error.is_final
+                    else "check the address and start it, or begin without it with --allow-offline"
+                )
                 raise SinkError(f"{self._transport.where}: {error}; {remedy}") from error
             self._went_away(error)
 

@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebcnn.atomic import replacing_file
-from edgebcnn.errors import RunError, TrainingError
+from edgebcnn.errors import DivergedError, RunError
 from edgebcnn.model.keras import keras, tf
 from edgebcnn.progress import Advance
 from edgebcnn.train.config import StageConfig, TrainConfig
@@ -147,7 +147,7 @@ class Stage:
             on_batch: Called with the mean loss of every batch, before it was learned from, and its number of photos.
 
         Raises:
-            TrainingError: the loss is not a number; the message names the batch.
+            DivergedError: the loss or a weight is not a number; the message names the batch or epoch.
             RunError: the checkpoint cannot be read.
         """
         progress, best = self._restore(checkpoint)
@@ -159,7 +159,6 @@ class Stage:
         try:
             while progress.epoch < self._stage.epochs and not self._is_over(progress):
                 report = self._epoch(train, validation, progress.epoch, progress.rate_factor, advance, on_batch)
-                self._check_weights(report.epoch)
                 best = self._judge(progress, report, best, is_judged=validation is not None)
                 self._save(checkpoint, progress, best)
                 on_epoch(report)
@@ -185,7 +184,7 @@ class Stage:
             mask = draw_mask(self._config, (inputs.shape[1], inputs.shape[2]), mixing)
             loss, hits = self._train_step(inputs, classes, teacher, None if mask is None else tf.constant(mask))
             if not math.isfinite(loss):
-                raise TrainingError(
+                raise DivergedError(
                     f"the loss of {self.role}/{self.stage_name} is not a number at epoch {epoch + 1}, batch "
                     f"{number + 1}; the best weights so far are kept: lower the learning rates and start again"
                 )
@@ -193,6 +192,7 @@ class Stage:
             total_loss += float(loss) * len(classes)
             right += int(hits)
             advance(len(classes))
+        self._check_weights(epoch + 1)
         val_loss, val_accuracy = (math.nan, math.nan) if validation is None else self._validate(validation)
         return EpochReport(
             role=self.role,
@@ -209,7 +209,7 @@ class Stage:
     def _check_weights(self, epoch: int) -> None:
         """The loss of the last batch says nothing of the step that it led to."""
         if not all(np.isfinite(weights).all() for weights in self._judged()):
-            raise TrainingError(
+            raise DivergedError(
                 f"a weight of {self.role}/{self.stage_name} is not a number after epoch {epoch}; the best weights so "
                 "far are kept: lower the learning rates and start again"
             )

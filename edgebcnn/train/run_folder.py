@@ -46,7 +46,7 @@ PHOTOS_NAME = "photos.csv"
 BEFORE_IT_WAS_A_CHOICE: Interpolation = "area"
 """Of runs whose record names none."""
 
-State = Literal["running", "interrupted", "finished"]
+State = Literal["running", "interrupted", "diverged", "finished"]
 
 
 class RunRecord(BaseModel):
@@ -284,4 +284,11 @@ def _check_that_it_was_trained(path: Path, role: Role, state: State) -> None:
         return
     if state == "finished":
         raise RunError(f"{file} is missing: put it back, or train again")
+    if state == "diverged":
+        raise diverged(path)
     raise RunError(f"{path} holds no {role} model yet: go on with {resume_command(path)}")
+
+
+def diverged(path: Path) -> RunError:
+    """The error where a run that diverged is asked for more."""
+    return RunError(f"training of {path} diverged, and would again: train another with lower learning rates")

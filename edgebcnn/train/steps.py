@@ -23,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebcnn.atomic import write_json
-from edgebcnn.errors import DataError, Interrupted, RunError, TrainingError
+from edgebcnn.errors import DataError, DivergedError, Interrupted, RunError, TrainingError
 from edgebcnn.model.backbones import NONE
 from edgebcnn.model.bcnn import Bcnn, Role, build
 from edgebcnn.model.compress import settle, start_from_full
@@ -46,6 +46,7 @@ from edgebcnn.train.run_folder import (
     TrainedRun,
     architecture,
     check_photos,
+    diverged,
     open_run,
     read_photos,
     read_record,
@@ -123,6 +124,8 @@ def resume(
         record = read_record(run)
         if record.state == "finished":
             raise RunError(f"{run} is finished: export it, or train another")
+        if record.state == "diverged":
+            raise diverged(run)
         try:
             return _Training(run, record, reporter, stop, cache=cache, again=again).finish()
         except (MemoryError, tf.errors.ResourceExhaustedError) as error:
@@ -165,6 +168,10 @@ class _Training:
             self._history.draw()
             self._mark(state="interrupted")
             raise Interrupted(self._reached()) from None
+        except DivergedError:
+            self._history.draw()
+            self._mark(state="diverged")
+            raise
         self._history.draw()
         if self._cache.parent == self._run:
             shutil.rmtree(self._cache, ignore_errors=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import os
 import platform
 import re
 import secrets
@@ -67,7 +68,7 @@ def listen(text: str, token: str | None) -> Listening:
     try:
         taken = _bound(host, port)
     except OSError as error:
-        reason = (error.strerror or str(error)).lower()
+        reason = (os.strerror(error.errno) if error.errno else str(error)).lower()  # asyncio's own says it twice
         raise SinkError(f"--web cannot listen on {host}:{port} ({reason}): give another port") from error
     address = ipaddress.ip_address(taken.getsockname()[0])
     drawn = token is None and not address.is_loopback
