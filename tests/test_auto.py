@@ -78,6 +78,10 @@ def test_the_choice_is_right_every_time(bundle: Bundle, planted: dict[str, Devic
 def test_where_nothing_is_right_each_reason_is_said(bundle: Bundle, planted: dict[str, DeviceProfile]) -> None:
     with pytest.raises(DeviceError, match=r"nothing here runs .* right \(.*libgone\.so is not there"):
         choose(bundle, [planted["missing"]])
+    with pytest.raises(DeviceError) as refused:
+        choose(bundle, [planted["missing"].model_copy(update={"precision": each}) for each in ("int8", "float32")])
+    assert str(refused.value).count("libgone.so is not there") == 1
+    assert "pip install" not in str(refused.value)
 
 
 def test_every_precision_is_a_candidate_on_every_delegate_that_is_there(bundle: Bundle) -> None:

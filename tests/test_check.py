@@ -118,6 +118,12 @@ def test_golden_photos_that_do_not_fit_the_bundle_are_named(bundle: Bundle, tmp_
     assert "golden.npz: full has shape (12, 3), not (12, 4): export the bundle again" in result.stderr
 
 
+def test_a_precision_that_the_bundle_lacks_is_named_with_its_remedy(bundle: Bundle) -> None:
+    result = typed("check", bundle.path, "--precision", "fp16")
+    assert result.exit_code == BundleError.exit_code
+    assert f"{bundle.path} has no fp16 model, it has float32, int8: export it with --fp16" in result.stderr
+
+
 def test_a_limit_of_the_profile_is_held(bundle: Bundle, tmp_path: Path) -> None:
     result = typed("check", bundle.path, "--device", own(tmp_path, "threads = 1", "[limits]", "memory_mb = 5"))
     assert result.exit_code == DeviceError.exit_code

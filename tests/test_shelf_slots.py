@@ -89,7 +89,7 @@ def test_products_are_found_by_name_and_by_gtin_with_or_without_leading_zeros(tm
         ('gtin = "07394376616037"\n', "", ", line 15, field shelf 1, slot 2: give either product or gtin"),
         ("box = [0.1, 0.1, 0.3, 0.5]\n", "", ", line 10, field shelf 1, slot 1: give either box or polygon"),
         ("07394376616037", "07394376616000", "line 17, field shelf 1, slot 2, gtin: in the bundle no product has GTIN"),
-        ("07394376616037", "milk", ", line 17, field shelf 1, slot 2, gtin: String should match pattern"),
+        ("07394376616037", "milk", ", line 17, field shelf 1, slot 2, gtin: a GTIN has 8 to 14 digits; correct it"),
         ('"Oat-Milk"', '"Oat-Mlik"', "product: the bundle has no product 'Oat-Mlik'; the nearest is 'Oat-Milk'"),
         ('"Nothing"', '"Void"', ", line 2, field empty_product: the bundle has no product 'Void'"),
         ("units", 'empty_picture = "no.png"\nunits', ", line 1, field empty_picture: there is no file"),

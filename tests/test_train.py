@@ -327,8 +327,8 @@ def test_a_run_that_diverged_is_not_gone_on_with(data: Path, tmp_path: Path) -> 
     result = edgebcnn("train", "--data", data, "--runs", runs, "--name", "wild", *QUICK, *wild)
     assert result.exit_code == 11
     assert "lower the learning rates and start again" in result.stderr
-    for command in (["train", "--resume", "--runs", runs, "--name", "wild"], ["export", runs / "wild", "--int8"]):
-        refused = edgebcnn(*command)
+    for again in (["train", "--resume", "--runs", runs, "--name", "wild"], ["export", runs / "wild", "--int8"]):
+        refused = edgebcnn(*again)
         assert refused.exit_code == 4
         assert "diverged, and would again: train another with lower learning rates" in refused.stderr
 

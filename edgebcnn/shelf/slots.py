@@ -256,7 +256,11 @@ def first_problem(error: ValidationError) -> tuple[Place, str]:
     """The field that is most worth telling, and what is wrong with it."""
     # A misspelt field is also a missing one, and the misspelling is what helps.
     first = min(error.errors(), key=lambda problem: problem["type"] != "extra_forbidden")
-    reasons = {"extra_forbidden": "there is no such field; correct or remove it", "missing": "it is missing; add it"}
+    reasons = {
+        "extra_forbidden": "there is no such field; correct or remove it",
+        "missing": "it is missing; add it",
+        "string_pattern_mismatch": "a GTIN has 8 to 14 digits; correct it",  # the only pattern of the file
+    }
     return first["loc"], reasons.get(first["type"], f"{first['msg']}; correct it and try again")
 
 
