@@ -153,7 +153,7 @@ class FlakyRtspCamera:
     def filming(self) -> Iterator[None]:
         """Films until the block ends."""
         over = threading.Event()
-        with tempfile.TemporaryDirectory() as folder, _rtsp_server(Path(folder)) as server_port:
+        with tempfile.TemporaryDirectory() as folder, rtsp_server(Path(folder)) as server_port:
             thread = threading.Thread(target=self._relay, args=(server_port, over), daemon=True)
             thread.start()
             try:
@@ -258,7 +258,8 @@ class RtspCutter:
 
 
 @contextmanager
-def _rtsp_server(folder: Path) -> Iterator[int]:
+def rtsp_server(folder: Path) -> Iterator[int]:
+    """Films red pictures, which are written into `folder`, until the block ends; yields its port."""
     rng = np.random.default_rng(5)
     for number in range(20):
         (folder / f"{number:02}.jpg").write_bytes(_jpeg(coloured("Red", rng, height_px=HEIGHT_PX, width_px=WIDTH_PX)))
