@@ -112,6 +112,7 @@ def test_a_stage_that_is_cut_off_goes_on_from_its_last_epoch(tmp_path: Path) -> 
 RECIPES: dict[str, dict[str, Any]] = {
     "plain": {},
     "averaged": {"averaging": 0.9},
+    "swa": {"averaging": 1.0, "averaging_from": 0.5, "schedule": "plateau"},
     "mixed": {"mixup": 0.4, "cutmix": 1.0},
     "sgd": {"optimizer": "sgd", "head_rate": 0.3},
     "adam": {"optimizer": "adam"},
@@ -151,6 +152,18 @@ def test_what_is_kept_is_the_moving_average_of_the_weights(tmp_path: Path) -> No
     averaged.fit(one_batch, None)
     for expected, found in zip(average, averaged.bcnn.head.get_weights(), strict=True):
         np.testing.assert_allclose(found, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_what_is_kept_is_the_mean_of_the_weights_of_the_second_half(tmp_path: Path) -> None:
+    one_batch, epochs = feature_maps(8), 6
+    plain = Fitting(tmp_path, epochs=epochs)
+    seen: list[Any] = []
+    plain.fit(one_batch, None, on_epoch=lambda report: seen.append(plain.bcnn.head.get_weights()))
+    plain.checkpoint.unlink()
+    averaged = Fitting(tmp_path, epochs=epochs, averaging=1.0, averaging_from=0.5)
+    averaged.fit(one_batch, None)
+    for *of_last_three, found in zip(*seen[3:], averaged.bcnn.head.get_weights(), strict=True):
+        np.testing.assert_allclose(found, np.mean(of_last_three, axis=0), rtol=1e-4, atol=1e-6)
 
 
 def test_without_validation_all_epochs_run_and_the_last_weights_are_kept(tmp_path: Path) -> None:

@@ -143,8 +143,11 @@ def folder_name(_context: click.Context, _parameter: click.Parameter, name: str 
         help="Whether fine-tuning normalises by each batch, or as the pretrained backbone came.",
     ),
     click.option(
-        "--averaging", default=0.0, help="Decay of the moving average of the weights that is kept; 0 for none."
+        "--averaging",
+        default=0.0,
+        help="Decay of the moving average of the weights that is kept; 1 for their mean (SWA), 0 for none.",
     ),
+    click.option("--averaging-from", default=0.0, help="Share of a stage after which --averaging begins."),
     click.option("--batch-size", default=32, help="Photos in a step."),
     click.option("--weight-decay", default=0.02, help="Decoupled weight decay, of adamw."),
     click.option("--clip-norm", default=5.0, help="Largest global norm of a gradient."),

@@ -63,7 +63,9 @@ class TrainConfig(BaseModel):
         schedule: After the warm-up, `cosine` falls to zero by the stage's end, `plateau` stays until validation stalls.
         batch_statistics: Whether fine-tuning normalises by each batch's own mean and variance, rather than by those
             that a pretrained backbone came with. Training from nothing always does.
-        averaging: Decay of the exponential moving average of the weights that is kept as the model; 0 averages none.
+        averaging: Decay of the exponential moving average of the weights that is kept as the model; 1 keeps their mean,
+            0 averages none.
+        averaging_from: Share of a stage after which its weights count in the average.
         batch_size: Photos in a step.
         label_smoothing: Share of the label's probability that is spread over all products.
         balance: A photo of a product with n photos weighs n^-balance: 0 counts photos, 1 counts products.
@@ -107,7 +109,8 @@ class TrainConfig(BaseModel):
     fit_on: FitOn = "train"
     schedule: Schedule = "cosine"
     batch_statistics: bool = False
-    averaging: float = Field(default=0.0, ge=0, lt=1)
+    averaging: float = Field(default=0.0, ge=0, le=1)
+    averaging_from: float = Field(default=0.0, ge=0, lt=1)
     batch_size: int = Field(default=32, ge=2)
     label_smoothing: float = Field(default=0.1, ge=0, lt=1)
     balance: float = Field(default=0.0, ge=0, le=1)

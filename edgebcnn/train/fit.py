@@ -78,9 +78,10 @@ class Stage:
 
     The learning rate is the product of a linear warm-up, a cosine over all steps (Loshchilov and Hutter 2017,
     arXiv 1608.03983) or none, and a factor that is halved whenever the validation loss has not improved for `patience`
-    epochs. The loss is `Objective`'s. With averaging, the model that is judged and kept is the exponential moving
-    average of the weights (Polyak and Juditsky 1992), w̄ ← δ·w̄ + (1 - δ)·w with δ = min(averaging, (1 + t) / (10 + t))
-    after t steps, so that the first weights are forgotten early.
+    epochs. The loss is `Objective`'s. With averaging, the model that is judged and kept is an average of the weights,
+    w̄ ← δ·w̄ + (1 - δ)·w at the t-th step after `averaging_from`: their exponential moving average (Polyak and Juditsky
+    1992) with δ = min(averaging, (1 + t) / (10 + t)), so that the first weights are forgotten early; or with an
+    averaging of 1 their mean, δ = t / (1 + t) (stochastic weight averaging, Izmailov et al. 2018, arXiv 1803.05407).
 
     Args:
         name: `role/stage`, for messages and history.
@@ -117,6 +118,7 @@ class Stage:
         averaged = self._variables if config.averaging else []
         self._average = [tf.Variable(variable, trainable=False) for variable in averaged]
         self._steps = tf.Variable(0.0, trainable=False)
+        self._is_averaging = tf.Variable(0.0, trainable=False)
         self._train_step = tf.function(
             self._step, autograph=False, reduce_retracing=not config.xla, jit_compile=config.xla
         )
@@ -241,6 +243,7 @@ class Stage:
         shape = done / warmup if done < warmup else after
         for (_, peak), optimizer in zip(self._groups, self._optimizers, strict=True):
             optimizer.learning_rate.assign(peak * shape * factor)
+        self._is_averaging.assign(float(done >= self._config.averaging_from))
 
     def _step(self, inputs: Any, classes: Any, teacher: Any, mask: Any) -> tuple[Any, Any]:
         x, targets = as_float(inputs), self._objective.targets(classes)
@@ -262,10 +265,15 @@ class Stage:
         for optimizer, group in zip(self._optimizers, groups, strict=True):
             optimizer.apply_gradients([(next(clipped), variable) for variable in group])
         if self._config.averaging:
-            decay = tf.minimum(self._config.averaging, (1 + self._steps) / (10 + self._steps))
-            self._steps.assign_add(1.0)
+            decay = self._is_averaging * self._decay()
+            self._steps.assign_add(self._is_averaging)
             for average, variable in zip(self._average, self._variables, strict=True):
                 average.assign(decay * average + (1 - decay) * variable)
+
+    def _decay(self) -> Any:
+        if self._config.averaging == 1:
+            return self._steps / (1 + self._steps)
+        return tf.minimum(self._config.averaging, (1 + self._steps) / (10 + self._steps))
 
     def _forward(self, x: Any, *, training: bool) -> Any:
         if self._backbone is not None:
