@@ -81,10 +81,12 @@ class VideoFile(Source):
         super().__init__(str(path), reporter, total=promised if promised > 0 else None, view=view)
         self.fps = float(self._capture.get(cv2.CAP_PROP_FPS)) or None
 
-    def size_px(self) -> tuple[int, int]:
-        """Width and height of its frames, turned."""
+    def size_px(self) -> tuple[int, int] | None:
+        """Width and height of its frames, turned; None where its header does not say."""
         sides = (cv2.CAP_PROP_FRAME_WIDTH, cv2.CAP_PROP_FRAME_HEIGHT)
         width_px, height_px = (int(self._capture.get(side)) for side in sides)
+        if not (width_px and height_px):
+            return None
         return (height_px, width_px) if self._view.rotate in (90, 270) else (width_px, height_px)
 
     def frames(self, done: Done) -> Iterator[Frame]:
