@@ -5,7 +5,6 @@ from __future__ import annotations
 import re
 import socket
 import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -153,7 +152,7 @@ class FlakyRtspCamera:
     def filming(self) -> Iterator[None]:
         """Films until the block ends."""
         over = threading.Event()
-        with tempfile.TemporaryDirectory() as folder, rtsp_server(Path(folder)) as server_port:
+        with rtsp_server() as server_port:
             thread = threading.Thread(target=self._relay, args=(server_port, over), daemon=True)
             thread.start()
             try:
@@ -258,15 +257,13 @@ class RtspCutter:
 
 
 @contextmanager
-def rtsp_server(folder: Path) -> Iterator[int]:
-    """Films red pictures, which are written into `folder`, until the block ends; yields its port."""
-    rng = np.random.default_rng(5)
-    for number in range(20):
-        (folder / f"{number:02}.jpg").write_bytes(_jpeg(coloured("Red", rng, height_px=HEIGHT_PX, width_px=WIDTH_PX)))
+def rtsp_server() -> Iterator[int]:
+    """Films red pictures until the block ends; yields its port."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    command = [PYTHON, str(RTSP_SERVER), str(port), str(folder / "%02d.jpg")]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [PYTHON, str(RTSP_SERVER), str(port)], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    )
     try:
         assert process.stdout is not None
         if process.stdout.readline() != "ready\n":

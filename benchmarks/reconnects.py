@@ -10,7 +10,6 @@ seconds. Exit code 1 where the second half of the connections took more than 1 M
 from __future__ import annotations
 
 import sys
-import tempfile
 from pathlib import Path
 
 import click
@@ -28,7 +27,7 @@ MAX_GROWTH_MB = 1.0
 def main(times: int) -> None:
     """Connects to a camera that films red pictures, again and again."""
     unanswered, resident_mb = 0, []
-    with tempfile.TemporaryDirectory() as folder, rtsp_server(Path(folder)) as port:
+    with rtsp_server() as port:
         for number in range(1, times + 1):
             try:
                 take_five(f"rtsp://127.0.0.1:{port}/shelf")
