@@ -23,7 +23,8 @@ def frames(rng: np.random.Generator, n: int, *, lost: int, dim: float) -> Frames
     agreement = np.where(product == lost, 0.2, 0.95)
     edge = np.where(rng.random(n) < agreement, product, (product + 1) % len(NAMES))
     full = np.eye(len(NAMES), dtype=np.float32)[product] * 0.8 + 0.025
-    return Frames(edge, rng.random(n), full, rng.normal(dim, 10, (n, 4)))
+    embedding = rng.normal(dim, 30, (n, 8)).astype(np.float32)
+    return Frames(edge, rng.random(n), full, embedding, rng.normal(dim, 10, (n, 4)))
 
 
 def document(*, plain: bool = True, lost: int = 6) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebcnn.field.losses import chance_of_so_few, equal_weight_n, usual
+from edgebcnn.field.losses import Usual, equal_weight_n
 from edgebcnn.report.agreement import CONFIDENCE, Proportion, agreement, difference_interval
 from edgebcnn.report.drift import Drift, benjamini_hochberg, drift, drift_by_product, holm
 from edgebcnn.report.weighted import WeightedShare, weighted_share
@@ -42,12 +42,14 @@ class Frames:
         edge: `(n,)` class ids, by the edge model.
         scores: `(n,)` its probabilities of them.
         full: `(n, k)` the full model's probabilities.
+        embedding: `(n, d)` what the full model pools them from, see `edgebcnn.train.steps.with_embedding`.
         looks: `(n, 4)`: `LOOKS` of each.
     """
 
     edge: NDArray[np.int64]
     scores: NDArray[np.float64]
     full: NDArray[np.float32]
+    embedding: NDArray[np.floating]
     looks: NDArray[np.float64]
 
     @property
@@ -57,7 +59,7 @@ class Frames:
 
     def where(self, rows: NDArray[np.bool_]) -> Frames:
         """Some of them."""
-        return Frames(self.edge[rows], self.scores[rows], self.full[rows], self.looks[rows])
+        return Frames(self.edge[rows], self.scores[rows], self.full[rows], self.embedding[rows], self.looks[rows])
 
 
 @dataclass(frozen=True)
@@ -121,11 +123,11 @@ class Findings:
     Attributes:
         agreement: Of edge and full model on all frames with a product, estimated from the sample.
         export: On the photos of the export.
-        drifts: The full model's answers, the edge model's score, and each of `LOOKS`, against the export's photos;
-            corrected for their number.
+        drifts: The full model's answers, its embedding, the edge model's score, and each of `LOOKS`, against the
+            export's photos; corrected for their number.
         spreads: Where the numbers among them lie.
         products: Agreement by product, the surest loss first.
-        product_drifts: The full model's answers by product, against the export's photos.
+        product_drifts: The full model's embedding by product, against the export's photos.
     """
 
     agreement: WeightedShare
@@ -186,8 +188,8 @@ def findings(
         spreads=_spreads(export, plain) if is_plain.any() else (),
         products=products_by_loss(field, export, kept_with=kept_with, scenes=scenes, names=names),
         product_drifts=drift_by_product(
-            np.sqrt(export.full),
-            np.sqrt(plain.full),
+            export.embedding,
+            plain.embedding,
             products_before=export.product,
             products_now=plain.product,
             names=names,
@@ -216,6 +218,7 @@ def _drifts(before: Frames, now: Frames) -> tuple[Drift, ...]:
     """Answers are compared as square roots of probabilities, whose distance is Hellinger's."""
     pairs: Mapping[str, tuple[NDArray[Any], NDArray[Any]]] = {
         "full model's answers": (np.sqrt(before.full), np.sqrt(now.full)),
+        "full model's embedding": (before.embedding, now.embedding),
         **_numbers(before, now),
     }
     found = [drift(*pair, name=name) for name, pair in pairs.items()]
@@ -251,14 +254,12 @@ def products_by_loss(
         for product in np.unique(export.product).tolist()
         for rows in [export.product == product]
     }
-    a, b = usual(list(at_export.values()))
+    usual = Usual.of(list(at_export.values()))
     found = []
     for product in np.unique(field.product).tolist():
         rows, known = field.product == product, at_export.get(product)
         share = weighted_share(holds[rows], kept_with[rows], groups=scenes[rows])
-        expected = (a + known.successes, b + known.n - known.successes) if known else (a, b)
-        n = equal_weight_n(kept_with[rows], scenes[rows])
-        chance = chance_of_so_few(share.value, n, expected=expected)
+        chance = usual.chance_of_so_few(share.value, equal_weight_n(kept_with[rows], scenes[rows]), known=known)
         found.append(ProductFinding(names[product], share, known, chance, chance))
     chances = np.array([each.p_value for each in found])
     p_values, q_values = holm(chances), benjamini_hochberg(chances)

@@ -2,16 +2,17 @@
 
 A product has a dozen photos at export and a few frames in a sample, and two such counts alone hardly ever tell. But all
 products together tell what is usual: agreement at export by product is described by a beta distribution, which a
-product's own photos then narrow (Beta(a + agreed, b + differed)). The p-value is the probability that, with a share
-drawn from there, so few or fewer of its frames in the field agree: the beta-binomial tail, a predictive p-value (Box
-1980, J. R. Stat. Soc. A 143:383-430) whose a and b come from the data (empirical Bayes: Robbins 1956).
-`benchmarks/field.py` holds it to its promises.
+product's own photos then narrow. The p-value is the probability that, with a share drawn from there, so few or fewer of
+its frames in the field agree: the beta-binomial tail, a predictive p-value (Box 1980, J. R. Stat. Soc. A 143:383-430).
+How much products have in common is hardly known where they are few, so that it is averaged over (hierarchical Bayes:
+Gelman et al., Bayesian Data Analysis, 3rd edition, 5.3). `benchmarks/field.py` holds it to its promises.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,28 +21,59 @@ from edgebcnn.report.agreement import Proportion
 
 Beta = tuple[float, float]
 
-_STRENGTHS = np.geomspace(2, 1000, 60)  # of the prior, in photos: products that have little or all in common
+_STRENGTHS = np.geomspace(2, 1000, 12)  # in photos: products that have little in common, or all
 
 
-def usual(at_export: Sequence[Proportion]) -> Beta:
-    """The beta distribution (a, b) of agreement by product at export.
+@dataclass(frozen=True)
+class Usual:
+    """Agreement by product at export.
 
-    Its mean is the agreement over all photos, with half a photo of each kind added; its strength a + b is the likeliest
-    one on a grid from 2 to 1,000 photos.
-
-    Args:
-        at_export: Agreement on each product that has photos there, at least one.
+    Attributes:
+        agreed: Photos on which both models agree.
+        n: All photos.
+        strengths: How much products have in common, as a + b of a beta distribution, and the probability of each.
     """
-    agreed = np.array([each.successes for each in at_export])
-    n = np.array([each.n for each in at_export])
-    mean = (agreed.sum() + 0.5) / (n.sum() + 1)
 
-    def likelihood(strength: float) -> float:
-        a, b = mean * strength, (1 - mean) * strength
-        return sum(_log_beta(a + k, b + of - k) for k, of in zip(agreed, n, strict=True)) - len(n) * _log_beta(a, b)
+    agreed: int
+    n: int
+    strengths: tuple[tuple[float, float], ...]
 
-    strength = float(max(_STRENGTHS, key=likelihood))
-    return float(mean * strength), float((1 - mean) * strength)
+    @classmethod
+    def of(cls, at_export: Sequence[Proportion]) -> Usual:
+        """What the products that have photos there tell.
+
+        The probability of a strength s is in proportion to that of the photos, beta-binomial with the mean over all of
+        them; before, each s on a grid from 2 to 1,000 photos, even in its logarithm, is as probable as another.
+        """
+        agreed = np.array([each.successes for each in at_export])
+        n = np.array([each.n for each in at_export])
+        mean = _mean(agreed.sum(), n.sum())
+        evidence = np.array([_evidence(agreed, n, (mean * s, (1 - mean) * s)) for s in _STRENGTHS])
+        likely = np.exp(evidence - evidence.max())
+        strengths = zip(_STRENGTHS.tolist(), (likely / likely.sum()).tolist(), strict=True)
+        return cls(int(agreed.sum()), int(n.sum()), tuple(strengths))
+
+    def chance_of_so_few(self, share: float, n: float, *, known: Proportion | None) -> float:
+        """`chance_of_so_few` for one product.
+
+        With mean m of the N photos of other products and a strength s, its own k of n photos make the beta distribution
+        (m t + k, (1 - m) t + n - k), 1/t = 1/s + 1/(N + 1): to the variance between products is added that of m.
+
+        Args:
+            share: Of its frames agree.
+            n: Number of its frames, an effective one perhaps.
+            known: Agreement on its photos at export; None where it has none.
+        """
+        agreed, photos = (known.successes, known.n) if known else (0, 0)
+        others = self.n - photos
+        mean = _mean(self.agreed - agreed, others)
+
+        def expected(strength: float) -> Beta:
+            strength = 1 / (1 / strength + 1 / (others + 1))
+            return mean * strength + agreed, (1 - mean) * strength + photos - agreed
+
+        chances = (probability * chance_of_so_few(share, n, expected=expected(s)) for s, probability in self.strengths)
+        return min(1.0, sum(chances))
 
 
 def chance_of_so_few(share: float, n: float, *, expected: Beta) -> float:
@@ -68,6 +100,17 @@ def equal_weight_n(kept_with: NDArray[np.floating], groups: NDArray[np.integer])
     """
     weights = np.bincount(np.unique(groups, return_inverse=True)[1], 1 / kept_with)
     return float(weights.sum() ** 2 / (weights**2).sum())
+
+
+def _mean(agreed: int, n: int) -> float:
+    """With half a photo of each kind added (Jeffreys)."""
+    return (agreed + 0.5) / (n + 1)
+
+
+def _evidence(agreed: NDArray[np.integer], n: NDArray[np.integer], prior: Beta) -> float:
+    """Logarithm of the probability of these photos, but for a constant."""
+    a, b = prior
+    return sum(_log_beta(a + k, b + of - k) for k, of in zip(agreed, n, strict=True)) - len(n) * _log_beta(a, b)
 
 
 def _log_beta(a: float, b: float) -> float:

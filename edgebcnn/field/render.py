@@ -33,7 +33,7 @@ def tables(found: Findings, *, reference: str) -> list[Table]:
         products.add_row(*_product(each))
     shown.append(products)
     if found.product_drifts:
-        title = _title("Products by drift of the full model's answers", len(found.product_drifts))
+        title = _title("Products by drift of the full model's embedding", len(found.product_drifts))
         shown.append(_drifts(title, found.product_drifts[:SHOWN_PRODUCTS]))
     return shown
 

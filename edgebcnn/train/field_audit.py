@@ -35,6 +35,7 @@ from edgebcnn.train.claim import check_writable
 from edgebcnn.train.features import PreparedPhotos, chunks, read_ahead
 from edgebcnn.train.models import OpenedModel, open_model
 from edgebcnn.train.run_folder import check_photos, open_run, weights_path
+from edgebcnn.train.steps import with_embedding
 
 REPORT_NAME = "report.json"
 PAGE_NAME = "index.html"
@@ -122,10 +123,13 @@ def audit(
     columns = _columns(full, bundle)
     check_writable(output)
     key = _key(full, bundle)
+    assert full.bcnn is not None
+    ask = with_embedding(full.bcnn)
 
     def ask_full(pixels: NDArray[np.uint8]) -> Answers:
         own = np.stack([full.preprocessing.apply(picture[..., ::-1]) for picture in pixels])
-        return {"full": full.predict(own, lambda done: None)[:, columns], "looks": looks(pixels)}
+        probabilities, embedding = ask(own)
+        return {"full": probabilities[:, columns], "embedding": embedding, "looks": looks(pixels)}
 
     with reporter.progress("full model on the sample", len(sample.records)) as advance:
         names = [each.id for each in sample.records]
@@ -136,6 +140,7 @@ def audit(
         np.array([each.class_id for each in sample.records], np.int64),
         np.array([each.score for each in sample.records]),
         answers["full"],
+        answers["embedding"],
         answers["looks"],
     )
     export, reference = _export(full, bundle, sample.records[-1].precision, ask_full, output, key, reporter)
@@ -209,7 +214,7 @@ def _key(full: OpenedModel, bundle: Bundle) -> str:
     """Changes with anything that changes an answer."""
     assert full.run is not None
     weights = hashlib.sha256(weights_path(full.run.path, "full").read_bytes()).hexdigest()
-    return f"{weights} {full.preprocessing.model_dump_json()} {bundle.digest}"
+    return f"with embedding {weights} {full.preprocessing.model_dump_json()} {bundle.digest}"
 
 
 def _export(
@@ -229,7 +234,7 @@ def _export(
         photos = ()
         reporter.say(f"{error}. The bundle's golden photos take their place")
     if not photos:
-        return _golden(bundle, precision)
+        return _golden(bundle, precision, ask_full)
     classifier = Classifier.from_bundle(bundle, precision=precision)
 
     def ask_both(pixels: NDArray[np.uint8]) -> Answers:
@@ -244,17 +249,17 @@ def _export(
     return _frames(answers), f"{len(photos)} {described}"
 
 
-def _golden(bundle: Bundle, precision: Precision) -> tuple[Frames, str]:
+def _golden(bundle: Bundle, precision: Precision, ask_full: Ask) -> tuple[Frames, str]:
     golden = read_golden(bundle, precision)
     typical = ~golden.hard
-    looked = looks(golden.pixels[typical])
-    answers: Answers = {"edge": golden.edge[typical], "full": golden.full[typical], "looks": looked}
-    return _frames(answers), f"{len(looked)} golden photos"
+    answers: Answers = {**ask_full(golden.pixels[typical]), "edge": golden.edge[typical]}
+    return _frames(answers), f"{typical.sum()} golden photos"
 
 
 def _frames(answers: Answers) -> Frames:
     edge = answers["edge"]
-    return Frames(edge.argmax(axis=1), edge.max(axis=1).astype(np.float64), answers["full"], answers["looks"])
+    scores = edge.max(axis=1).astype(np.float64)
+    return Frames(edge.argmax(axis=1), scores, answers["full"], answers["embedding"], answers["looks"])
 
 
 def answered(

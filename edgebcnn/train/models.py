@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgebcnn.bundle import Label, Precision, is_bundle, open_bundle
 from edgebcnn.device.classifier import Classifier
 from edgebcnn.errors import BundleError, RunError
-from edgebcnn.model.bcnn import Role
+from edgebcnn.model.bcnn import Bcnn, Role
 from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.progress import Advance
 from edgebcnn.train.dataset import Photo
@@ -36,6 +36,7 @@ class OpenedModel:
         labels: Products, in the order of its outputs.
         preprocessing: What turns a photo into its input.
         run: The run that it belongs to; None for a bundle that lies outside the run that it was made from.
+        bcnn: The Keras model of a run; None for a bundle.
         predict: Probabilities `(n, classes)` float32 of pictures `(n, h, w, 3)` uint8 RGB.
     """
 
@@ -43,6 +44,7 @@ class OpenedModel:
     labels: tuple[Label, ...]
     preprocessing: Preprocessing
     run: TrainedRun | None
+    bcnn: Bcnn | None
     predict: Callable[[Pictures, Advance], NDArray[np.float32]]
 
     def probabilities(self, photos: Sequence[Photo], advance: Advance) -> NDArray[np.float32]:
@@ -88,6 +90,7 @@ def _of_run(path: Path, role: Role) -> OpenedModel:
         run.dataset.labels,
         run.preprocessing,
         run,
+        bcnn,
         lambda pictures, advance: predict(bcnn, pictures, advance),
     )
 
@@ -101,5 +104,6 @@ def _of_bundle(path: Path, precision: Precision | None) -> OpenedModel:
         bundle.labels,
         bundle.manifest.preprocessing,
         open_run(around) if (around / RECORD_NAME).is_file() else None,
+        None,
         lambda pictures, advance: run_through(classifier.probabilities, pictures, advance),
     )

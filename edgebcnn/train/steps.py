@@ -357,6 +357,26 @@ def predict(bcnn: Bcnn, pictures: Pictures, advance: Advance) -> NDArray[np.floa
     return _softmax(run_through(inference(bcnn.model), pictures, advance))
 
 
+def with_embedding(bcnn: Bcnn) -> Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], NDArray[np.float32]]]:
+    """A function that gives a model's probabilities of pictures, and what it pooled them from.
+
+    Args:
+        bcnn: The model.
+
+    Returns:
+        From `(n, h, w, 3)` uint8 RGB to probabilities `(n, classes)` and embeddings `(n, channels)`, float32: the mean
+        of each channel of the feature maps over their locations. The outer product has a million numbers for these
+        thousand, all of them products of the same channels.
+    """
+    pooled_from, head = inference(backbone_of(bcnn)), inference(bcnn.head)
+
+    def ask(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        maps = pooled_from(pixels)
+        return _softmax(head(maps)), maps.mean(axis=(1, 2))
+
+    return ask
+
+
 def _predict_by_heads(models: dict[str, Bcnn], pictures: Pictures, advance: Advance) -> dict[str, NDArray[np.float32]]:
     """Probabilities of several models that have the same backbone, which runs once."""
     pooled_from = inference(backbone_of(next(iter(models.values()))))
