@@ -21,8 +21,9 @@ help:  ## Say what can be made
 demo: $(VENV)/.train  ## Install, then do the whole job on a generated shelf
 	$(BIN)/edgebcnn demo
 
+# By file, as many at once as a small machine has cores: tests of one file share what was trained for them.
 test: lint  ## Install, then lint, types, import contract and tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 test-slow: $(VENV)/.dev  ## The tests that take minutes
 	$(BIN)/python -m pytest -m slow

@@ -63,6 +63,7 @@ DEV = [
     "playwright>=1.48",
     "pytest>=8",
     "pytest-timeout>=2.3",
+    "pytest-xdist>=3.5",
     "ruff>=0.9",
     *MQTT,
     *METRICS,
