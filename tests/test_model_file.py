@@ -171,6 +171,7 @@ def test_what_cannot_be_a_stream_is_answered_in_one_sentence(tmp_path: Path) -> 
         assert "\n" not in str(refusal.value)
 
 
+@pytest.mark.slow
 def test_two_different_streams_are_trained_from_their_frozen_layers_on_and_exported(tmp_path: Path) -> None:
     draw_blocks(tmp_path / "data", per_product={"train": 24, "val": 8, "test": 12})
     saved(own_model(), tmp_path / "own.keras")

@@ -98,6 +98,7 @@ def _top1(content: bytes, run: TrainedRun) -> NDArray[np.int64]:
     return np.asarray(found.argmax(axis=1))
 
 
+@pytest.mark.slow
 def test_fine_tuning_wins_back_answers_that_minmax_lost(run: TrainedRun, plain: Int8Model) -> None:
     truth = np.array([photo.class_id for photo in run.dataset.test])
     tuned = _tuned(run, plain, epochs=20)

@@ -112,25 +112,10 @@ def audit(
         RunError: the run cannot be used, or its full model knows other products than the bundle.
         StorageError: `output` cannot be written.
     """
-    sample = open_sample(sample_path)
-    bundle = open_bundle(bundle_path or open_run(full_path).path / "bundle")
-    if bundle.digest != sample.bundle:
-        raise BundleError(
-            f"{sample_path} was kept by bundle {sample.bundle[:16]}, and {bundle.given} is {bundle.digest[:16]}: "
-            "give the one that ran with --bundle"
-        )
+    sample, bundle = _sample_and_bundle(sample_path, bundle_path or open_run(full_path).path / "bundle")
     full = open_model(full_path, role="full")
-    columns = _columns(full, bundle)
+    key, ask_full = _key(full, bundle), _asking(full, _columns(full, bundle))
     check_writable(output)
-    key = _key(full, bundle)
-    assert full.bcnn is not None
-    ask = with_embedding(full.bcnn)
-
-    def ask_full(pixels: NDArray[np.uint8]) -> Answers:
-        own = np.stack([full.preprocessing.apply(picture[..., ::-1]) for picture in pixels])
-        probabilities, embedding = ask(own)
-        return {"full": probabilities[:, columns], "embedding": embedding, "looks": looks(pixels)}
-
     with reporter.progress("full model on the sample", len(sample.records)) as advance:
         names = [each.id for each in sample.records]
         answers = answered(
@@ -157,6 +142,29 @@ def audit(
     )
     _write(result, output, name=bundle.manifest.name)
     return result
+
+
+def _sample_and_bundle(sample_path: Path, bundle_path: Path) -> tuple[Sample, Bundle]:
+    sample, bundle = open_sample(sample_path), open_bundle(bundle_path)
+    if bundle.digest != sample.bundle:
+        raise BundleError(
+            f"{sample_path} was kept by bundle {sample.bundle[:16]}, and {bundle.given} is {bundle.digest[:16]}: "
+            "give the one that ran with --bundle"
+        )
+    return sample, bundle
+
+
+def _asking(full: OpenedModel, columns: list[int]) -> Ask:
+    """What the full model, and a look, say of pictures as the edge model sees them."""
+    assert full.bcnn is not None
+    ask = with_embedding(full.bcnn)
+
+    def ask_full(pixels: NDArray[np.uint8]) -> Answers:
+        own = np.stack([full.preprocessing.apply(picture[..., ::-1]) for picture in pixels])
+        probabilities, embedding = ask(own)
+        return {"full": probabilities[:, columns], "embedding": embedding, "looks": looks(pixels)}
+
+    return ask_full
 
 
 def _answers_of(records: Sequence[Record], field: Frames, labels: Sequence[Label]) -> tuple[Answer, ...]:
