@@ -86,6 +86,29 @@ def test_names_and_order_do_not_change_the_choice(draw: Draw) -> None:
     assert before == _choose(renamed[::-1], 7).sha256
 
 
+def test_every_store_is_chosen_from_equally_often(draw: Draw) -> None:
+    train = [
+        draw(f"store-{store}", product, level + 3 * store)
+        for product in range(2)
+        for store, count in ((1, 9), (2, 3), (3, 2))
+        for level in LEVELS[:count]
+    ]
+    recipe = Recipe(name="stores", description="", photos=12, seed=0, group_pattern="/(store-.)/")
+    chosen = choose(_dataset(train), recipe, preprocessing=PREPROCESSING)
+    shown = Counter((photo.class_id, photo.path.parent.name) for photo in chosen.photos)
+    assert shown == {(product, f"store-{store}"): 2 for product in range(2) for store in (1, 2, 3)}
+    assert chosen.groups == tuple(photo.path.parent.name for photo in chosen.photos)
+    assert set(chosen.brightness) == {"dark", "middling", "bright"}
+    few = choose(_dataset(train), recipe.model_copy(update={"photos": 2}), preprocessing=PREPROCESSING)
+    assert few.notes == ("the 2 calibration photos show nothing of 1 of 3 groups: use a recipe with more photos",)
+
+
+def test_a_pattern_that_fits_no_photo_is_refused_by_the_recipes_name(draw: Draw) -> None:
+    recipe = Recipe(name="stores", description="", photos=2, seed=0, group_pattern="/(shop-.)/")
+    with pytest.raises(DataError, match=r"recipe stores: group_pattern '/\(shop-\.\)/' matches no photo"):
+        choose(_dataset(_train(draw, 1)), recipe, preprocessing=PREPROCESSING)
+
+
 def test_another_seed_makes_another_choice(draw: Draw) -> None:
     train = _train(draw, 3)
     assert set(_choose(train, 7).sha256) != set(_choose(train, 7, seed=1).sha256)
@@ -120,7 +143,7 @@ def test_too_few_training_photos_are_all_used_and_it_is_said(draw: Draw) -> None
 
 def test_products_that_the_photos_cannot_show_are_counted(draw: Draw) -> None:
     assert _choose(_train(draw, 5), 3).notes == (
-        "the 3 calibration photos show nothing of 2 products: use a recipe with more photos",
+        "the 3 calibration photos show nothing of 2 of 5 products: use a recipe with more photos",
     )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import cv2
@@ -138,3 +139,8 @@ def test_the_tables_and_the_json_say_what_was_seen(good: CalibratedModel) -> Non
     tensor = document["tensors"][3]
     assert tensor["lowest"] <= tensor["p0_1"] <= tensor["p99_9"] <= tensor["highest"]
     assert 20 < tensor["sqnr_db"] < 60
+    assert document["groups"] == {}, "nothing tells stores apart"
+    by_store = replace(report, groups=("north",) * 12 + ("south",) * 4)
+    _, groups, _ = calibration_tables(by_store)
+    assert groups.row_count == 2
+    assert by_store.as_json()["groups"] == {"north": 12, "south": 4}

@@ -72,6 +72,7 @@ def document(found: Fidelity, **more: Any) -> dict[str, Any]:
         "recipe": "balanced",
         "source": "train",
         "photos": [{"product": NAMES[0], "brightness": "dark", "photos": 3}],
+        "groups": {"north": 12, "south": 9},
         "notes": ["a note"],
         "tensors": tensors,
         "equalized": [equalized],

@@ -1,8 +1,9 @@
 """Which photos does an int8 model learn its ranges from: training photos, or a folder of what the device captured?
 
 A range follows from the values that a tensor takes on the chosen photos. What they do not show is clipped on the
-device, so every product is there, in its dark, middling and bright photos. The choice follows from the photos' content
-and the recipe's seed alone: neither file names nor their order change it.
+device, so every product is there, from every store or shelf if the recipe tells them apart, in its dark, middling and
+bright photos. The choice follows from the photos' content, their groups and the recipe's seed alone: neither the names
+of files nor their order change it.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from edgebcnn.quantize.gate import Gates
 from edgebcnn.quantize.ranges import Int8Rules
 from edgebcnn.report.calibration import BRIGHTNESS_BANDS
 from edgebcnn.train.dataset import Photo, ProductDataset
+from edgebcnn.train.photo_groups import groups_by_pattern
 
 T = TypeVar("T")
 _NOTHING: Any = object()
@@ -47,6 +49,8 @@ class Recipe(Int8Rules):
         photos: How many photos to choose.
         min_photos: With fewer than these there is no export.
         seed: Chooses among photos that are equally good.
+        group_pattern: Finds a photo's store, visit or shelf in its path, as `photo_groups.groups_by_pattern` does; None
+            where nothing tells them apart.
         gates: What the model may lose.
     """
 
@@ -55,6 +59,7 @@ class Recipe(Int8Rules):
     photos: int = Field(ge=1)
     min_photos: int = Field(default=1, ge=1)
     seed: int = Field(ge=0)
+    group_pattern: str | None = None
     gates: Gates = Gates()
 
 
@@ -67,7 +72,8 @@ class CalibrationSet:
         source: Where they are from, `train` or `captured`.
         photos: The choice, in the order in which it was made.
         sha256: Digest of each photo's file.
-        brightness: Of each photo among those of its product, `dark`, `middling` or `bright`.
+        brightness: Of each photo among those of its product and group, `dark`, `middling` or `bright`.
+        groups: Of each photo, if the recipe has a `group_pattern`.
         others: All training photos that were not chosen, in the order in which they would have been.
         notes: What a user should know about the choice, a sentence each.
     """
@@ -77,6 +83,7 @@ class CalibrationSet:
     photos: tuple[Photo, ...]
     sha256: tuple[str, ...]
     brightness: tuple[str, ...]
+    groups: tuple[str, ...]
     others: tuple[Photo, ...]
     notes: tuple[str, ...]
 
@@ -90,6 +97,7 @@ class _Candidate:
     photo: Photo
     sha256: str
     luma: float
+    group: str = ""
     brightness: str = ""
 
 
@@ -111,10 +119,10 @@ def choose(
     preprocessing: Preprocessing,
     advance: Advance = lambda photos: None,
 ) -> CalibrationSet:
-    """Chooses training photos: in turn one of each product, and of each product in turn a dark, middling, bright one.
+    """Chooses training photos: of each product in turn, of each of its groups in turn a dark, middling, bright one.
 
-    Brightness is the mean luma of the prepared photo; its bands are the terciles of each product. A photo whose file is
-    byte for byte that of a held-out photo is never chosen, whatever its name.
+    Brightness is the mean luma of the prepared photo; its bands are the terciles of a product and group. A photo whose
+    file is byte for byte that of a held-out photo is never chosen, whatever its name.
 
     Args:
         dataset: Photos; `train` is chosen from, `val` and `test` are kept out.
@@ -123,13 +131,13 @@ def choose(
         advance: Called with 1 after each training photo that was looked at.
 
     Raises:
-        DataError: too few training photos are left to choose from, or one cannot be read.
+        DataError: too few training photos are left to choose from, one cannot be read, or the groups cannot be told.
     """
     held_out = _held_out(dataset)
     candidates, leaks = _candidates(dataset.train, preprocessing, advance, without=held_out)
     if not candidates:
         raise DataError(f"{dataset.origin} has no training photo that is not also held out: add some and train again")
-    ordered = _stratified(candidates, recipe.seed)
+    ordered = _stratified(_grouped(candidates, recipe), recipe.seed)
     return _calibration_set(recipe, "train", ordered, others=ordered[recipe.photos :], notes=_notes_on_leaks(leaks))
 
 
@@ -162,7 +170,7 @@ def choose_captured(
                 "remove held-out photos from the calibration photos"
             )
     captured, _ = _candidates(photos, preprocessing, advance)
-    ordered = _stratified(captured, recipe.seed)
+    ordered = _stratified(_grouped(captured, recipe), recipe.seed)
     chosen = {candidate.sha256: candidate.photo.path for candidate in ordered[: recipe.photos]}
     train, _ = _candidates(dataset.train, preprocessing, advance, without={**held_out, **chosen})
     return _calibration_set(recipe, "captured", ordered, others=_stratified(train, recipe.seed), notes=())
@@ -244,9 +252,19 @@ def _calibration_set(
         photos=tuple(candidate.photo for candidate in chosen),
         sha256=tuple(candidate.sha256 for candidate in chosen),
         brightness=tuple(candidate.brightness for candidate in chosen),
+        groups=tuple(candidate.group for candidate in chosen) if recipe.group_pattern else (),
         others=tuple(candidate.photo for candidate in others),
         notes=(*notes, *_notes_on_number(recipe, ordered, chosen)),
     )
+
+
+def _grouped(candidates: Sequence[_Candidate], recipe: Recipe) -> Sequence[_Candidate]:
+    """The candidates with their groups; without a pattern all are in one."""
+    if recipe.group_pattern is None:
+        return candidates
+    names = [candidate.photo.path.as_posix() for candidate in candidates]
+    groups = groups_by_pattern(names, recipe.group_pattern, given=f"recipe {recipe.name}: group_pattern")
+    return [replace(candidate, group=group) for candidate, group in zip(candidates, groups, strict=True)]
 
 
 def _stratified(candidates: Sequence[_Candidate], seed: int) -> list[_Candidate]:
@@ -254,8 +272,17 @@ def _stratified(candidates: Sequence[_Candidate], seed: int) -> list[_Candidate]
     for candidate in candidates:
         by_product[candidate.photo.class_id].append(candidate)
     products = sorted(by_product, key=lambda class_id: lot(seed, class_id))
-    # Each product begins with another band, so that a recipe of one photo a product is not all dark.
-    return deal([_by_brightness(by_product[product], seed, first=turn) for turn, product in enumerate(products)])
+    # Each product begins with another group and band, so that a recipe of one photo a product is not all dark.
+    return deal([_by_group(by_product[product], seed, first=turn) for turn, product in enumerate(products)])
+
+
+def _by_group(candidates: Sequence[_Candidate], seed: int, *, first: int) -> list[_Candidate]:
+    by_group: defaultdict[str, list[_Candidate]] = defaultdict(list)
+    for candidate in candidates:
+        by_group[candidate.group].append(candidate)
+    groups = sorted(by_group, key=lambda group: lot(seed, group))
+    ordered = [_by_brightness(by_group[group], seed, first=first + turn) for turn, group in enumerate(groups)]
+    return deal(_rotated(ordered, first))
 
 
 def _by_brightness(candidates: Sequence[_Candidate], seed: int, *, first: int) -> list[_Candidate]:
@@ -269,8 +296,12 @@ def _by_brightness(candidates: Sequence[_Candidate], seed: int, *, first: int) -
         )
         for name, (low, high) in zip(BRIGHTNESS_BANDS, pairwise(cuts), strict=True)
     ]
-    first %= count
-    return deal(bands[first:] + bands[:first])
+    return deal(_rotated(bands, first))
+
+
+def _rotated(queues: Sequence[T], first: int) -> list[T]:
+    first %= len(queues)
+    return [*queues[first:], *queues[:first]]
 
 
 def _notes_on_leaks(leaks: int) -> list[str]:
@@ -282,13 +313,17 @@ def _notes_on_leaks(leaks: int) -> list[str]:
 def _notes_on_number(recipe: Recipe, candidates: Sequence[_Candidate], chosen: Sequence[_Candidate]) -> Iterator[str]:
     if len(chosen) < recipe.photos:
         yield f"recipe {recipe.name} asks for {recipe.photos} photos and there are {len(chosen)}: all of them are used"
-    unseen = len(_products(candidates)) - len(_products(chosen))
-    if unseen:
-        yield f"the {len(chosen)} calibration photos show nothing of {unseen} products: use a recipe with more photos"
+    known, shown = _strata(candidates), _strata(chosen)
+    for strata, names in known.items():
+        if unseen := len(names - shown[strata]):
+            yield (
+                f"the {len(chosen)} calibration photos show nothing of {unseen} of {len(names)} {strata}: "
+                "use a recipe with more photos"
+            )
 
 
-def _products(candidates: Sequence[_Candidate]) -> set[int]:
-    return {candidate.photo.class_id for candidate in candidates}
+def _strata(candidates: Sequence[_Candidate]) -> dict[str, set[str | int]]:
+    return {"products": {each.photo.class_id for each in candidates}, "groups": {each.group for each in candidates}}
 
 
 def _luma(pixels_u8: NDArray[np.uint8]) -> float:

@@ -52,6 +52,7 @@ class CalibratedModel:
             recipe=self.chosen.recipe.name,
             source=self.chosen.source,
             photos=tuple(zip(products, self.chosen.brightness, strict=True)),
+            groups=self.chosen.groups,
             notes=self.chosen.notes,
             tensors=self.int8.tensors,
             equalized=self.int8.equalized,

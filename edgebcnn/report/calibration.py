@@ -117,6 +117,7 @@ class CalibrationReport:
         tensors: The ranges, in the order of computation.
         stability: None where too few training photos were left to tell.
         equalized: Tensors whose channels were scaled together, in the order of computation.
+        groups: Store, visit or shelf of each photo, where the recipe tells them apart.
     """
 
     recipe: str
@@ -126,6 +127,7 @@ class CalibrationReport:
     tensors: tuple[TensorRange, ...]
     stability: Stability | None
     equalized: tuple[EqualizedGroup, ...] = ()
+    groups: tuple[str, ...] = ()
 
     def equalization(self) -> str | None:
         """One line on what was equalized; None where nothing was."""
@@ -151,6 +153,7 @@ class CalibrationReport:
                 {"product": product, "brightness": brightness, "photos": counts[product, brightness]}
                 for product, brightness in sorted(counts)
             ],
+            "groups": dict(sorted(Counter(self.groups).items())),
             "notes": list(self.notes),
             "tensors": [tensor.as_json() for tensor in self.tensors],
             "equalized": [asdict(group) for group in self.equalized],
@@ -165,12 +168,15 @@ class CalibrationReport:
 
 
 def calibration_tables(report: CalibrationReport) -> list[Table]:
-    """The photos by product and brightness, the range of each tensor, and what was equalized.
+    """The photos by product and brightness, and by group, the range of each tensor, and what was equalized.
 
     Args:
         report: What to show.
     """
-    tables = [_photos_table(report), _ranges_table(report)]
+    tables = [_photos_table(report)]
+    if report.groups:
+        tables.append(_groups_table(report))
+    tables.append(_ranges_table(report))
     return [*tables, _equalized_table(report.equalized)] if report.equalized else tables
 
 
@@ -182,6 +188,14 @@ def _photos_table(report: CalibrationReport) -> Table:
         table.add_column(column, justify="right")
     for product in sorted({product for product, _ in report.photos}):
         table.add_row(product, *(str(counts[product, band]) for band in BRIGHTNESS_BANDS))
+    return table
+
+
+def _groups_table(report: CalibrationReport) -> Table:
+    table = Table("group", title="Calibration photos by group")
+    table.add_column("photos", justify="right")
+    for group, photos in sorted(Counter(report.groups).items()):
+        table.add_row(group, str(photos))
     return table
 
 

@@ -13,13 +13,14 @@ from edgebcnn.train.layouts import read_text, some
 _PATH, _GROUP = "path", "group"
 
 
-def groups_by_pattern(names: Sequence[str], pattern: str) -> list[str]:
+def groups_by_pattern(names: Sequence[str], pattern: str, *, given: str = "--group-pattern") -> list[str]:
     """The group of each photo, as a regular expression finds it in the photo's path.
 
     Args:
-        names: Paths of the photos from their folder, with `/`.
+        names: Paths of the photos, with `/`.
         pattern: Python's `re`; what its group named `group`, or its only group, matches anywhere in the path is the
             name of the photo's group.
+        given: What the user calls the pattern.
 
     Raises:
         DataError: the pattern cannot be used, or does not match every path.
@@ -27,21 +28,19 @@ def groups_by_pattern(names: Sequence[str], pattern: str) -> list[str]:
     try:
         compiled = re.compile(pattern)
     except re.error as error:
-        raise DataError(f"--group-pattern {pattern!r} is not a regular expression ({error}): correct it") from error
+        raise DataError(f"{given} {pattern!r} is not a regular expression ({error}): correct it") from error
     wanted = compiled.groupindex.get(_GROUP, 1)
     if not compiled.groups:
-        raise DataError(f"--group-pattern {pattern!r} has no group: put what names the store or visit in parentheses")
+        raise DataError(f"{given} {pattern!r} has no group: put what names the store or visit in parentheses")
     if compiled.groups > 1 and _GROUP not in compiled.groupindex:
-        raise DataError(
-            f"--group-pattern {pattern!r} has {compiled.groups} groups: name the one that counts, (?P<group>…)"
-        )
+        raise DataError(f"{given} {pattern!r} has {compiled.groups} groups: name the one that counts, (?P<group>…)")
     groups = [(match[wanted] or None) if (match := compiled.search(name)) else None for name in names]
     unmatched = [name for name, group in zip(names, groups, strict=True) if group is None]
     if len(unmatched) == len(names):
-        raise DataError(f"--group-pattern {pattern!r} matches no photo; the first is {names[0]}: correct it")
+        raise DataError(f"{given} {pattern!r} matches no photo; the first is {names[0]}: correct it")
     if unmatched:
         raise DataError(
-            f"--group-pattern {pattern!r} does not match {len(unmatched)} of {len(names)} photos ({some(unmatched)}): "
+            f"{given} {pattern!r} does not match {len(unmatched)} of {len(names)} photos ({some(unmatched)}): "
             "widen it, so that each photo has a group"
         )
     return [group for group in groups if group is not None]
