@@ -17,6 +17,7 @@ and sums alone are not counted; M = N of one stream, which `quadratic`, `lrbc` a
     outer          L·M·N + M·N·k
     hadamard       L·d·(M + N) + L·d + d·k
     quadratic      L·d·M, of two streams L·d·(M + N), + L·d + d·k
+    projected      L·d·(M + N) + L·d² + d²·k
     maclaurin      as hadamard
     tensor_sketch  L·d·(M + N) + 2·L·F + 2·L·d + 2·F + d·k
     lrbc           L·d·(M + N) + L·d·k·r + L·k·r + k·r·k
@@ -160,6 +161,7 @@ def multiply_adds(of_head: Architecture, locations: int, channels: Sequence[int]
         "outer": locations * m * n + m * n * k,
         "hadamard": projected + locations * d + d * k,
         "quadratic": locations * d * joined + locations * d + d * k,
+        "projected": projected + locations * d**2 + d**2 * k,
         "maclaurin": projected + locations * d + d * k,
         "tensor_sketch": projected + 2 * locations * fft + 2 * locations * d + 2 * fft + d * k,
         "lrbc": locations * d * joined + locations * d * k * r + locations * k * r + k * r * k,

@@ -116,6 +116,7 @@ def test_multiply_adds_are_those_of_a_hand_count() -> None:
     assert cost("gap") == 8 * 3
     assert cost("outer") == 4 * 8 * 8 + 64 * 3
     assert cost("hadamard", 16) == cost("maclaurin", 16) == 2 * (4 * 8 * 16) + 4 * 16 + 16 * 3
+    assert cost("projected", 5) == 2 * (4 * 8 * 5) + 4 * 25 + 25 * 3
     assert cost("quadratic", 16) == 4 * 8 * 16 + 4 * 16 + 16 * 3
     assert cost("lrbc", 5) == 4 * 8 * 5 + 4 * 5 * 6 + 4 * 6 + 6 * 3
     assert cost("tensor_sketch", 16) == 2 * (4 * 8 * 16) + 2 * 4 * 64 + 2 * 4 * 16 + 2 * 64 + 16 * 3

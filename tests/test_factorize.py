@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgebcnn.model.factorize import Factors, combine, combine_buckets, factorize, quadratic_forms
+from edgebcnn.model.factorize import Factors, combine, combine_buckets, factorize, project, quadratic_forms
 
 M, N, K = 7, 5, 4
 
@@ -98,6 +98,40 @@ def test_more_terms_than_the_weights_hold_are_zero_and_do_no_harm() -> None:
     factors = factorize(weights, 6, symmetric=False)
     np.testing.assert_allclose(restored(factors, symmetric=False), weights, atol=1e-7)
     assert np.isfinite(factorize(np.zeros((3, 3, 2)), 2, symmetric=True).p).all()
+
+
+@both_kinds
+@pytest.mark.parametrize("scaled", [True, False])
+def test_what_needs_few_channels_is_projected_onto_them(draw: Any, symmetric: bool, scaled: bool) -> None:
+    n, d = M if symmetric else N, 3
+    basis = draw((M, d))
+    cores = draw((d, d, K))
+    if symmetric:
+        cores = cores + cores.transpose(1, 0, 2)
+    weights = np.einsum("mi,nj,ijk->mnk", basis, basis if symmetric else draw((n, d)), cores)
+    scale = np.exp(draw(M))
+    scales = (scale, scale if symmetric else np.exp(draw(n))) if scaled else None
+    u, v, p = project(weights, d, symmetric=symmetric, scales=scales)
+    maps_a = draw((10, 6, M))
+    maps_b = maps_a if symmetric else draw((10, 6, n))
+    expected = np.einsum("nij,ijk->nk", outer_products(maps_a, maps_b), weights)
+    projected = outer_products(maps_a @ u, maps_b @ v).reshape(10, -1)
+    np.testing.assert_allclose(projected @ p, expected, atol=1e-9 * np.abs(expected).max())
+
+
+def test_the_error_of_a_projection_is_at_most_what_it_leaves_out_on_either_side(draw: Any) -> None:
+    weights = draw((M, N, K))
+    left_out = [
+        np.linalg.svd(weights.transpose(axes).reshape(weights.shape[axes[0]], -1), compute_uv=False)
+        for axes in ((0, 1, 2), (1, 0, 2))
+    ]
+    errors = []
+    for rank in range(1, N + 1):
+        u, v, p = project(weights, rank, symmetric=False)
+        restored = np.einsum("mi,nj,ijk->mnk", u, v, p.reshape(rank, rank, K))
+        errors.append(float(np.sum((weights - restored) ** 2)))
+        assert errors[-1] <= sum(np.sum(values[rank:] ** 2) for values in left_out) * (1 + 1e-9)
+    assert all(later < earlier for earlier, later in pairwise(errors))
 
 
 @both_kinds

@@ -32,6 +32,7 @@ PAIRS: list[tuple[Pooling, Tail]] = [(pooling, tail) for pooling, head in HEADS.
 ALL_INTEGER: list[tuple[Pooling, Tail]] = [
     ("hadamard", "tanh"),
     ("quadratic", "tanh"),
+    ("projected", "tanh"),
     ("lrbc", "none"),
     ("maclaurin", "tanh"),
     ("gap", "none"),
@@ -113,6 +114,7 @@ def test_a_head_has_as_many_parameters_as_a_hand_count() -> None:
         "outer": (m**2 + 1) * k,
         "hadamard": 2 * m * d + normalization + classifier,
         "quadratic": m * d + normalization + classifier,
+        "projected": 2 * m * d + 4 * d**2 + (d**2 + 1) * k,
         "lrbc": m * d + d * k * r + k,
         "maclaurin": 2 * m * d + normalization + classifier,
         "tensor_sketch": 2 * m + normalization + classifier,
@@ -181,7 +183,9 @@ def test_a_head_that_does_not_exist_is_refused(changes: dict[str, Any], sentence
         shape(**{"tail": HEADS[pooling].tails[0], **changes})
 
 
-@pytest.mark.parametrize(("pooling", "rank", "most"), [("lrbc", 129, 128), ("hadamard", 16385, 16384)])
+@pytest.mark.parametrize(
+    ("pooling", "rank", "most"), [("lrbc", 129, 128), ("projected", 129, 128), ("hadamard", 16385, 16384)]
+)
 def test_a_rank_above_what_the_channels_allow_is_refused(pooling: Pooling, rank: int, most: int) -> None:
     with pytest.raises(TrainingError, match=f"rank of {rank} is too large: .* takes at most {most}"):
         build(shape(pooling, HEADS[pooling].tails[0], rank=rank))

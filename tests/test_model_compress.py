@@ -63,7 +63,7 @@ def logits(bcnn: Bcnn) -> NDArray[np.float32]:
 
 
 def started(pooling: Pooling, tail: Tail, **changes: Any) -> Bcnn:
-    rank = {"lrbc": 64}.get(pooling, 1024)
+    rank = {"lrbc": 64, "projected": 48}.get(pooling, 1024)
     choices = {"pooling": pooling, "tail": tail, "rank": rank, "class_rank": 16, "classes": CLASSES, **changes}
     compact = build(Architecture(streams="small", **choices))
     start_from_full(full(), compact)

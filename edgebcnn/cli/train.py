@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from edgebcnn.train.config import TrainConfig
     from edgebcnn.train.steps import TrainResult
 
-POOLINGS = ("hadamard", "quadratic", "lrbc", "maclaurin", "tensor_sketch", "gap")
+POOLINGS = ("hadamard", "quadratic", "projected", "lrbc", "maclaurin", "tensor_sketch", "gap")
 _INTERPOLATIONS = ("halving", "area", "linear")
 _STREAMS = (
     *("vgg16", "vgg19", "resnet50", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0"),

@@ -173,7 +173,8 @@ def folded(bcnn: Bcnn, *, height_px: int, width_px: int) -> Any:
 
     γ/σ goes into the rows of U, so that every channel of the pooled descriptor has the same range and int8 serves all
     of them; what is left, β - μ·γ/σ, is one addition. A square takes the root of |γ/σ|, and the classifier its sign,
-    since tanh is odd. Exact in real arithmetic. A sketch has no such rows: its normalisation stays.
+    since tanh is odd. Exact in real arithmetic. A sketch and a projected outer product have no such rows: their
+    normalisation stays.
 
     Returns:
         Keras model, `(n, height_px, width_px, 3)` image to logits.
@@ -181,7 +182,7 @@ def folded(bcnn: Bcnn, *, height_px: int, width_px: int) -> Any:
     architecture = bcnn.architecture
     image = keras.Input((height_px, width_px, 3), name="image")
     maps, _ = align(image, build_streams(architecture.streams, image, shared=architecture.shares_weights))
-    fold = architecture.tail == "tanh" and architecture.pooling in _PROJECTED
+    fold = architecture.tail == "tanh" and architecture.pooling in _FOLDED
     model = keras.Model(image, _head(architecture, maps, fold=fold), name=bcnn.model.name)
     replaced = _folded_weights(bcnn) if fold else {}
     for layer in model.layers:
@@ -208,7 +209,8 @@ def _folded_weights(bcnn: Bcnn) -> dict[str, list[Any]]:
 
 def _check_rank(architecture: Architecture, channels: Sequence[int]) -> None:
     """Above these ranks a head is larger than what it replaces and computes nothing more."""
-    most = sum(channels) if architecture.pooling == "lrbc" else channels[0] * channels[-1]
+    limits = {"lrbc": sum(channels), "projected": min(channels)}
+    most = limits.get(architecture.pooling, channels[0] * channels[-1])
     if architecture.rank is not None and architecture.rank > most:
         raise TrainingError(
             f"a rank of {architecture.rank} is too large: {architecture.pooling} pooling of the "
@@ -245,8 +247,16 @@ def _outer(architecture: Architecture, maps: Sequence[Any]) -> Any:
 
 
 def _hadamard(architecture: Architecture, maps: Sequence[Any]) -> Any:
+    return HadamardProduct(name="hadamard_product")(_two_projections(architecture, maps))
+
+
+def _projected(architecture: Architecture, maps: Sequence[Any]) -> Any:
+    return OuterProduct(name="outer_product")(_two_projections(architecture, maps))
+
+
+def _two_projections(architecture: Architecture, maps: Sequence[Any]) -> list[Any]:
     u, v = (_projection(architecture.rank, f"project_{side}") for side in "uv")
-    return HadamardProduct(name="hadamard_product")([u(maps[0]), v(maps[-1])])
+    return [u(maps[0]), v(maps[-1])]
 
 
 def _quadratic(architecture: Architecture, maps: Sequence[Any]) -> Any:
@@ -302,13 +312,14 @@ _POOL: dict[Pooling, Callable[[Architecture, Sequence[Any]], Any]] = {
     "outer": _outer,
     "hadamard": _hadamard,
     "quadratic": _quadratic,
+    "projected": _projected,
     "lrbc": _lrbc,
     "maclaurin": _maclaurin,
     "tensor_sketch": _tensor_sketch,
     "gap": _gap,
 }
 
-_PROJECTED = ("hadamard", "quadratic", "maclaurin")
+_FOLDED = ("hadamard", "quadratic", "maclaurin")
 """Poolings whose channels each come from one row of a projection, which can take a factor of theirs."""
 
 _SQUARED = ("project", "project_a", "project_b")

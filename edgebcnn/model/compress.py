@@ -18,7 +18,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebcnn.model.bcnn import DESCRIPTOR_LENGTH, Bcnn
-from edgebcnn.model.factorize import Array, combine, combine_buckets, factorize, quadratic_forms, squares
+from edgebcnn.model.factorize import Array, combine, combine_buckets, factorize, project, quadratic_forms, squares
 from edgebcnn.model.keras import keras
 from edgebcnn.progress import Advance
 
@@ -58,11 +58,14 @@ def start_from_full(full: Bcnn, compact: Bcnn, *, advance: Advance = lambda swee
             layer(name).set_weights([kernel[np.newaxis, np.newaxis]])
         layer("logits").set_weights([bias])
         return
-    if compact.architecture.pooling == "hadamard":
-        factors = factorize(weights, _ranks(compact)[0], symmetric=symmetric, scales=scales, advance=advance)
-        layer("project_u").set_weights([factors.u[np.newaxis, np.newaxis]])
-        layer("project_v").set_weights([factors.v[np.newaxis, np.newaxis]])
-        p = factors.p
+    if compact.architecture.pooling in ("hadamard", "projected"):
+        if compact.architecture.pooling == "hadamard":
+            factors = factorize(weights, _ranks(compact)[0], symmetric=symmetric, scales=scales, advance=advance)
+            u, v, p = factors.u, factors.v, factors.p
+        else:
+            u, v, p = project(weights, _ranks(compact)[0], symmetric=symmetric, scales=scales)
+        layer("project_u").set_weights([u[np.newaxis, np.newaxis]])
+        layer("project_v").set_weights([v[np.newaxis, np.newaxis]])
     elif compact.architecture.pooling == "quadratic":
         shared, p = squares(weights, _ranks(compact)[0], symmetric=symmetric, scales=scales, advance=advance)
         parts = {"project": shared} if symmetric else _by_stream(shared, len(weights))

@@ -7,6 +7,7 @@ Every form here writes all of them by few vectors, so that X need not be formed:
 |-------------------|------------------------------------------------------|------------------------------------|
 | `factorize`       | Σⱼ pⱼₖ uⱼ vⱼᵀ                                        | Hadamard product, classifier       |
 | `squares`         | Σⱼ pⱼₖ uⱼ uⱼᵀ                                        | projection, mean squares           |
+| `project`         | U Cₖ Vᵀ                                              | projections, their outer product   |
 | `combine`         | the same, with u and v given                         | Random Maclaurin, classifier       |
 | `combine_buckets` | Σⱼ pⱼₖ Sⱼ, with Sⱼ the signed entries of a bucket    | Tensor Sketch, classifier          |
 | `quadratic_forms` | F (Gₖ₊Gₖ₊ᵀ - Gₖ₋Gₖ₋ᵀ) Fᵀ, with F for all products    | projection, factors, signed sums   |
@@ -127,6 +128,32 @@ def squares(
     if not symmetric:
         u, v = np.pad(u, ((0, len(v)), (0, 0))), np.pad(v, ((len(u), 0), (0, 0)))
     return np.concatenate([u + v, u - v], axis=1) / 2, np.concatenate([terms.p, -terms.p])
+
+
+def project(
+    weights: NDArray[np.floating], rank: int, *, symmetric: bool, scales: tuple[Array, Array] | None = None
+) -> tuple[Array, Array, Array]:
+    """Writes the forms of all products by few channels of each stream: Wₖ ≈ U Cₖ Vᵀ.
+
+    U and V hold the directions in which all Wₖ together are largest, the leading eigenvectors of Σₖ Wₖ Wₖᵀ and
+    Σₖ WₖᵀWₖ in the metric of the scales, and Cₖ = Uᵀ Wₖ V: the truncated higher-order SVD of the M×N×K tensor, whose
+    squared error is at most twice the least (De Lathauwer, De Moor, Vandewalle 2000, doi:10.1137/S0895479896305696).
+
+    Args:
+        weights: `(M, N, K)`.
+        rank: Number of channels d of each stream, at most min(M, N). At M = N = d every W is met exactly.
+        symmetric: Whether X is symmetric; M = N then.
+        scales: As for `factorize`.
+
+    Returns:
+        U `(M, d)`, V `(N, d)`, and `(d², K)` with the entry (i, j) of every C in row i·d + j.
+    """
+    rows, columns = scales if scales is not None else map(np.ones, weights.shape[:2])
+    target = _forms(weights, symmetric=symmetric) * np.outer(rows, columns)
+    u = np.linalg.eigh(np.einsum("kmn,kln->ml", target, target, optimize=True))[1][:, : -rank - 1 : -1]
+    v = np.linalg.eigh(np.einsum("kmn,kml->nl", target, target, optimize=True))[1][:, : -rank - 1 : -1]
+    cores = u.T @ target @ v
+    return u / rows[:, np.newaxis], v / columns[:, np.newaxis], cores.reshape(len(cores), -1).T
 
 
 def combine(weights: NDArray[np.floating], u: Array, v: Array, *, symmetric: bool) -> Array:

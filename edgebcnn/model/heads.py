@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-CompactPooling = Literal["hadamard", "quadratic", "lrbc", "maclaurin", "tensor_sketch", "gap"]
+CompactPooling = Literal["hadamard", "quadratic", "projected", "lrbc", "maclaurin", "tensor_sketch", "gap"]
 Pooling = Literal["outer", CompactPooling]
 Tail = Literal["tanh", "sqrt", "l2", "none"]
 
@@ -28,6 +28,8 @@ HEADS: dict[Pooling, Head] = {
     "hadamard": Head(tails=("tanh", "sqrt", "l2"), rank=512),
     # Of MobileNetV2 and 81 products, just below a twentieth of the outer product's parameters.
     "quadratic": Head(tails=("tanh", "sqrt", "l2"), rank=1016),
+    # The outer product of d channels each, whose descriptor and classifier grow with d².
+    "projected": Head(tails=("tanh", "sqrt", "l2"), rank=64),
     "lrbc": Head(tails=("none",), rank=100),
     "maclaurin": Head(tails=("tanh", "sqrt", "l2"), rank=2048),
     "tensor_sketch": Head(tails=("tanh", "sqrt", "l2"), rank=2048),
