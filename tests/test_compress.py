@@ -106,8 +106,11 @@ def test_average_pooling_has_no_rank_and_nothing_to_factorize_but_learns_what_th
 
 
 def test_head_and_backbone_are_fine_tuned_together_if_asked(shop: Path) -> None:
-    result = typed(shop, "compress", "runs/a", "--rank", 8, "--name", "tuned", *FAST, "--finetune-epochs", 1)
+    result = typed(
+        shop, "compress", "runs/a", "--rank", 8, "--name", "tuned", *FAST, "--finetune-epochs", 1, "--pooled-weight", 1
+    )
     assert result.exit_code == 0, result.stderr
+    assert open_run(shop / "runs/tuned").config.pooled_weight == 1
     stages = [line.split(",")[1] for line in (shop / "runs/tuned/history.csv").read_text().splitlines()[1:]]
     assert stages == ["head", "head", "finetune"]
 

@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from edgebcnn.errors import RunError, TrainingError
-from edgebcnn.model.bcnn import Architecture, Bcnn, build
+from edgebcnn.model.bcnn import Architecture, Bcnn, build, with_descriptor
 from edgebcnn.model.keras import keras
 from edgebcnn.train.config import Optimizer, StageConfig, TrainConfig
 from edgebcnn.train.fit import EpochReport, Examples, Stage, epoch_order
+from edgebcnn.train.objective import unlikeness
 
 CONFIG = TrainConfig(data="unused", streams="small", weights="none", dropout=0.0, batch_size=8, averaging=0.0)
 CLASSES = 3
@@ -85,6 +86,29 @@ def test_a_stage_learns_what_can_be_learned_and_reports_every_epoch_and_photo(tm
     assert fitting.right(feature_maps(30, seed=2)) == 1.0
     assert [report.epoch for report in fitting.reports] == [1, 2, 3, 4, 5, 6]
     assert fitting.photos == 6 * 48
+
+
+def test_a_second_lesson_brings_the_likeness_of_photos_closer_to_the_teachers(tmp_path: Path) -> None:
+    keras.utils.set_random_seed(6)
+    teacher = with_descriptor(build(Architecture(streams="small", pooling="outer", tail="sqrt", classes=CLASSES)))
+    train = feature_maps(48)
+    apart = []
+    for weight in (None, 10.0):
+        bcnn = network()
+        own = with_descriptor(bcnn)
+        Stage(
+            "compact/head",
+            backbone=None,
+            head=bcnn.head,
+            config=CONFIG.model_copy(update={"pooled_weight": weight}),
+            stage=StageConfig(epochs=30, head_rate=0.01),
+            counts=np.full(CLASSES, 16),
+            batch_statistics=False,
+            pooled=(own, teacher) if weight else None,
+        ).fit(train, None, checkpoint=tmp_path / f"{weight}.npz", advance=lambda n: None, on_epoch=lambda row: None)
+        maps = feature_maps(30, seed=2).inputs.astype(np.float32)
+        apart.append(float(unlikeness(own(maps)[1], teacher(maps)[1])))
+    assert apart[1] < 0.5 * apart[0]
 
 
 def test_a_stage_that_is_cut_off_goes_on_from_its_last_epoch(tmp_path: Path) -> None:

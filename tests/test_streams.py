@@ -12,7 +12,7 @@ from pydantic import ValidationError
 
 from edgebcnn.errors import TrainingError
 from edgebcnn.model.backbones import BACKBONES, backbone
-from edgebcnn.model.bcnn import Architecture, Bcnn, build, folded
+from edgebcnn.model.bcnn import Architecture, Bcnn, build, folded, with_descriptor
 from edgebcnn.model.heads import HEADS, Pooling
 from edgebcnn.model.keras import keras, tf
 from edgebcnn.model.pixels import normalized
@@ -83,6 +83,16 @@ def test_every_pooling_of_equal_and_of_different_streams_learns_and_comes_back(
     streams: str, pooling: Pooling, pictures: NDArray[np.float32], tmp_path: Path
 ) -> None:
     comes_back(shape(streams, pooling), pictures, tmp_path)
+
+
+@pytest.mark.parametrize("streams", ["small", TWO])
+def test_a_head_tells_its_descriptor_too(streams: str, pictures: NDArray[np.float32]) -> None:
+    bcnn = build(shape(streams))
+    feature_map = bcnn.suffix(pictures)
+    logits, descriptor = with_descriptor(bcnn)(feature_map, training=False)
+    np.testing.assert_array_equal(logits, bcnn.head(feature_map, training=False))
+    kernel, bias = bcnn.model.get_layer("logits").get_weights()
+    np.testing.assert_allclose(descriptor @ kernel + bias, logits, rtol=1e-4, atol=1e-5)
 
 
 @pytest.mark.slow

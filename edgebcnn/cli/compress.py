@@ -51,6 +51,11 @@ def _ranks(_context: click.Context, _parameter: click.Parameter, text: str | Non
 @click.option("--patience", default=3, help="Epochs without coming closer that halve the rates; twice as many end.")
 @click.option("--distil-share", default=1.0, help="Share of the loss that the full model teaches, not the labels.")
 @click.option("--temperature", default=4.0, help="Softens both models' probabilities in that share.")
+@click.option(
+    "--pooled-weight",
+    type=float,
+    help="Weight of a second lesson for the head: which photos are alike by the full model's pooled features.",
+)
 @click.option("--dropout", default=0.0, help="Share of the descriptor dropped while training.")
 @click.option("--copies", default=4, help="Augmented copies of every photo, drawn once.")
 @click.option("--batch-size", default=32, help="Photos in a step.")

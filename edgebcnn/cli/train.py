@@ -124,6 +124,11 @@ def folder_name(_context: click.Context, _parameter: click.Parameter, name: str 
     ),
     click.option("--distil-share", default=0.5, help="Share of the compact model's loss that the full model teaches."),
     click.option("--temperature", default=2.0, help="Softens both models' probabilities in that share."),
+    click.option(
+        "--pooled-weight",
+        type=float,
+        help="Weight of a second lesson in --head-epochs: which photos are alike by the full model's pooled features.",
+    ),
 )
 @section(
     "Optimization",

@@ -158,6 +158,17 @@ def build(
     )
 
 
+def with_descriptor(bcnn: Bcnn) -> Any:
+    """The head again, its weights shared, with what the classifier is given: feature map to logits and descriptor."""
+    layers = {layer.name: layer for layer in bcnn.head.layers}
+    of_maps = layers.get("head_of_maps", bcnn.head)
+    dropped = of_maps.output.node.keras_inputs[0]
+    described = keras.Model(of_maps.inputs, [of_maps.output, dropped.node.keras_inputs[0]])
+    if of_maps is bcnn.head:
+        return described
+    return keras.Model(bcnn.head.input, described(layers["unpack_maps"].output))
+
+
 @contextmanager
 def _streams_compute_in(policy: str) -> Iterator[None]:
     before = keras.mixed_precision.global_policy()

@@ -72,6 +72,8 @@ class CompressChoices(BaseModel):
         patience: Epochs without coming closer to the full model on val that halve the rates; twice as many end a stage.
         distil_share: Share of the loss that the full model teaches; the labels teach the rest.
         temperature: Softens both models' probabilities in that share.
+        pooled_weight: Weight of what the head learns beside: which photos are alike by the full model's pooled
+            features; None leaves it out.
         dropout: Share of the descriptor dropped while training; none is best where a function is to be matched.
         copies: Augmented copies of every photo.
         batch_size: Photos in a step.
@@ -91,6 +93,7 @@ class CompressChoices(BaseModel):
     patience: int = Field(default=3, ge=1)
     distil_share: float = Field(default=1.0, ge=0, le=1)
     temperature: float = Field(default=4.0, gt=0)
+    pooled_weight: float | None = Field(default=None, gt=0)
     dropout: float = Field(default=0.0, ge=0, lt=1)
     copies: int = Field(default=4, ge=1, le=200)
     batch_size: int = Field(default=32, ge=2)
@@ -112,7 +115,10 @@ class CompressChoices(BaseModel):
         stage = StageConfig(
             epochs=self.epochs, head_rate=self.head_rate, backbone_rate=self.backbone_rate, patience=self.patience
         )
-        own = ("pooling", "class_rank", "distil_share", "temperature", "dropout", "copies", "batch_size", "seed")
+        own = (
+            *("pooling", "class_rank", "distil_share", "temperature", "pooled_weight"),
+            *("dropout", "copies", "batch_size", "seed"),
+        )
         changes = {name: getattr(self, name) for name in own} | {"rank": rank, "tail": tail}
         finetune = stage.model_copy(update={"epochs": self.finetune_epochs})
         return source.model_copy(update={**changes, "compact_head": stage, "compact_finetune": finetune})

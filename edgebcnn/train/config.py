@@ -80,6 +80,8 @@ class TrainConfig(BaseModel):
         dropout: Share of the descriptor dropped while training.
         distil_share: Share of the compact model's loss that comes from the full model's probabilities.
         temperature: Softens both models' probabilities in that part of the loss.
+        pooled_weight: Weight of what the compact head learns beside, on frozen feature maps: which photos are alike by
+            the full model's pooled features (`objective.unlikeness`); None leaves it out.
         xla: Whether training steps are compiled by XLA.
         mixed_precision: Whether the streams compute in bfloat16 while training; what is kept and measured is float32.
         seed: Of everything random.
@@ -123,6 +125,7 @@ class TrainConfig(BaseModel):
     dropout: float = Field(default=0.2, ge=0, lt=1)
     distil_share: float = Field(default=0.5, ge=0, le=1)
     temperature: float = Field(default=2.0, gt=0)
+    pooled_weight: float | None = Field(default=None, gt=0)
     xla: bool = False
     mixed_precision: bool = False
     seed: int = Field(default=0, ge=0, lt=2**32)

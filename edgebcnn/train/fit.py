@@ -20,7 +20,7 @@ from edgebcnn.model.keras import keras, tf
 from edgebcnn.progress import Advance
 from edgebcnn.train.config import StageConfig, TrainConfig
 from edgebcnn.train.features import read_ahead, run_through
-from edgebcnn.train.objective import Objective, draw_mask, mixed
+from edgebcnn.train.objective import Objective, draw_mask, mixed, unlikeness
 
 RATE_CUT = 0.5
 
@@ -92,6 +92,8 @@ class Stage:
         counts: `(k,)` photos of each product in train.
         batch_statistics: Whether the backbone normalises by the batch, and remembers what the last few batches had,
             or by its stored statistics, which stay.
+        pooled: From feature maps to logits and descriptor, of the model that is fitted and of its teacher, where the
+            config has a `pooled_weight`; not with a backbone.
     """
 
     def __init__(
@@ -104,9 +106,10 @@ class Stage:
         stage: StageConfig,
         counts: NDArray[np.int64],
         batch_statistics: bool,
+        pooled: tuple[Any, Any] | None = None,
     ) -> None:
         self.role, self.stage_name = name.split("/")
-        self._backbone, self._head = backbone, head
+        self._backbone, self._head, self._pooled = backbone, head, pooled
         self._config, self._stage = config, stage
         self._objective = Objective(config, counts)
         self._batch_statistics = batch_statistics
@@ -253,8 +256,8 @@ class Stage:
             x, targets = mixed(x, mask), mixed(targets, share)
             taught = None if taught is None else mixed(taught, share)
         with tf.GradientTape() as tape:
-            logits = self._forward(x, training=True)
-            loss = self._objective.loss(logits, targets, taught)
+            logits, apart = self._answered(x)
+            loss = self._objective.loss(logits, targets, taught) + apart
         self._descend(tape, loss)
         return loss, tf.reduce_sum(tf.cast(tf.equal(tf.argmax(logits, axis=-1), classes), tf.int32))
 
@@ -274,6 +277,14 @@ class Stage:
         if self._config.averaging == 1:
             return self._steps / (1 + self._steps)
         return tf.minimum(self._config.averaging, (1 + self._steps) / (10 + self._steps))
+
+    def _answered(self, x: Any) -> tuple[Any, Any]:
+        """Logits, and what the descriptors add to the loss."""
+        if self._pooled is None:
+            return self._forward(x, training=True), 0.0
+        own, teacher = self._pooled
+        logits, descriptor = own(x, training=True)
+        return logits, self._config.pooled_weight * unlikeness(descriptor, teacher(x, training=False)[1])
 
     def _forward(self, x: Any, *, training: bool) -> Any:
         if self._backbone is not None:

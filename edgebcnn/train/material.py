@@ -120,5 +120,5 @@ def frozen(config: TrainConfig) -> str | None:
 
 _NOT_OF_THE_BACKBONE = {
     *("full_head", "full_finetune", "compact_head", "compact_finetune"),
-    *("pooling", "rank", "tail", "class_rank", "distil_share", "temperature"),
+    *("pooling", "rank", "tail", "class_rank", "distil_share", "temperature", "pooled_weight"),
 }

@@ -85,6 +85,24 @@ class Objective:
         return (1 - self._share) * loss + self._share * self._temperature**2 * divergence
 
 
+def unlikeness(own: Any, taught: Any) -> Any:
+    """How differently two models see which photos are alike, whatever the sizes of their descriptors.
+
+    The mean over all pairs of a batch of (cos(zᵢ, zⱼ) - cos(tᵢ, tⱼ))²: similarity-preserving distillation (Tung and
+    Mori 2019, arXiv 1907.09682), with cosines in place of rows of unit length.
+
+    Args:
+        own: `(n, d)` descriptors z of the student.
+        taught: `(n, D)` descriptors t of the teacher.
+    """
+    similarities = [tf.matmul(unit, unit, transpose_b=True) for unit in (_unit(own), _unit(taught))]
+    return tf.reduce_mean(tf.square(similarities[0] - similarities[1]))
+
+
+def _unit(descriptors: Any) -> Any:
+    return tf.math.l2_normalize(tf.cast(descriptors, tf.float32), axis=-1)
+
+
 def _blend(share: float, size_hw: tuple[int, int], rng: np.random.Generator) -> NDArray[np.float32]:
     return np.full((*size_hw, 1), share, np.float32)
 

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 from edgebcnn.atomic import write_json
 from edgebcnn.errors import DataError, DivergedError, Interrupted, RunError, TrainingError
 from edgebcnn.model.backbones import NONE
-from edgebcnn.model.bcnn import Bcnn, Role, build
+from edgebcnn.model.bcnn import Bcnn, Role, build, with_descriptor
 from edgebcnn.model.compress import settle, start_from_full
 from edgebcnn.model.factorize import SWEEPS
 from edgebcnn.model.keras import keras, tf
@@ -208,7 +208,8 @@ class _Training:
         ):  # it is to say what the full model says; to be right is what the full model was chosen by
             val_maps = replace(val_maps, teacher=self._taught(full, val_maps))
         self._start(full, compact, maps)
-        self._fit("compact", "head", config.compact_head, compact, lambda: (maps, val_maps))
+        pooled = (with_descriptor(compact), with_descriptor(full)) if config.pooled_weight else None
+        self._fit("compact", "head", config.compact_head, compact, lambda: (maps, val_maps), pooled=pooled)
         self._fit(
             "compact", "finetune", config.compact_finetune, compact, lambda: self._taught_features(full, maps, val_maps)
         )
@@ -257,6 +258,8 @@ class _Training:
         choices: StageConfig,
         bcnn: Bcnn,
         examples: Callable[[], TrainAndVal],
+        *,
+        pooled: tuple[Any, Any] | None = None,
     ) -> None:
         step = f"{role}/{stage}"
         if step in self._record.done:
@@ -276,6 +279,7 @@ class _Training:
             stage=choices,
             counts=np.bincount(class_ids(self._dataset.train), minlength=len(self._dataset.labels)),
             batch_statistics=self._scratch or self._config.batch_statistics,
+            pooled=pooled,
         )
         self._history.begin(role, stage)
         try:
