@@ -4,8 +4,8 @@
 
 Connects, takes five pictures and lets go, again and again, as `edgebcnn run` does where a camera's line is bad. Prints
 the resident memory; what of the heap is in use, which a leak raises and a heap in pieces does not; and how often the
-test's server (GStreamer, see tests/test_rtsp.py) did not answer within two seconds. Exit code 1 where the second half of
-the connections left more than 1 MB in use, or one was not answered. For Linux with glibc 2.33 or newer.
+test's server (GStreamer, see tests/test_rtsp.py) did not answer within two seconds. Exit code 1 where the second half
+of the connections left more than 1 MB in use, or one was not answered. For Linux with glibc 2.33 or newer.
 """
 
 from __future__ import annotations
