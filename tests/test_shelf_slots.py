@@ -52,6 +52,7 @@ def refused(tmp_path: Path, text: str) -> str:
         slots = load_slots(file)
         slots.class_ids(LABELS)
         slots.empty_class_id(LABELS)
+        slots.unknown_class_id(LABELS)
         slots.regions(width_px=640, height_px=480)
     assert "\n" not in str(raised.value)
     return str(raised.value).removeprefix(str(file))
@@ -92,6 +93,8 @@ def test_products_are_found_by_name_and_by_gtin_with_or_without_leading_zeros(tm
         ("07394376616037", "milk", ", line 17, field shelf 1, slot 2, gtin: a GTIN has 8 to 14 digits; correct it"),
         ('"Oat-Milk"', '"Oat-Mlik"', "product: the bundle has no product 'Oat-Mlik'; the nearest is 'Oat-Milk'"),
         ('"Nothing"', '"Void"', ", line 2, field empty_product: the bundle has no product 'Void'"),
+        ("[rules]", 'unknown_product = "All"\n[rules]', ", line 4, field unknown_product: the bundle has no product"),
+        ("[rules]", 'unknown_product = "Oat-Yoghurt"\n[rules]', "shelf 2, slot 1: no slot can expect the unknown"),
         ("units", 'empty_picture = "no.png"\nunits', ", line 1, field empty_picture: there is no file"),
         ('"share"', '"px"', ", line 1, field frame_px: pixels need it"),
         ("[rules]", "frame_px = [640, 480]\n[rules]", ", line 4, field frame_px: shares of the frame need no size"),

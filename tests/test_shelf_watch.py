@@ -310,6 +310,25 @@ slot = [{name = "A1", product = "Blue", box = [0.05, 0.1, 0.45, 0.9]}]
 """
 
 
+def test_a_product_that_stands_for_all_other_packs_is_unknown(tmp_path: Path) -> None:
+    file = 'unknown_product = "Other-Packs"\n' + TWO_SLOTS.replace('gtin = "17"', 'product = "Blue"')
+    (tmp_path / "slots.toml").write_text(file)
+    labels = (Label(name="Red"), Label(name="Other-Packs"), Label(name="Blue"), Label(name="Nothing"))
+
+    def classify(crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+        return np.array([(0.3, 0.7, 0, 0) if seen.mean() > 150 else (0, 0, 1, 0) for seen in crops], np.float32)
+
+    watch = ShelfWatch(load_slots(tmp_path / "slots.toml"), labels, classify, width_over_height=1.0, gate=Gate())
+    frame = np.full((100, 200, 3), 90, np.uint8)
+    frame[:, :100] = 200
+    for at_s in np.arange(0, 3, 0.1):
+        watch.look(frame, at_s=float(at_s))
+    assert [(reading.state, reading.product) for reading in watch.readings()] == [
+        (SlotState.UNKNOWN, None), (SlotState.RIGHT, labels[2]), (SlotState.UNKNOWN, None)
+    ]  # fmt: skip
+    assert all("Other-Packs" not in [name for _, name, score in each if score] for each in watch.candidates(2))
+
+
 def test_compliance_counts_the_slots_of_each_shelf(tmp_path: Path) -> None:
     (tmp_path / "slots.toml").write_text(TWO_SLOTS.replace('"17"', '"00000017"'))
     labels = (Label(name="Red"), Label(name="Blue", gtin="17"), Label(name="Nothing"))

@@ -112,6 +112,7 @@ class SlotsEditor:
         if self._labels:
             slots.class_ids(self._labels)
             slots.empty_class_id(self._labels)
+            slots.unknown_class_id(self._labels)
 
 
 def as_toml(file: SlotsFile) -> str:

@@ -91,6 +91,7 @@ class SlotsFile(_Strict):
         frame_px: Width and height of the picture on which pixels were counted.
         empty_picture: Photo of the shelf with every slot empty, from the same camera; relative to the file.
         empty_product: A product of the bundle that means that nothing is there.
+        unknown_product: A product of the bundle that stands for all other packs.
         rules: When a state is believed.
         shelf: Shelves.
     """
@@ -99,6 +100,7 @@ class SlotsFile(_Strict):
     frame_px: tuple[int, int] | None = None
     empty_picture: str | None = None
     empty_product: str | None = None
+    unknown_product: str | None = None
     rules: Rules = Rules()
     shelf: tuple[Shelf, ...] = Field(min_length=1)
 
@@ -139,11 +141,7 @@ class SlotMap:
         Raises:
             DataError: the bundle lacks a product, or several have its GTIN.
         """
-        return tuple(
-            self._class_id(labels, slot, ("shelf", row, "slot", column))
-            for row, shelf in enumerate(self.file.shelf)
-            for column, slot in enumerate(shelf.slot)
-        )
+        return tuple(self._class_id(labels, slot, place) for place, slot in self._placed())
 
     def empty_class_id(self, labels: Sequence[Label]) -> int | None:
         """Place of the product that means that nothing is there, where the file names one.
@@ -151,8 +149,19 @@ class SlotMap:
         Raises:
             DataError: the bundle lacks it.
         """
-        name = self.file.empty_product
-        return None if name is None else self._by_name(labels, name, ("empty_product",))
+        return self._class_id_of(labels, "empty_product", self.file.empty_product)
+
+    def unknown_class_id(self, labels: Sequence[Label]) -> int | None:
+        """Place of the product that stands for all other packs, where the file names one.
+
+        Raises:
+            DataError: the bundle lacks it, or a slot expects it.
+        """
+        class_id = self._class_id_of(labels, "unknown_product", self.file.unknown_product)
+        for place, slot in self._placed():
+            if class_id is not None and self._class_id(labels, slot, place) == class_id:
+                raise self._error(place, "no slot can expect the unknown_product: name what belongs there")
+        return class_id
 
     def regions(self, *, width_px: int, height_px: int) -> tuple[Region, ...]:
         """Each slot's pixels in frames of that size.
@@ -204,6 +213,14 @@ class SlotMap:
         known = [label.gtin for label in labels if label.gtin]
         near = _nearest(slot.gtin or "", known) if known else "its products have no GTIN, so give product instead"
         raise self._error((*place, "gtin"), f"in the bundle {why} GTIN {slot.gtin}; {near}")
+
+    def _placed(self) -> Iterator[tuple[Place, Slot]]:
+        for row, shelf in enumerate(self.file.shelf):
+            for column, slot in enumerate(shelf.slot):
+                yield ("shelf", row, "slot", column), slot
+
+    def _class_id_of(self, labels: Sequence[Label], field: str, name: str | None) -> int | None:
+        return None if name is None else self._by_name(labels, name, (field,))
 
     def _by_name(self, labels: Sequence[Label], name: str, place: Place) -> int:
         names = [label.name for label in labels]

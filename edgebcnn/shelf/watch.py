@@ -145,7 +145,7 @@ class ShelfWatch:
         last_change_s: When pixels of a slot last moved or a state last changed; None before the first frame.
 
     Raises:
-        DataError: the bundle lacks a product of the slots file.
+        DataError: the bundle lacks a product of the slots file, or a slot expects the unknown one.
         UnreadablePhotoError: the picture of the empty shelf cannot be read.
     """
 
@@ -156,7 +156,7 @@ class ShelfWatch:
         self.slot_map, self._labels, self._classify = slots, labels, classify
         self._aspect, self._gate = width_over_height, gate
         self._expected = slots.class_ids(labels)
-        self._empty_class = slots.empty_class_id(labels)
+        self._empty_class, self._unknown_class = slots.empty_class_id(labels), slots.unknown_class_id(labels)
         self._empty_picture = read_photo(slots.empty_picture) if slots.empty_picture else None
         self._size: tuple[int, int] | None = None
         self._views: list[tuple[Region, Region]] = []
@@ -307,8 +307,13 @@ class ShelfWatch:
         )
 
     def _vote(self, probabilities: NDArray[np.float32]) -> NDArray[np.float64]:
-        """`(classes + 1,)`: the model's probabilities, that of the empty product moved to the last place."""
+        """`(classes + 1,)`: the model's probabilities, that of the empty product moved to the last place.
+
+        That of the unknown product speaks for no product, so that where it is high, none reaches its `min_score`.
+        """
         vote = np.append(probabilities.astype(np.float64), 0.0)
+        if self._unknown_class is not None:
+            vote[self._unknown_class] = 0.0
         if self._empty_class is not None:
             vote[-1], vote[self._empty_class] = vote[self._empty_class], 0.0
         return vote
