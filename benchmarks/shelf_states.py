@@ -1,8 +1,10 @@
 """Are the states of slots right on a shelf whose truth is known, and what does the gate save?
 
-    python benchmarks/shelf_states.py [BUNDLE] [--seeds 8] [--first-seed 0] [--duration 120]
+    python benchmarks/shelf_states.py [BUNDLE] [--seeds 8] [--first-seed 0] [--duration 120] [--others]
 
-BUNDLE is what `edgebcnn demo` makes; without one, the demo is run first, which takes minutes. Draws days in front of a
+BUNDLE is what `edgebcnn demo` makes; without one, the demo is run first, which takes minutes. With `--others` its model
+learns one product more, `Other-Packs`, from photos of packs of many brands, none of which comes on the shelf, and the
+slots file names that as its unknown product; BUNDLE is one that such a run left, then. Draws days in front of a
 shelf (`edgebcnn/demo/watched_shelf.py`), watches each with the gate and without, and prints how much of the settled
 time the states were right, which events were false or flapped, and how many slots were classified. Packs that the model
 never saw count for themselves, because whether it takes one for a product is the model's doing and not the watch's.
@@ -14,6 +16,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import shutil
 import sys
 import tempfile
 import threading
@@ -28,7 +31,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebcnn.bundle import Bundle, Label, open_bundle
-from edgebcnn.demo.watched_shelf import OCCLUDED, UNKNOWN, ShelfFrame, WatchedShelf
+from edgebcnn.demo.products import other_pack
+from edgebcnn.demo.shelf import LABELS_NAME, ShelfSizes, draw_photo, draw_shelf
+from edgebcnn.demo.watched_shelf import FOREIGN, OCCLUDED, UNKNOWN, ShelfFrame, WatchedShelf
 from edgebcnn.device.classifier import Classifier
 from edgebcnn.shelf.slots import SlotMap, load_slots
 from edgebcnn.shelf.tracker import Gate
@@ -37,6 +42,7 @@ from edgebcnn.shelf.watch import Classify, ShelfWatch, SlotReading
 SETTLED_AFTER_S = 2.0  # 0.3 s of stillness, 1 s of votes, and what 10 frames a second round up
 OCCLUDED_AFTER_S = 4.0  # 3 s in the way
 MIN_RIGHT, MAX_INVOKES = 0.99, 1 / 3
+OTHERS = other_pack("ANY").name
 
 
 @dataclass
@@ -148,10 +154,11 @@ def watch_shelf(
     return score
 
 
-def prepared(shelf: WatchedShelf, folder: Path) -> SlotMap:
+def prepared(shelf: WatchedShelf, folder: Path, *, unknown_product: str | None = None) -> SlotMap:
     """Writes a shelf's slots file and picture of the empty shelf, and reads them back."""
     assert cv2.imwrite(str(folder / "empty.png"), shelf.empty_picture())
-    (folder / "slots.toml").write_text(shelf.toml(empty_picture="empty.png"))
+    top = f'unknown_product = "{unknown_product}"\n' if unknown_product else ""
+    (folder / "slots.toml").write_text(top + shelf.toml(empty_picture="empty.png"))
     return load_slots(folder / "slots.toml")
 
 
@@ -160,12 +167,19 @@ def prepared(shelf: WatchedShelf, folder: Path) -> SlotMap:
 @click.option("--seeds", default=8, help="Days to draw.")
 @click.option("--first-seed", default=0, help="Seed of the first.")
 @click.option("--duration", default=120.0, help="Seconds of each.")
+@click.option("--others", is_flag=True, help="The model knows that there are other packs.")
+@click.option("--keep", type=click.Path(path_type=Path), help="Where a bundle that was made is left.")
 @click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
-def main(bundle: Path | None, seeds: int, first_seed: int, duration: float, as_json: bool) -> None:
+def main(
+    bundle: Path | None, seeds: int, first_seed: int, duration: float, others: bool, keep: Path | None, as_json: bool
+) -> None:
     """Watches drawn shelves with the model of BUNDLE, or with one that is trained for it."""
     days = range(first_seed, first_seed + seeds)
     with tempfile.TemporaryDirectory() as folder:
-        rows = list(_watched(open_bundle(bundle or _demo_bundle(Path(folder))), days, duration))
+        made = bundle or (_bundle_with_others if others else _demo_bundle)(Path(folder))
+        if keep:
+            shutil.copytree(made, keep)
+        rows = list(_watched(open_bundle(made), days, duration, unknown_product=OTHERS if others else None))
     if as_json:
         print(json.dumps([{"seed": seed, "gate": gated, **asdict(score)} for seed, gated, score in rows]))
     gated, free = (Total.of(score for _, enabled, score in rows if enabled is gate) for gate in (True, False))
@@ -173,14 +187,14 @@ def main(bundle: Path | None, seeds: int, first_seed: int, duration: float, as_j
     sys.exit(not gated.keeps_what_is_promised(free))
 
 
-def _watched(bundle: Bundle, days: Iterable[int], duration_s: float) -> Iterator[Row]:
+def _watched(bundle: Bundle, days: Iterable[int], duration_s: float, unknown_product: str | None) -> Iterator[Row]:
     classifier = Classifier.from_bundle(bundle)
     for seed, gate in itertools.product(days, (Gate(), Gate(enabled=False))):
         shelf = WatchedShelf(seed=seed, duration_s=duration_s)
         with tempfile.TemporaryDirectory() as folder:
             score = watch_shelf(
                 shelf,
-                prepared(shelf, Path(folder)),
+                prepared(shelf, Path(folder), unknown_product=unknown_product),
                 classifier.labels,
                 classifier.classify_many,
                 gate=gate,
@@ -196,6 +210,36 @@ def _demo_bundle(folder: Path) -> Path:
 
     tell(folder, seed=0, reporter=TerminalReporter(), stop=threading.Event())
     return folder / "runs" / "latest" / "bundle"
+
+
+def _bundle_with_others(folder: Path) -> Path:
+    """As the demo's, of a model that was trained on one folder more."""
+    from edgebcnn.cli.console import TerminalReporter
+    from edgebcnn.demo.story import SIZES, config
+    from edgebcnn.quantize.calibrate import load_recipe
+    from edgebcnn.quantize.choices import ExportChoices
+    from edgebcnn.quantize.export import export
+    from edgebcnn.train.steps import train
+
+    draw_shelf(folder / "data", seed=0, sizes=SIZES)
+    draw_others(folder / "data", SIZES)
+    reporter = TerminalReporter()
+    trained = train(config(folder / "data", seed=0), folder / "run", reporter=reporter, stop=threading.Event())
+    choices = ExportChoices(("int8",), load_recipe("balanced"), accept_drop=True)
+    return export(trained.run, folder / "bundle", choices=choices, reporter=reporter).bundle.path
+
+
+def draw_others(data: Path, sizes: ShelfSizes) -> None:
+    """Adds photos of packs of other brands, each of one of its own, to a drawn shelf."""
+    rng = np.random.default_rng(41)
+    for split, photos in asdict(sizes).items():
+        (data / split / OTHERS).mkdir()
+        for number in range(photos):
+            brand = "".join(rng.choice(list("ABDEILMNOQRTUVXZ"), 5))
+            assert brand not in FOREIGN
+            assert cv2.imwrite(str(data / split / OTHERS / f"{number}.jpg"), draw_photo(other_pack(brand), rng))
+    with (data / LABELS_NAME).open("a") as labels:
+        labels.write(f"{OTHERS},{other_pack('ANY').gtin},Other\n")
 
 
 def _line(seed: int, gated: bool, score: Score) -> str:

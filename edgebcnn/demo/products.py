@@ -56,7 +56,8 @@ def pack_picture(product: Product) -> NDArray[np.uint8]:
         `(PACK_PX, PACK_PX, 4)` uint8, BGR and opacity; read-only, because it is kept.
     """
     canvas = Canvas()
-    _FAMILIES[product.coarse].paint(canvas, product.variant)
+    paint = _paint_by_lot if product.coarse == _NO_FAMILY else _FAMILIES[product.coarse].paint
+    paint(canvas, product.variant)
     picture = canvas.picture()
     picture.setflags(write=False)
     return picture
@@ -64,9 +65,20 @@ def pack_picture(product: Product) -> NDArray[np.uint8]:
 
 @cache
 def cue_mask(coarse: str) -> NDArray[np.bool_]:
-    """Where the packs of one family differ, `(PACK_PX, PACK_PX)`: the rest of a pack says only which family it is."""
+    """Where the packs of one family differ, `(PACK_PX, PACK_PX)`: the rest of a pack says only which family it is.
+
+    Of a pack of no family, all says that it is none.
+    """
+    if coarse == _NO_FAMILY:
+        return np.ones((PACK_PX, PACK_PX), np.bool_)
     pictures = np.stack([pack_picture(product) for product in PRODUCTS if product.coarse == coarse])
     return np.asarray((pictures != pictures[0]).any(axis=(0, 3)))
+
+
+def other_pack(brand: str) -> Product:
+    """A pack of no family, whose colours are drawn by lot, by its brand: capitals of the typeface below."""
+    digits = "299999000000"
+    return Product("Other-Packs", digits + gtin_check_digit(digits), _NO_FAMILY, brand)
 
 
 def bgr(colour: str) -> tuple[int, int, int]:
@@ -253,6 +265,16 @@ def _paint_soda(pack: Canvas, stripe: str) -> None:
     pack.ellipse((50, 5.5), (8, 1.2), "E6EAEE")
 
 
+def _paint_by_lot(pack: Canvas, brand: str) -> None:
+    rng = np.random.default_rng(list(brand.encode()))
+    colours = ["".join(f"{level:02X}" for level in rng.integers(20, 236, 3)) for _ in range(4)]
+    pack.body("15,8~6 85,8~6 90,96~4 10,96~4 15,8~6 85,8~6", colours[0])
+    pack.fade("15,8 85,8 88,50 12,50", colours[1], colours[0])
+    pack.ellipse((50, 66), (26, 20), colours[2], int(rng.integers(0, 90)))
+    pack.fill("50,48 70,84 30,84", colours[3])
+    pack.text(brand, (50, 28, 62, 16), "FFFFFF", 1.6)
+
+
 _STRIPE_COLOURS = {"Red": "E5322D", "Yellow": "FFC91F", "White": "F7F7F2", "Green": "3DBB4C"}
 
 
@@ -295,6 +317,7 @@ class _Family:
     variants: tuple[str, ...]
 
 
+_NO_FAMILY = "Other"
 _FAMILIES = {
     "Milk": _Family("Alma", _paint_milk, ("0.5", "1.5", "3.5", "6")),
     "Yoghurt": _Family("Lunka", _paint_yoghurt, ("FIG", "KIWI", "PLUM", "HONEY")),

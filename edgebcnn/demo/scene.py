@@ -194,7 +194,7 @@ def _pack_layer(product: Product, x: float, sprite_px: int) -> Layer:
 def _neighbour(product: Product, side: int, gap: float, sprite_px: int, rng: np.random.Generator) -> Layer:
     """A pack to the left (-1) or right (1); often of the same family, as on a real shelf. A negative gap overlaps."""
     family = [other for other in PRODUCTS if other.coarse == product.coarse]
-    choice = family if rng.random() < 0.5 else PRODUCTS
+    choice = family if rng.random() < 0.5 and family else PRODUCTS
     other = choice[rng.integers(len(choice))]
     distance = (_pack_extent(product).width + _pack_extent(other).width) / 2 + gap
     return _pack_layer(other, side * distance, sprite_px)

@@ -15,8 +15,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebcnn.demo.products import PRODUCTS, Canvas, Product, bgr
-from edgebcnn.demo.scene import SKINS, backdrop, hand_sprite, pack_sprite, with_shadow
+from edgebcnn.demo.products import PRODUCTS, Product, bgr, other_pack
+from edgebcnn.demo.scene import SKINS, backdrop, hand_sprite, pack_sprite
 
 EMPTY, UNKNOWN, OCCLUDED = "empty", "unknown", "occluded"
 
@@ -281,7 +281,7 @@ def _stood(content: str, slot: int) -> tuple[NDArray[np.uint8], tuple[float, flo
     """The sprite of a pack, as it was put into a slot: a little to one side, a little turned."""
     rng = np.random.default_rng([slot, *content.encode()])
     product = next((product for product in PRODUCTS if product.name == content), None)
-    sprite = pack_sprite(product, _PACK_PX) if product else _foreign_sprite(content)
+    sprite = pack_sprite(product or other_pack(content), _PACK_PX)
     side = sprite.shape[0]
     turn = cv2.getRotationMatrix2D((side / 2, side / 2), rng.uniform(-2.5, 2.5), rng.uniform(0.93, 1.0))
     sprite = np.asarray(cv2.warpAffine(sprite, turn, (side, side), flags=cv2.INTER_AREA), np.uint8)
@@ -289,20 +289,6 @@ def _stood(content: str, slot: int) -> tuple[NDArray[np.uint8], tuple[float, flo
     middle = (slot % COLUMNS + 0.5) * _COLUMN_PX
     board = slot // COLUMNS * _ROW_PX + _BOARD_PX
     return sprite, (middle - side / 2 + rng.uniform(-4, 4), float(board - rows[-1]))
-
-
-@cache
-def _foreign_sprite(name: str) -> NDArray[np.uint8]:
-    """A pack of no family: its colours are drawn by lot, by its name."""
-    rng = np.random.default_rng(list(name.encode()))
-    colours = ["".join(f"{level:02X}" for level in rng.integers(20, 236, 3)) for _ in range(4)]
-    canvas = Canvas()
-    canvas.body("15,8~6 85,8~6 90,96~4 10,96~4 15,8~6 85,8~6", colours[0])
-    canvas.fade("15,8 85,8 88,50 12,50", colours[1], colours[0])
-    canvas.ellipse((50, 66), (26, 20), colours[2], int(rng.integers(0, 90)))
-    canvas.fill("50,48 70,84 30,84", colours[3])
-    canvas.text(name, (50, 28, 62, 16), "FFFFFF", 1.6)
-    return with_shadow(canvas.picture(), _PACK_PX)
 
 
 @cache
