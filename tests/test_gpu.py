@@ -174,6 +174,7 @@ def test_a_graph_that_aborts_the_process_costs_a_sentence(tmp_path: Path) -> Non
     [
         ("hadamard", 16, "tanh"),
         ("quadratic", 16, "tanh"),
+        ("projected", 8, "tanh"),
         ("maclaurin", 16, "tanh"),
         ("lrbc", 8, "none"),
         ("gap", None, "none"),
