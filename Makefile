@@ -25,8 +25,10 @@ demo: $(VENV)/.train  ## Install, then do the whole job on a generated shelf
 test: lint  ## Install, then lint, types, import contract and tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
+# Every backbone with every pooling is a test of its own, and none of them is of time: two at once.
 test-slow: $(VENV)/.dev  ## The tests that take minutes
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -m slow --numprocesses 2 tests/test_streams.py
+	$(BIN)/python -m pytest -m slow --ignore tests/test_streams.py
 
 lint: $(VENV)/.dev  ## Lint, format, types and import contract
 	$(BIN)/ruff check .
