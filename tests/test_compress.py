@@ -139,6 +139,11 @@ def test_unlabelled_photos_are_learned_from_and_those_it_is_judged_on_are_left_o
         (["--rank", "0"], 2, "'0' is not a rank"),
         (["--epochs", "-1"], 2, "--epochs -1: input should be greater than or equal to 0"),
         (["--class-rank", "3"], 2, "--class-rank 3: input should be a multiple of 2"),
+        (
+            ["--pooled-weight", "1", "--epochs", "0"],
+            2,
+            "--pooled-weight 1.0: without epochs of the head nothing learns",
+        ),
         (["--name", "a/b"], 2, "cannot name a folder"),
         (
             ["--rank", "8", "--name", "a"],

@@ -131,6 +131,7 @@ def test_resume_refuses_other_choices(tmp_path: Path) -> None:
         ("--patience", "0", "--patience 0: input should be greater than or equal to 1"),
         ("--min-area", "2", "--min-area 2.0: input should be less than or equal to 1"),
         ("--class-rank", "3", "--class-rank 3: input should be a multiple of 2"),
+        ("--pooled-weight", "1", "--pooled-weight does nothing without epochs on frozen features: give --head-epochs"),
     ],
 )
 def test_a_choice_that_makes_no_sense_is_named_with_its_flag(flag: str, value: str, says: str, data: Path) -> None:

@@ -101,7 +101,8 @@ def _choices(flags: dict[str, Any]) -> CompressChoices:
     except ValidationError as error:
         first = error.errors()[0]
         flag = "--" + str(first["loc"][0]).replace("_", "-")
-        raise click.UsageError(f"{flag} {first['input']}: {first['msg'].lower()}") from error
+        said = first["msg"].lower().removeprefix("value error, ")
+        raise click.UsageError(f"{flag} {first['input']}: {said}") from error
 
 
 def _print(result: CompressResult, *, as_json: bool) -> None:

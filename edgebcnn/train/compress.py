@@ -17,7 +17,7 @@ from threading import Event
 from typing import Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 from edgebcnn.atomic import replacing_file, write_json
 from edgebcnn.errors import DataError, Interrupted, RunError, TrainingError
@@ -99,6 +99,13 @@ class CompressChoices(BaseModel):
     batch_size: int = Field(default=32, ge=2)
     seed: int = Field(default=0, ge=0, lt=2**32)
     allow_unreadable: bool = False
+
+    @field_validator("pooled_weight")
+    @classmethod
+    def _a_second_lesson_takes_epochs(cls, weight: float | None, info: ValidationInfo) -> float | None:
+        if weight and not info.data.get("epochs"):
+            raise ValueError("without epochs of the head nothing learns by it: give --epochs 1 or more")
+        return weight
 
     def config(self, source: TrainConfig, rank: int | None) -> TrainConfig:
         """The choices of a run at one rank: what belongs to the full model stays.

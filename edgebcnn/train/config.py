@@ -161,6 +161,12 @@ class TrainConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
+    def _a_second_lesson_is_given_on_frozen_maps(self) -> TrainConfig:
+        if self.pooled_weight and not self.compact_head.epochs:
+            raise ValueError("--pooled-weight does nothing without epochs on frozen features: give --head-epochs")
+        return self
+
+    @model_validator(mode="after")
     def _the_compact_head_exists(self) -> TrainConfig:
         heads.check(self.pooling, self.rank, self.tail)
         return self
