@@ -39,7 +39,7 @@ from edgebcnn.report.agreement import Proportion, accuracy, agreement
 from edgebcnn.train.features import PreparedPhotos
 from edgebcnn.train.material import class_ids
 from edgebcnn.train.run_folder import TrainedRun, open_run
-from edgebcnn.train.steps import predict
+from edgebcnn.train.steps import predictor
 
 METHODS: tuple[tuple[RangeMethod, float | None], ...] = (
     ("minmax", None),
@@ -172,7 +172,7 @@ class Judge:
         self._truth = class_ids(photos)
         self._reference = self._probabilities(source)
         with reporter.progress(f"full model on {split} photos", len(photos)) as advance:
-            self._of_full = predict(full, self._pixels_u8, advance).argmax(axis=1)
+            self._of_full = predictor(full)(self._pixels_u8, advance).argmax(axis=1)
 
     def row(self, model: str, content: bytes) -> Row:
         """The figures of a model file."""

@@ -22,7 +22,7 @@ from edgebcnn.quantize.model_files import MadeFile
 from edgebcnn.quantize.old_runtime import OLD_RUNTIME, OldRuntimeResult, compared
 from edgebcnn.train.features import PreparedPhotos, run_through
 from edgebcnn.train.run_folder import TrainedRun
-from edgebcnn.train.steps import predict
+from edgebcnn.train.steps import predictor
 
 MAX_COMPARED = 256
 """Held-out photos that the old runtime is asked about: its int8 is twenty times as slow."""
@@ -71,7 +71,7 @@ def ask(
         QuantizationError: the full model's file says something else than the full model.
         StorageError: the disk is full, or a draft cannot be written.
     """
-    references = _said(run, ((name, partial(predict, bcnn)) for name, bcnn in models.items()), reporter)
+    references = _said(run, ((name, predictor(bcnn)) for name, bcnn in models.items()), reporter)
     with _draft(output, manifest, run, files) as draft:
         edges = _edges(run, draft, reporter)
         if manifest.full:

@@ -22,7 +22,7 @@ from edgebcnn.progress import Advance
 from edgebcnn.train.dataset import Photo
 from edgebcnn.train.features import Pictures, PreparedPhotos, run_through
 from edgebcnn.train.run_folder import RECORD_NAME, TrainedRun, open_run
-from edgebcnn.train.steps import predict
+from edgebcnn.train.steps import predictor
 
 __all__ = ["OpenedModel", "Role", "open_model"]
 
@@ -91,7 +91,7 @@ def _of_run(path: Path, role: Role) -> OpenedModel:
         run.preprocessing,
         run,
         bcnn,
-        lambda pictures, advance: predict(bcnn, pictures, advance),
+        predictor(bcnn),
     )
 
 

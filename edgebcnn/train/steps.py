@@ -313,7 +313,7 @@ class _Training:
         probabilities = {}
         for name, bcnn in models.items():
             with self._bar(f"{name} model on {held_out}", len(pictures)) as advance:
-                probabilities[name] = predict(bcnn, pictures, advance)
+                probabilities[name] = predictor(bcnn)(pictures, advance)
         return probabilities
 
     def _mark(self, **changes: Any) -> None:
@@ -347,18 +347,18 @@ class _Stoppable:
         return self.bar.__exit__(*error)
 
 
-def predict(bcnn: Bcnn, pictures: Pictures, advance: Advance) -> NDArray[np.float32]:
-    """Probabilities of a model on pictures.
+def predictor(bcnn: Bcnn) -> Callable[[Pictures, Advance], NDArray[np.float32]]:
+    """A function that gives a model's probabilities of pictures, compiled once for all calls.
 
     Args:
         bcnn: The model.
-        pictures: `(n, h, w, 3)` uint8 RGB, read in slices.
-        advance: Called with the number of pictures done.
 
     Returns:
-        `(n, classes)` float32.
+        From `(n, h, w, 3)` uint8 RGB, read in slices, to `(n, classes)` float32; the other argument is called with the
+        number of pictures done.
     """
-    return _softmax(run_through(inference(bcnn.model), pictures, advance))
+    compute = inference(bcnn.model)
+    return lambda pictures, advance: _softmax(run_through(compute, pictures, advance))
 
 
 def with_embedding(bcnn: Bcnn) -> Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], NDArray[np.float32]]]:
