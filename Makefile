@@ -11,6 +11,7 @@ PIP_INSTALL = -m pip install --disable-pip-version-check
 BIN = $(VENV)/bin
 BASE_BIN = $(BASE_VENV)/bin
 TINY = $(BASE_VENV)/tiny
+TRAINING = $(patsubst %,tests/test_%.py,streams heads compress train)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint base-test clean
@@ -25,10 +26,10 @@ demo: $(VENV)/.train  ## Install, then do the whole job on a generated shelf
 test: lint  ## Install, then lint, types, import contract and tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-# Every backbone with every pooling is a test of its own, and none of them is of time: two at once.
+# Models that are built and trained: most of the tests that take minutes, and none of them is of time, so two at once.
 test-slow: $(VENV)/.dev  ## The tests that take minutes
-	$(BIN)/python -m pytest -m slow --numprocesses 2 tests/test_streams.py
-	$(BIN)/python -m pytest -m slow --ignore tests/test_streams.py
+	$(BIN)/python -m pytest -m slow --numprocesses 2 $(TRAINING)
+	$(BIN)/python -m pytest -m slow $(TRAINING:%=--ignore %)
 
 lint: $(VENV)/.dev  ## Lint, format, types and import contract
 	$(BIN)/ruff check .

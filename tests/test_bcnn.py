@@ -63,6 +63,7 @@ def test_a_model_built_for_any_size_equals_one_built_for_that_size(pictures: NDA
     np.testing.assert_allclose(fixed(pictures), bcnn.model(pictures), rtol=1e-4, atol=1e-5)
 
 
+@pytest.mark.slow
 def test_keras_3_loads_our_weights_and_computes_the_same(tmp_path: Path, pictures: NDArray[np.float32]) -> None:
     bcnn = trained(COMPACT, pictures)
     bcnn.model.save_weights(str(tmp_path / "weights.h5"), save_format="h5")

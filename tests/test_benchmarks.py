@@ -135,6 +135,7 @@ def test_every_remedy_of_int8_is_measured_on_the_photos_of_a_run(shop: Path) -> 
     assert all(0 < row["distance"] < 0.2 for name, row in rows.items() if not name.startswith("float32"))
 
 
+@pytest.mark.slow
 def test_an_audit_is_held_against_every_frame_of_a_field_that_drifts(shop: Path) -> None:
     models = (shop / "runs" / "latest" / "bundle", "--full", shop / "runs" / "latest")
     size = ("--passes", "2", "--draws", "2", "--share", "0.5")

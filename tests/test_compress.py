@@ -78,6 +78,7 @@ def test_zero_epochs_leave_the_factorization_as_it_is(shop: Path) -> None:
     assert said["factorized"]["agreement"]["successes"] >= 30  # of 36; chance is 12
 
 
+@pytest.mark.slow
 def test_several_ranks_become_a_folder_of_runs_with_a_table_and_a_plot(shop: Path) -> None:
     result = typed(shop, "compress", "runs/a", "--rank", "4,16", "--pooling", "lrbc", *FAST)
     assert result.exit_code == 0, result.stderr
@@ -105,6 +106,7 @@ def test_average_pooling_has_no_rank_and_nothing_to_factorize_but_learns_what_th
     assert said["distilled"]["agreement"]["successes"] >= 30  # of 36; chance is 12
 
 
+@pytest.mark.slow
 def test_head_and_backbone_are_fine_tuned_together_if_asked(shop: Path) -> None:
     result = typed(
         shop, "compress", "runs/a", "--rank", 8, "--name", "tuned", *FAST, "--finetune-epochs", 1, "--pooled-weight", 1
@@ -115,6 +117,7 @@ def test_head_and_backbone_are_fine_tuned_together_if_asked(shop: Path) -> None:
     assert stages == ["head", "head", "finetune"]
 
 
+@pytest.mark.slow
 def test_unlabelled_photos_are_learned_from_and_those_it_is_judged_on_are_left_out(shop: Path) -> None:
     more = draw_blocks(shop / "more", per_product={"any": 5})
     shutil.copytree(shop / "data/test", more / "linked", copy_function=lambda a, b: Path(b).symlink_to(a))
@@ -177,6 +180,7 @@ def test_a_run_that_is_none_is_refused(tmp_path: Path) -> None:
     assert "nowhere is not a run" in result.stderr
 
 
+@pytest.mark.slow
 def test_what_was_stopped_goes_on_when_the_same_is_typed_again(shop: Path) -> None:
     arguments = [
         "compress",

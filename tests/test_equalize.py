@@ -211,6 +211,7 @@ def test_an_equalized_model_can_be_fine_tuned() -> None:
     assert len(_probabilities(rounding.float_file(), PHOTOS)) == len(PHOTOS)
 
 
+@pytest.mark.slow
 def test_export_equalizes_where_the_flag_or_the_recipe_says_so(shop: Path, tmp_path: Path) -> None:
     recipe = tmp_path / "scaled.toml"
     recipe.write_text('name = "scaled"\ndescription = ""\nphotos = 16\nseed = 0\nequalization = true\n')

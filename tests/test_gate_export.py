@@ -140,6 +140,7 @@ def frames(run: TrainedRun, bad: dict[str, TrainedRun], tmp_path_factory: pytest
     return {kind: folder / kind for kind in ("good", *bad)}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("kind", "is_stable", "outcome"),
     [

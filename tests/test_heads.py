@@ -38,7 +38,14 @@ ALL_INTEGER: list[tuple[Pooling, Tail]] = [
     ("gap", "none"),
 ]
 
-every_head = pytest.mark.parametrize(("pooling", "tail"), PAIRS, ids=["-".join(pair) for pair in PAIRS])
+every_head = pytest.mark.parametrize(
+    ("pooling", "tail"),
+    [
+        pytest.param(pooling, tail, marks=[] if tail == HEADS[pooling].tails[0] else [pytest.mark.slow])
+        for pooling, tail in PAIRS
+    ],
+    ids=["-".join(pair) for pair in PAIRS],
+)
 
 
 def shape(pooling: Pooling, tail: Tail, **changes: Any) -> Architecture:

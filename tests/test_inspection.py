@@ -304,6 +304,7 @@ def test_inspect_reads_list_files(shelf: Path) -> None:
     assert typed(shelf.parent, "data", "inspect", "lists", "--strict").exit_code == 0
 
 
+@pytest.mark.slow
 @pytest.mark.shared
 def test_the_grocery_set_has_no_leak(shared: Path) -> None:
     assert inspected(shared / "data" / "grocery-store").serious == ()

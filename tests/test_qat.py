@@ -242,6 +242,7 @@ def test_flags_that_do_not_go_together_are_one_sentence(arguments: list[str], se
     assert sentence in result.stderr
 
 
+@pytest.mark.slow
 def test_the_command_fine_tunes_and_the_bundle_says_so(run: TrainedRun, tmp_path: Path) -> None:
     asked = ["export", str(run.path), "--int8", "--dynamic", "--qat", "--qat-epochs", "1", "--accept-drop"]
     result = CliRunner().invoke(main, [*asked, "--recipe", "quick", "--output", str(tmp_path / "bundle")])

@@ -335,10 +335,7 @@ PUBLISHED = {
 
 @pytest.mark.parametrize(
     "name",
-    [
-        pytest.param(name, marks=[] if name in ("vgg16", "efficientnet_b0") else [pytest.mark.slow])
-        for name in PUBLISHED
-    ],
+    [pytest.param(name, marks=[] if name == "vgg16" else [pytest.mark.slow]) for name in PUBLISHED],
 )
 def test_a_backbone_sees_what_the_published_network_sees(name: str, pixels: NDArray[np.uint8]) -> None:
     module, application = PUBLISHED[name]
@@ -360,6 +357,7 @@ def test_a_backbone_sees_what_the_published_network_sees(name: str, pixels: NDAr
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["hadamard", "lrbc", "gap"])
 def test_two_different_streams_are_integer_throughout_in_int8(pooling: Pooling, pixels: NDArray[np.uint8]) -> None:
     bcnn = build(shape("vgg16:block2_conv2,small", pooling))

@@ -169,6 +169,7 @@ def test_training_nothing_is_refused(flags: tuple[str, ...], tmp_path: Path) -> 
     assert "--epochs 0 leaves nothing to train: give 1 or more" in result.stderr
 
 
+@pytest.mark.slow
 def test_a_last_fit_learns_from_val_too_and_is_judged_by_test_alone(data: Path, tmp_path: Path) -> None:
     arguments = ("train", "--data", data, "--runs", tmp_path, "--name", "last", *QUICK, "--fit-on", "train+val")
     result = edgebcnn(*arguments, "--averaging", "0.9", "--json")
@@ -192,6 +193,7 @@ def test_a_last_fit_that_nothing_could_judge_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "runs").exists()
 
 
+@pytest.mark.slow
 def test_a_run_in_mixed_precision_learns_and_is_kept_and_measured_in_float32(data: Path, tmp_path: Path) -> None:
     arguments = ("train", "--data", data, "--runs", tmp_path, "--name", "mixed", *QUICK, "--mixed-precision")
     result = edgebcnn(*arguments, "--json")
