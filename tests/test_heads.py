@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
@@ -15,6 +16,7 @@ from pydantic import ValidationError
 
 from edgebcnn.bundle import Precision
 from edgebcnn.cli.train import command
+from edgebcnn.device.runtime import load_runtime
 from edgebcnn.errors import TrainingError
 from edgebcnn.model.backbones import BACKBONES
 from edgebcnn.model.bcnn import Architecture, Bcnn, build, folded
@@ -139,7 +141,9 @@ def test_a_fresh_compact_head_gives_logits_of_order_one(pooling: Pooling, tail: 
 
 
 @pytest.mark.parametrize(("pooling", "tail"), ALL_INTEGER)
-def test_int8_is_integer_throughout_and_follows_the_float_model(pooling: Pooling, tail: Tail) -> None:
+def test_int8_is_integer_throughout_taken_by_xnnpack_and_follows_the_float_model(
+    pooling: Pooling, tail: Tail, tmp_path: Path
+) -> None:
     bcnn, _ = trained(pooling, tail)
     content = convert(
         folded(bcnn, height_px=64, width_px=64), "int8", preprocessing=PREPROCESSING, calibration_u8=photos()
@@ -148,6 +152,11 @@ def test_int8_is_integer_throughout_and_follows_the_float_model(pooling: Pooling
     assert found.integer_only, found.summary()
     if pooling == "lrbc":
         assert [op.name for op in found.ops][-7:-2] == ["CONV_2D", "CONV_2D", "MUL", "MEAN", "FULLY_CONNECTED"]
+    (tmp_path / "model.tflite").write_bytes(content)
+    left = Counter(load_runtime(tmp_path / "model.tflite", threads=1).left)
+    of_head = {"BATCH_MATMUL": 1} if pooling == "projected" else {}
+    # From and to uint8, and the softmax, of which XNNPACK has none in int8.
+    assert left == {"QUANTIZE": 2, "SOFTMAX": 1, **of_head}
     assert probabilities(bcnn).max(axis=1).mean() > 0.7, "an undecided model would follow anything"
     # Photos that the model knows are not near a tie, where a step of a logit is many steps of a probability.
     np.testing.assert_allclose(run(content, photos()) / 256, probabilities(bcnn), atol=0.1)
