@@ -34,6 +34,7 @@ PATIENCE_S = 90.0  # an emulated processor needs a while until the loop turns
 SOON_S = 0.5  # a frame that was taken before a fault may be told so much later
 
 Json = dict[str, Any]
+Span = tuple[float, float]  # seconds, by the clock
 
 
 def main(bundle: str) -> None:
@@ -145,51 +146,66 @@ def picture(reason: str, controls: dict[str, int], expect: Expect) -> Json:
     return {"reason": reason, "told_after_s": round(at_s(first) - began_s, 2), "readings": len(between)}
 
 
-def loss(what: str, fault: Callable[[], None], expect: Expect) -> Json:
+def loss(what: str, fault: Callable[[], Span], expect: Expect) -> Json:
     """Frames stop, no reading is told meanwhile, and readings come again."""
     say(what)
     await_reading(time.time())
     losses = said().count(BACK)
     began_s = time.time()
-    fault()
+    no_frame_from_s, no_frame_until_s = fault()
     ended_s = time.time()
     wait_until(lambda: said().count(BACK) > losses, f"the camera that was {what} is not back")
     times_s = [at_s(each) for each in readings() if at_s(each) >= began_s - 1]
     back_s = max(pairwise(times_s), key=lambda pair: pair[1] - pair[0])[1]
-    meanwhile = sum(began_s + SOON_S < each_s < ended_s for each_s in times_s)
+    meanwhile = sum(no_frame_from_s + SOON_S < each_s < no_frame_until_s for each_s in times_s)
     expect(not meanwhile, f"{what}: {meanwhile} readings while no frame came")
     expect(back_s - ended_s <= RETURN_S, f"{what}: back after {back_s - ended_s:.1f} s")
     told = {"what": what, "away_s": round(ended_s - began_s, 2), "back_after_s": round(back_s - ended_s, 2)}
     return told | {"device": os.path.realpath(LINK)}
 
 
-def unplugged() -> None:
-    (DRIVER / "unbind").write_text(DEVICE)
+def away() -> Span:
+    """Waits, and says when no frame could come: what takes the camera and gives it back takes its time as well."""
+    began_s = time.time()
     time.sleep(AWAY_S)
+    return began_s, time.time()
+
+
+def unplugged() -> Span:
+    (DRIVER / "unbind").write_text(DEVICE)
+    without_s = away()
     (DRIVER / "bind").write_text(DEVICE)
+    return without_s
 
 
-def another_number() -> None:
+def another_number() -> Span:
     """While somebody holds the old device open, its number is not free."""
     before = os.path.realpath(LINK)
     with open(LINK, "rb"):
-        unplugged()
+        without_s = unplugged()
     shell("udevadm", "settle")
     assert os.path.realpath(LINK) != before
+    return without_s
 
 
-def silent() -> None:
+def silent() -> Span:
     control(percentage_of_dropped_buffers=100)
-    time.sleep(AWAY_S)
+    without_s = away()
     control(percentage_of_dropped_buffers=0)
+    return without_s
 
 
-FAULTS: dict[str, Callable[[], None]] = {
+def at_once(**values: int) -> Span:
+    control(**values)
+    return time.time(), time.time()
+
+
+FAULTS: dict[str, Callable[[], Span]] = {
     "unplugged": unplugged,
     "unplugged, and back under another number": another_number,
     "silent": silent,
-    "disconnected until it is let go": lambda: control(disconnect=1),
-    "told of a streaming error": lambda: control(inject_fatal_streaming_error=1),
+    "disconnected until it is let go": lambda: at_once(disconnect=1),
+    "told of a streaming error": lambda: at_once(inject_fatal_streaming_error=1),
 }
 
 
