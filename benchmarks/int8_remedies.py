@@ -49,16 +49,18 @@ METHODS: tuple[tuple[RangeMethod, float | None], ...] = (
 )
 
 _RANGES = tuple(
-    Int8Rules(range_method=method, percentile=percentile, bias_correction=corrected)
+    Int8Rules(range_method=method, percentile=percentile, bias_correction=corrected, outliers_apart=False)
     for method, percentile in METHODS
     for corrected in (False, True)
 )
 
-FINE_TUNED = (_RANGES[0], _RANGES[-1])
+APART = tuple(rules.model_copy(update={"outliers_apart": True}) for rules in (_RANGES[0], _RANGES[-1]))
+
+FINE_TUNED = (_RANGES[0], APART[-1])
 
 EQUALIZED = tuple(rules.model_copy(update={"equalization": True}) for rules in FINE_TUNED)
 
-WAYS = (*_RANGES, *EQUALIZED)
+WAYS = (*_RANGES, *APART, *EQUALIZED)
 
 
 @dataclass(frozen=True)
@@ -141,7 +143,8 @@ def name(rules: Int8Rules) -> str:
     """What a table calls a way."""
     percentile = f" {rules.percentile}" if rules.percentile else ""
     corrected = ", biases corrected" if rules.bias_correction else ""
-    return f"{rules.range_method}{percentile}{corrected}{', equalized' if rules.equalization else ''}"
+    apart = ", outliers apart" if rules.outliers_apart else ""
+    return f"{rules.range_method}{percentile}{corrected}{apart}{', equalized' if rules.equalization else ''}"
 
 
 def _without_end(float_tflite: bytes) -> bytes:

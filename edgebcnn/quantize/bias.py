@@ -140,3 +140,20 @@ def add_constant(model: Any, like: int, values: NDArray[np.float64]) -> int:
     tensor.buffer, tensor.name = len(model.buffers) - 1, b"%s/%d" % (tensor.name, len(tensors))
     tensors.append(tensor)
     return len(tensors) - 1
+
+
+def op_code(model: Any, kind: int) -> int:
+    """Index of the code of an op, which is added where no op of the file has it.
+
+    Args:
+        model: The schema's `ModelT`.
+        kind: The schema's `BuiltinOperator`.
+    """
+    for index, code in enumerate(model.operatorCodes):
+        if code.builtinCode == kind:
+            return index
+    code = schema.OperatorCodeT()
+    code.builtinCode = code.deprecatedBuiltinCode = kind
+    code.version = 1
+    model.operatorCodes.append(code)
+    return len(model.operatorCodes) - 1

@@ -3,6 +3,8 @@
     observe on photos ── choose a range for each tensor ── TensorFlow's quantizer ── correct the biases ── once more
             └── scale the channels, where a recipe asks for it ── observe again
 
+Before all that, the few weights of a dense layer that are far larger than its others are set apart.
+
 TensorFlow's own converter does the same with min-max ranges and the biases as they are.
 """
 
@@ -27,6 +29,7 @@ from edgebcnn.progress import Advance
 from edgebcnn.quantize.activations import Activation, annotated, observe, ranges_in_file
 from edgebcnn.quantize.bias import bias_corrected
 from edgebcnn.quantize.equalize import Equalized, equalized
+from edgebcnn.quantize.outliers import without_outliers
 from edgebcnn.quantize.ranges import Int8Rules, Range, choose_range, share_clipped, sqnr_db
 from edgebcnn.report.calibration import EqualizedGroup, TensorRange
 
@@ -121,11 +124,12 @@ def quantize(
         except RuntimeError as error:
             raise refusal(str(error), "int8") from error
 
-    activations = observed(float_tflite)
+    source = without_outliers(float_tflite) if rules.outliers_apart else float_tflite
+    activations = observed(source)
     rules.check_layers(name for activation in activations for name in activation.names)
-    given, scaled = Calibrated(float_tflite, {}, _means(activations, rules)), Equalized(float_tflite, ())
+    given, scaled = Calibrated(float_tflite, {}, _means(activations, rules)), Equalized(source, ())
     if rules.equalization:
-        scaled = equalized(float_tflite, activations)
+        scaled = equalized(source, activations)
         activations = observed(scaled.content)
     ranges = {each.index: _chosen(each, rules, preprocessing, square_roots) for each in activations}
     calibrated = Calibrated(scaled.content, ranges, _means(activations, rules))

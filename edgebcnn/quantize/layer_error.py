@@ -27,7 +27,7 @@ from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.progress import Advance
 from edgebcnn.quantize.activations import flowing, observable, packed, range_held
 from edgebcnn.quantize.audit import op_name
-from edgebcnn.quantize.bias import add_constant, constant
+from edgebcnn.quantize.bias import add_constant, constant, op_code
 from edgebcnn.quantize.layers import LayerError
 
 _CONVERSIONS = ("QUANTIZE", "DEQUANTIZE")
@@ -165,7 +165,7 @@ class Simulation:
         graph.tensors.append(copy.copy(graph.tensors[given]))
         graph.tensors[raw].name = b"%s/%d" % (graph.tensors[given].name, raw)
         rounding = schema.OperatorT()
-        rounding.opcodeIndex = _fake_quant(model)
+        rounding.opcodeIndex = op_code(model, schema.BuiltinOperator.FAKE_QUANT)
         rounding.inputs, rounding.outputs = [raw], [given]
         options = schema.FakeQuantOptionsT()
         options.min, options.max = held.low, held.high
@@ -276,16 +276,3 @@ def _is_float_constant(model: Any, index: int) -> bool:
         return False
     tensor = model.subgraphs[0].tensors[index]
     return tensor.type == schema.TensorType.FLOAT32 and model.buffers[tensor.buffer].data is not None
-
-
-def _fake_quant(model: Any) -> int:
-    """Index of the op code."""
-    wanted = schema.BuiltinOperator.FAKE_QUANT
-    for index, code in enumerate(model.operatorCodes):
-        if code.builtinCode == wanted:
-            return index
-    code = schema.OperatorCodeT()
-    code.builtinCode = code.deprecatedBuiltinCode = wanted
-    code.version = 1
-    model.operatorCodes.append(code)
-    return len(model.operatorCodes) - 1

@@ -85,11 +85,13 @@ class Int8Rules(RangeChoice):
         layers: Exceptions from the range method; the first that fits a layer counts.
         bias_correction: Whether biases make up for what rounding the weights adds.
         equalization: Whether channels are scaled to fill the range that they share.
+        outliers_apart: Whether the few largest weights of a dense layer become one of their own, where that helps.
     """
 
     layers: Annotated[tuple[LayerRanges, ...], Field(strict=False)] = ()
     bias_correction: bool = True
     equalization: bool = False
+    outliers_apart: bool = True
 
     @property
     def passes(self) -> int:
