@@ -48,6 +48,8 @@ METHODS: tuple[tuple[RangeMethod, float | None], ...] = (
     ("mse", None),
 )
 
+TABLE_WIDTH = 150
+
 _RANGES = tuple(
     Int8Rules(range_method=method, percentile=percentile, bias_correction=corrected, outliers_apart=False)
     for method, percentile in METHODS
@@ -96,7 +98,7 @@ def main(run_path: Path, recipe: str, splits: tuple[str, ...], qat_epochs: int, 
     if as_json:
         click.echo(json_bytes([asdict(row) for row in rows]).decode(), nl=False)
     else:
-        Console().print(table(rows))
+        Console(width=TABLE_WIDTH, soft_wrap=True).print(table(rows))
 
 
 def compared(

@@ -36,6 +36,8 @@ COUNTS = (20, 30, 50, 100, 200, 500, 1265, 5000)
 SHARES = (*np.linspace(0.5, 0.95, 46).tolist(), *np.linspace(0.951, 0.999, 49).tolist())
 BAND = (0.94, 0.96)
 
+TABLE_WIDTH = 120
+
 Interval = tuple[NDArray[Any], NDArray[Any]]
 Row = dict[str, Any]
 
@@ -79,7 +81,7 @@ def main(runs: int, looks: int, as_json: bool) -> None:
     for title, part in parts.items():
         document[title] = part()
         if not as_json:
-            Console().print(table(title, document[title]))
+            Console(width=TABLE_WIDTH, soft_wrap=True).print(table(title, document[title]))
     if as_json:
         click.echo(json_bytes(document).decode(), nl=False)
 
