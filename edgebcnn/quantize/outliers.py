@@ -12,6 +12,8 @@ the same; outliers are kept apart as in Dettmers et al. 2022 (arXiv 2208.07339),
 Rounding moves a row's output by a variance of Σ Δ²/12 · E[x²] over its weights that are not zero, with Δ the step of
 the part that a weight is in. The largest m weights go where that is least, and a layer is split where less than
 a ninth is left: two more outputs are rounded to 256 steps, which has to be earned.
+
+Fine-tuning leaves the outliers as they are: to its zeros a step of theirs is a leap.
 """
 
 from __future__ import annotations
@@ -57,7 +59,8 @@ def outliers(weights: NDArray[np.float64]) -> NDArray[np.bool_] | None:
     Returns:
         `(out, in)`; None where too little would be gained.
     """
-    sizes = np.sort(np.abs(weights), axis=1)[:, ::-1]
+    order = np.argsort(-np.abs(weights), axis=1, kind="stable")
+    sizes = np.take_along_axis(np.abs(weights), order, axis=1)
     apart = np.arange(sizes.shape[1])
     left = np.count_nonzero(sizes, axis=1, keepdims=True) - apart
     # With m weights apart, theirs is the step of the largest, and the others' that of the next one.
@@ -65,7 +68,6 @@ def outliers(weights: NDArray[np.float64]) -> NDArray[np.bool_] | None:
     counts = variances.argmin(axis=1)
     if variances.min(axis=1).sum() >= WORTH * variances[:, 0].sum():
         return None
-    order = np.argsort(-np.abs(weights), axis=1, kind="stable")
     mask = np.zeros(weights.shape, np.bool_)
     np.put_along_axis(mask, order, apart < counts[:, np.newaxis], axis=1)
     return mask
