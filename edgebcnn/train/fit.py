@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from edgebcnn.atomic import replacing_file
 from edgebcnn.errors import DivergedError, RunError
 from edgebcnn.model.keras import keras, tf
+from edgebcnn.model.normalization import normalization_folded
 from edgebcnn.progress import Advance
 from edgebcnn.train.config import StageConfig, TrainConfig
 from edgebcnn.train.features import read_ahead, run_through
@@ -109,12 +110,10 @@ class Stage:
         pooled: tuple[Any, Any] | None = None,
     ) -> None:
         self.role, self.stage_name = name.split("/")
-        self._backbone, self._head, self._pooled = backbone, head, pooled
+        self._head, self._pooled = head, pooled
         self._config, self._stage = config, stage
         self._objective = Objective(config, counts)
-        self._batch_statistics = batch_statistics
-        if backbone is not None and batch_statistics:
-            _forget_sooner(backbone)
+        self._backbone = None if backbone is None else _maps_of(backbone, batch_statistics)
         self._groups = [(head, stage.head_rate)] + ([(backbone, stage.backbone_rate)] if backbone is not None else [])
         self._optimizers = [_optimizer(config, stage, network) for network, _ in self._groups]
         self._variables = [variable for network, _ in self._groups for variable in network.weights]
@@ -288,7 +287,7 @@ class Stage:
 
     def _forward(self, x: Any, *, training: bool) -> Any:
         if self._backbone is not None:
-            x = self._backbone(x, training=training and self._batch_statistics)
+            x = self._backbone(x, training)
         return self._head(x, training=training)
 
     def _validate(self, validation: Examples) -> tuple[float, float]:
@@ -354,6 +353,15 @@ def as_float(inputs: Any) -> Any:
     """Float32 input of a network: pictures scaled from 0-255 to [-1, 1], cached features as they are."""
     x = tf.cast(inputs, tf.float32)
     return x / 127.5 - 1.0 if inputs.dtype == tf.uint8 else x
+
+
+def _maps_of(backbone: Any, batch_statistics: bool) -> Callable[[Any, bool], Any]:
+    """From a backbone's inputs, and whether it is to learn from them, to feature maps."""
+    if batch_statistics:
+        _forget_sooner(backbone)
+        return lambda x, training: backbone(x, training=training)
+    folded = normalization_folded(backbone)
+    return lambda x, training: folded(x)
 
 
 def _forget_sooner(backbone: Any) -> None:

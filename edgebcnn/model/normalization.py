@@ -1,0 +1,102 @@
+"""How does a network learn whose normalisation keeps its stored statistics, without going through it?
+
+A convolution and the normalisation behind it are one convolution then:
+
+    γ·(k*x + b - μ)/σ + β = (k·γ/σ)*x + (b - μ)·γ/σ + β
+
+The gradients of k, b, γ and β go through the product of a few thousand weights, and no longer through a layer of
+millions of values, forth and back. Nothing is gained without gradients: TensorFlow itself makes one op of both there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from edgebcnn.model.keras import keras, tf
+
+
+def normalization_folded(network: Any) -> Callable[[Any], Any]:
+    """The function that a network computes with `training=False`, its normalisations folded into its convolutions.
+
+    Args:
+        network: Functional Keras model of one input and one output. Its variables are read anew at each call, and are
+            what gradients are of.
+
+    Returns:
+        From its input to its output, equal but for rounding. Layers of other kinds, and a normalisation that follows
+        none but a plain convolution, compute what they always do.
+    """
+    return lambda inputs: _Run(network, [inputs]).value(network.output)
+
+
+class _Run:
+    """One run through a network: the value of each of its tensors, found when it is asked for."""
+
+    def __init__(self, network: Any, inputs: list[Any]) -> None:
+        self._values = {id(tensor): value for tensor, value in zip(network.inputs, inputs, strict=True)}
+
+    def value(self, tensor: Any) -> Any:
+        wanted = [tensor]  # and not by recursion, of which Python allows less than some networks are deep
+        while wanted:
+            node = wanted[-1].node
+            missing = [each for each in _read(node) if id(each) not in self._values]
+            if not missing:
+                outputs = tf.nest.flatten(node.outputs), tf.nest.flatten(self._computed(node))
+                self._values |= {id(each): value for each, value in zip(*outputs, strict=True)}
+                wanted.pop()
+            wanted += missing
+        return self._values[id(tensor)]
+
+    def _computed(self, node: Any) -> Any:
+        values = [self._values[id(tensor)] for tensor in _read(node)]
+        if _is_folded(node):
+            return _convolved(node.keras_inputs[0].node.layer, node.layer, *values)
+        if isinstance(node.layer, keras.Model) and node.layer.outputs:
+            inner = _Run(node.layer, values)
+            return [inner.value(tensor) for tensor in node.layer.outputs]
+        # A list for each tensor, from which Keras takes an item for each time that the layer was given the tensor.
+        of_tensors = {str(id(tensor)): [value] * len(values) for tensor, value in zip(_read(node), values, strict=True)}
+        arguments, options = node.map_arguments(of_tensors)
+        return node.layer(*arguments, **options)
+
+
+def _read(node: Any) -> list[Any]:
+    """The tensors that an output is computed from."""
+    before = node.keras_inputs[0].node if _is_folded(node) else node
+    return list(before.keras_inputs)
+
+
+def _is_folded(node: Any) -> bool:
+    """Whether it is a normalisation of the channels of a convolution that nothing else ends."""
+    if not isinstance(node.layer, keras.layers.BatchNormalization):
+        return False
+    layer = node.keras_inputs[0].node.layer
+    return (
+        type(layer) in (keras.layers.Conv2D, keras.layers.DepthwiseConv2D)
+        and layer.activation is keras.activations.linear
+        and layer.data_format == "channels_last"
+        and layer.groups == 1
+        and list(node.layer.axis) == [3]
+    )
+
+
+def _convolved(convolution: Any, normalization: Any, x: Any) -> Any:
+    """Output of the normalisation behind a convolution, `(n, h, w, c)`."""
+    scale = tf.math.rsqrt(normalization.moving_variance + normalization.epsilon)
+    if normalization.scale:
+        scale *= normalization.gamma
+    shift = (convolution.bias if convolution.use_bias else 0.0) - normalization.moving_mean
+    shift = scale * shift + (normalization.beta if normalization.center else 0.0)
+    if isinstance(convolution, keras.layers.DepthwiseConv2D):
+        kernel = convolution.depthwise_kernel
+        y = keras.backend.depthwise_conv2d(
+            x,
+            tf.cast(kernel * tf.reshape(scale, kernel.shape[2:]), x.dtype),
+            strides=convolution.strides,
+            padding=convolution.padding,
+            dilation_rate=convolution.dilation_rate,
+        )
+    else:
+        y = convolution.convolution_op(x, tf.cast(convolution.kernel * scale, x.dtype))
+    return tf.nn.bias_add(y, tf.cast(shift, x.dtype))
