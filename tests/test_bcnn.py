@@ -15,6 +15,7 @@ from edgebcnn.errors import TrainingError
 from edgebcnn.model.backbones import backbone
 from edgebcnn.model.bcnn import Architecture, Bcnn, build, folded
 from edgebcnn.model.keras import keras
+from edgebcnn.train.material import inference
 
 FULL = Architecture(streams="small", pooling="outer", tail="sqrt", classes=5)
 COMPACT = Architecture(streams="small", pooling="hadamard", rank=24, tail="tanh", classes=5)
@@ -137,3 +138,10 @@ def _failing_download(no_network: object) -> object:
 def test_an_outer_product_with_a_rank_is_refused() -> None:
     with pytest.raises(ValidationError, match="outer pooling has no rank"):
         Architecture(streams="small", pooling="outer", rank=8, tail="sqrt", classes=5)
+
+
+def test_inference_gives_every_row_its_own_answer_however_few_go_through_at_once() -> None:
+    network = build(COMPACT).model
+    pictures = np.random.default_rng(0).integers(0, 256, (9, 384, 384, 3), np.uint8)
+    alone = network(pictures.astype(np.float32) / 127.5 - 1, training=False).numpy()
+    np.testing.assert_allclose(inference(network)(pictures), alone, rtol=0, atol=1e-4 * np.abs(alone).max())

@@ -5,6 +5,8 @@ photos ── augmented copies ── frozen prefix ── `features` ── res
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -24,6 +26,9 @@ from edgebcnn.train.fit import Examples, as_float
 
 Bar: TypeAlias = Callable[[str, int], AbstractContextManager[Advance]]
 """Description and number of pieces to a progress bar."""
+
+_VALUES_PER_CORE, _FEWEST = 2**18, 2
+"""Numbers that go into a network at once on a CPU, for each of its cores, and rows: two pictures of 320 px on two."""
 
 TrainAndVal: TypeAlias = tuple[Examples, Examples | None]
 """What a stage learns from and is judged on; None where val is learned from too."""
@@ -93,11 +98,28 @@ class Material:
 
 
 def inference(network: Any) -> Callable[[NDArray[Any]], NDArray[Any]]:
-    """A network, or a function of one tensor and `training`, as a compiled function of arrays."""
+    """A network, or a function of one tensor and `training`, as a compiled function of arrays `(n, ...)`.
+
+    On a CPU it is called with few rows at a time: what its first layers give for many is larger than any cache, and
+    takes twice as long to write and read again as to compute.
+    """
     compute = tf.function(
         lambda inputs: network(as_float(inputs), training=False), autograph=False, reduce_retracing=True
     )
-    return lambda inputs: compute(tf.constant(inputs)).numpy()
+
+    def of_rows(inputs: NDArray[Any]) -> NDArray[Any]:
+        parts = [inputs[rows] for rows in _at_once(inputs)]
+        return np.concatenate([compute(tf.constant(part)).numpy() for part in parts])
+
+    return of_rows
+
+
+def _at_once(inputs: NDArray[Any]) -> list[slice]:
+    rows = len(inputs)
+    if not tf.config.list_physical_devices("GPU"):
+        at_once = _VALUES_PER_CORE * (os.cpu_count() or 1)
+        rows = max(_FEWEST, at_once // math.prod(inputs.shape[1:]))
+    return [slice(begin, begin + rows) for begin in range(0, len(inputs), rows)]
 
 
 def backbone_of(bcnn: Bcnn) -> Callable[..., Any]:
