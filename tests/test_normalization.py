@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from typing import Any
 
 import numpy as np
@@ -66,11 +67,14 @@ def test_folded_backbone_gives_the_same_maps_and_gradients(streams: str) -> None
     assert_same(suffix(streams), pictures())
 
 
-def test_no_normalization_is_left_behind_the_convolutions_of_a_backbone() -> None:
+def test_every_convolution_is_computed_once_and_no_normalization_is_left_behind_it() -> None:
     network = suffix("mobilenet_v2_0.35")
     folded = tf.function(normalization_folded(network), autograph=False)
-    kinds = {op.type for op in folded.get_concrete_function(pictures()).graph.get_operations()}
-    assert "Conv2D" in kinds and not any("BatchNorm" in kind for kind in kinds)
+    computed = Counter(op.type for op in folded.get_concrete_function(pictures()).graph.get_operations())
+    layers = Counter(type(layer) for layer in network.layers)
+    assert not any("BatchNorm" in kind for kind in computed)
+    assert computed["DepthwiseConv2dNative"] == layers[keras.layers.DepthwiseConv2D]
+    assert computed["Conv2D"] + computed["MatMul"] == layers[keras.layers.Conv2D]
 
 
 def test_layers_that_cannot_be_folded_stay_what_they_are() -> None:

@@ -39,14 +39,17 @@ class _Run:
     def value(self, tensor: Any) -> Any:
         wanted = [tensor]  # and not by recursion, of which Python allows less than some networks are deep
         while wanted:
-            node = wanted[-1].node
-            missing = [each for each in _read(node) if id(each) not in self._values]
+            missing = [each for each in _read(wanted[-1].node) if id(each) not in self._values]
             if not missing:
-                outputs = tf.nest.flatten(node.outputs), tf.nest.flatten(self._computed(node))
-                self._values |= {id(each): value for each, value in zip(*outputs, strict=True)}
-                wanted.pop()
+                self._compute(wanted.pop())
             wanted += missing
         return self._values[id(tensor)]
+
+    def _compute(self, tensor: Any) -> None:
+        if id(tensor) in self._values:  # two layers wanted it
+            return
+        outputs = tf.nest.flatten(tensor.node.outputs), tf.nest.flatten(self._computed(tensor.node))
+        self._values |= {id(each): value for each, value in zip(*outputs, strict=True)}
 
     def _computed(self, node: Any) -> Any:
         values = [self._values[id(tensor)] for tensor in _read(node)]

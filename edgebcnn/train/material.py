@@ -27,8 +27,11 @@ from edgebcnn.train.fit import Examples, as_float
 Bar: TypeAlias = Callable[[str, int], AbstractContextManager[Advance]]
 """Description and number of pieces to a progress bar."""
 
-_VALUES_PER_CORE, _FEWEST = 2**18, 2
-"""Numbers that go into a network at once on a CPU, for each of its cores, and rows: two pictures of 320 px on two."""
+_VALUES_PER_CORE = 2**18
+"""Of what goes into a network at once on a CPU; a picture of 320 px has about as many."""
+
+_FEWEST_ROWS = 2
+"""At once, of whatever size: a single one leaves a part of two cores idle."""
 
 TrainAndVal: TypeAlias = tuple[Examples, Examples | None]
 """What a stage learns from and is judged on; None where val is learned from too."""
@@ -101,7 +104,7 @@ def inference(network: Any) -> Callable[[NDArray[Any]], NDArray[Any]]:
     """A network, or a function of one tensor and `training`, as a compiled function of arrays `(n, ...)`.
 
     On a CPU it is called with few rows at a time: what its first layers give for many is larger than any cache, and
-    takes twice as long to write and read again as to compute.
+    memory takes longer than the arithmetic.
     """
     compute = tf.function(
         lambda inputs: network(as_float(inputs), training=False), autograph=False, reduce_retracing=True
@@ -118,7 +121,7 @@ def _at_once(inputs: NDArray[Any]) -> list[slice]:
     rows = len(inputs)
     if not tf.config.list_physical_devices("GPU"):
         at_once = _VALUES_PER_CORE * (os.cpu_count() or 1)
-        rows = max(_FEWEST, at_once // math.prod(inputs.shape[1:]))
+        rows = max(_FEWEST_ROWS, at_once // math.prod(inputs.shape[1:]))
     return [slice(begin, begin + rows) for begin in range(0, len(inputs), rows)]
 
 
