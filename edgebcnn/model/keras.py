@@ -6,8 +6,10 @@ on it; weights are saved in the HDF5 layout that Keras 3 reads as well, so that 
 
 from __future__ import annotations
 
+import ctypes
 import logging
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -16,6 +18,28 @@ from edgebcnn.native import muted_native_stderr
 
 # TensorFlow reports a missing CUDA driver as an error on every start; its real failures are raised as exceptions.
 os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "3")
+
+_MALLOC_OPTIONS = {
+    -1: 2**31 - 1,  # M_TRIM_THRESHOLD: free bytes at the end of the heap that go back to the system
+    -2: 64 * 2**20,  # M_TOP_PAD: bytes that the heap grows by at least
+    -3: 32 * 2**20,  # M_MMAP_THRESHOLD: bytes of a block that has a map of its own; this is the most that glibc takes
+    -8: 1,  # M_ARENA_MAX
+}
+
+
+def _keep_freed_memory() -> None:
+    """Has glibc keep what TensorFlow frees, which at its next step asks for as much again.
+
+    Every large activation would be mapped anew, as pages that the system clears first. One arena for all threads holds
+    less than one for each, where all keep what was freed (glibc's manual page mallopt(3)).
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None) if sys.platform == "linux" else None
+    if mallopt is not None:  # musl has none
+        for option, value in _MALLOC_OPTIONS.items():
+            mallopt(option, value)
+
+
+_keep_freed_memory()
 
 with muted_native_stderr():
     import tensorflow as tf
