@@ -28,6 +28,7 @@ from edgebcnn.train.history import read_history
 from edgebcnn.train.run_folder import RECORD_NAME, read_record
 
 MODELS = ("full", "compact", "gap")
+SECONDS_NAME = "seconds.json"
 
 
 @click.command()
@@ -53,13 +54,12 @@ def main(data: Path, weights: str, seeds: str, runs: Path, without_gap: bool, fl
 def trained(run: Path, flags: Sequence[Any]) -> dict[str, Any]:
     """Trains a run, or goes on with it, and says what it reached."""
     where = ["--runs", run.parent, "--name", run.name]
-    seconds = 0.0
     if not is_finished(run):
-        seconds = typed("train", *where, *(["--resume"] if (run / RECORD_NAME).is_file() else flags))
+        typed(run, "train", *where, *(["--resume"] if (run / RECORD_NAME).is_file() else flags))
     metrics = json.loads((run / "metrics.json").read_text())
     right = {model["name"]: model["accuracy"] for model in metrics["models"]}
     return {
-        "seconds": noted(run, seconds),
+        "seconds": seconds_of(run),
         **{name: {"accuracy": right[name], "head": metrics["parameters"][name]["head"]} for name in MODELS[:2]},
         "agreement": metrics["pairs"][0]["agreement"],
     }
@@ -68,13 +68,12 @@ def trained(run: Path, flags: Sequence[Any]) -> dict[str, Any]:
 def with_average_pooling(run: Path, seed: int) -> dict[str, Any]:
     """The same with average pooling in the place of the compact head."""
     config, made = read_record(run).config, run.with_name(f"{run.name}-gap")
-    seconds = 0.0
     if not is_finished(made):
-        seconds = typed("compress", run, "--pooling", "gap", "--name", made.name, *as_trained(config), "--seed", seed)
+        typed(made, "compress", run, "--pooling", "gap", "--name", made.name, *as_trained(config), "--seed", seed)
     metrics = json.loads((made / "metrics.json").read_text())
     right = next(model["accuracy"] for model in metrics["models"] if model["name"] == "compact")
     gap = {"accuracy": right, "head": metrics["parameters"]["compact"]["head"]}
-    return {"gap": gap, "gap_seconds": noted(made, seconds)}
+    return {"gap": gap, "gap_seconds": seconds_of(made)}
 
 
 def is_finished(run: Path) -> bool:
@@ -92,19 +91,21 @@ def as_trained(config: TrainConfig) -> list[Any]:
     return [part for flag in flags for part in flag]
 
 
-def typed(command: str, *arguments: Any) -> float:
-    """Runs a command and says how many seconds it took."""
+def typed(made: Path, command: str, *arguments: Any) -> None:
+    """Runs a command, which may be stopped, and adds the seconds that it took to those of the run that it makes."""
     started_s = time.monotonic()
-    subprocess.run([sys.executable, "-m", "edgebcnn", command, *map(str, arguments)], check=True, stdout=sys.__stderr__)
-    return time.monotonic() - started_s
+    try:
+        arguments = (command, *map(str, arguments))
+        subprocess.run([sys.executable, "-m", "edgebcnn", *arguments], check=True, stdout=sys.__stderr__)
+    finally:
+        if made.is_dir():
+            write_json(made / SECONDS_NAME, seconds_of(made) + round(time.monotonic() - started_s))
 
 
-def noted(run: Path, seconds: float) -> float:
+def seconds_of(run: Path) -> int:
     """All seconds that a run took, over all commands that went on with it."""
-    file = run / "seconds.json"
-    before = json.loads(file.read_text()) if file.is_file() else 0.0
-    write_json(file, before + seconds)
-    return round(before + seconds)
+    file = run / SECONDS_NAME
+    return round(json.loads(file.read_text())) if file.is_file() else 0
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:

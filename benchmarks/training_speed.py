@@ -46,8 +46,9 @@ from edgebcnn.progress import Reporter
 from edgebcnn.train.config import StageConfig, TrainConfig
 from edgebcnn.train.features import AugmentedPhotos, Pictures, cached
 from edgebcnn.train.fit import EpochReport, Examples, Stage
+from edgebcnn.train.inference import inference
 from edgebcnn.train.layouts import Photo, read_layout
-from edgebcnn.train.material import class_ids, inference
+from edgebcnn.train.material import class_ids
 from edgebcnn.train.run_folder import architecture
 
 DRAWN_PX, DRAWN_PER_PRODUCT = 640, 2

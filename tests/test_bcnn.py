@@ -15,7 +15,7 @@ from edgebcnn.errors import TrainingError
 from edgebcnn.model.backbones import backbone
 from edgebcnn.model.bcnn import Architecture, Bcnn, build, folded
 from edgebcnn.model.keras import keras
-from edgebcnn.train.material import inference
+from edgebcnn.train.inference import inference
 
 FULL = Architecture(streams="small", pooling="outer", tail="sqrt", classes=5)
 COMPACT = Architecture(streams="small", pooling="hadamard", rank=24, tail="tanh", classes=5)

@@ -27,7 +27,8 @@ from edgebcnn.quantize.int8 import Calibrated, Int8Model, QuantizedIo
 from edgebcnn.train.config import StageConfig, TrainConfig
 from edgebcnn.train.features import AugmentedPhotos, run_through
 from edgebcnn.train.fit import EpochReport, Examples, Stage
-from edgebcnn.train.material import class_ids, frozen, inference
+from edgebcnn.train.inference import inference
+from edgebcnn.train.material import class_ids, frozen
 from edgebcnn.train.run_folder import TrainedRun
 
 DEFAULT_EPOCHS = 1

@@ -21,6 +21,7 @@ from edgebcnn.model.normalization import normalization_folded
 from edgebcnn.progress import Advance
 from edgebcnn.train.config import StageConfig, TrainConfig
 from edgebcnn.train.features import read_ahead, run_through
+from edgebcnn.train.inference import as_float, inference
 from edgebcnn.train.objective import Objective, draw_mask, mixed, unlikeness
 
 RATE_CUT = 0.5
@@ -124,9 +125,7 @@ class Stage:
         self._train_step = tf.function(
             self._step, autograph=False, reduce_retracing=not config.xla, jit_compile=config.xla
         )
-        self._logits = tf.function(
-            lambda inputs: self._forward(as_float(inputs), training=False), autograph=False, reduce_retracing=True
-        )
+        self._logits = inference(self._forward)
 
     def fit(
         self,
@@ -293,7 +292,7 @@ class Stage:
     def _validate(self, validation: Examples) -> tuple[float, float]:
         current = self._weights()
         self._assign(self._judged())
-        logits = run_through(lambda batch: self._logits(batch).numpy(), validation.inputs, lambda rows: None)
+        logits = run_through(self._logits, validation.inputs, lambda rows: None)
         self._assign(current)
         log_probabilities = _log_softmax(logits)
         if validation.teacher is None:
@@ -347,12 +346,6 @@ class Stage:
 
 def _log_softmax(logits: NDArray[Any]) -> NDArray[Any]:
     return np.asarray(logits - np.logaddexp.reduce(logits, axis=1, keepdims=True))
-
-
-def as_float(inputs: Any) -> Any:
-    """Float32 input of a network: pictures scaled from 0-255 to [-1, 1], cached features as they are."""
-    x = tf.cast(inputs, tf.float32)
-    return x / 127.5 - 1.0 if inputs.dtype == tf.uint8 else x
 
 
 def _maps_of(backbone: Any, batch_statistics: bool) -> Callable[[Any, bool], Any]:

@@ -5,8 +5,6 @@ photos ── augmented copies ── frozen prefix ── `features` ── res
 
 from __future__ import annotations
 
-import math
-import os
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -16,22 +14,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebcnn.model.bcnn import Bcnn
-from edgebcnn.model.keras import tf
 from edgebcnn.model.streams import frozen_layers
 from edgebcnn.progress import Advance
 from edgebcnn.train.config import TrainConfig
 from edgebcnn.train.dataset import Photo, ProductDataset
 from edgebcnn.train.features import AugmentedPhotos, Pictures, PreparedPhotos, cached
-from edgebcnn.train.fit import Examples, as_float
+from edgebcnn.train.fit import Examples
+from edgebcnn.train.inference import inference
 
 Bar: TypeAlias = Callable[[str, int], AbstractContextManager[Advance]]
 """Description and number of pieces to a progress bar."""
-
-_VALUES_PER_CORE = 2**18
-"""Of what goes into a network at once on a CPU; a picture of 320 px has about as many."""
-
-_FEWEST_ROWS = 2
-"""At once, of whatever size: a single one leaves a part of two cores idle."""
 
 TrainAndVal: TypeAlias = tuple[Examples, Examples | None]
 """What a stage learns from and is judged on; None where val is learned from too."""
@@ -98,31 +90,6 @@ class Material:
 
         of_train = examples("train", train, self._learned_from)
         return of_train, None if val is None else examples("val", val, self._dataset.val)
-
-
-def inference(network: Any) -> Callable[[NDArray[Any]], NDArray[Any]]:
-    """A network, or a function of one tensor and `training`, as a compiled function of arrays `(n, ...)`.
-
-    On a CPU it is called with few rows at a time: what its first layers give for many is larger than any cache, and
-    memory takes longer than the arithmetic.
-    """
-    compute = tf.function(
-        lambda inputs: network(as_float(inputs), training=False), autograph=False, reduce_retracing=True
-    )
-
-    def of_rows(inputs: NDArray[Any]) -> NDArray[Any]:
-        parts = [inputs[rows] for rows in _at_once(inputs)]
-        return np.concatenate([compute(tf.constant(part)).numpy() for part in parts])
-
-    return of_rows
-
-
-def _at_once(inputs: NDArray[Any]) -> list[slice]:
-    rows = len(inputs)
-    if not tf.config.list_physical_devices("GPU"):
-        at_once = _VALUES_PER_CORE * (os.cpu_count() or 1)
-        rows = max(_FEWEST_ROWS, at_once // math.prod(inputs.shape[1:]))
-    return [slice(begin, begin + rows) for begin in range(0, len(inputs), rows)]
 
 
 def backbone_of(bcnn: Bcnn) -> Callable[..., Any]:

@@ -39,8 +39,9 @@ from edgebcnn.train.dataset import ProductDataset, load_dataset
 from edgebcnn.train.features import Pictures, PreparedPhotos, run_through
 from edgebcnn.train.fit import Examples, Stage
 from edgebcnn.train.history import History
+from edgebcnn.train.inference import inference
 from edgebcnn.train.layouts import read_layout
-from edgebcnn.train.material import Material, TrainAndVal, backbone_of, class_ids, frozen, inference
+from edgebcnn.train.material import Material, TrainAndVal, backbone_of, class_ids, frozen
 from edgebcnn.train.run_folder import (
     RunRecord,
     TrainedRun,
