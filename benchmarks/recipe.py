@@ -59,7 +59,7 @@ def trained(run: Path, flags: Sequence[Any]) -> dict[str, Any]:
     metrics = json.loads((run / "metrics.json").read_text())
     right = {model["name"]: model["accuracy"] for model in metrics["models"]}
     return {
-        "seconds": seconds_of(run),
+        "seconds": round(seconds_of(run)),
         **{name: {"accuracy": right[name], "head": metrics["parameters"][name]["head"]} for name in MODELS[:2]},
         "agreement": metrics["pairs"][0]["agreement"],
     }
@@ -73,7 +73,7 @@ def with_average_pooling(run: Path, seed: int) -> dict[str, Any]:
     metrics = json.loads((made / "metrics.json").read_text())
     right = next(model["accuracy"] for model in metrics["models"] if model["name"] == "compact")
     gap = {"accuracy": right, "head": metrics["parameters"]["compact"]["head"]}
-    return {"gap": gap, "gap_seconds": seconds_of(made)}
+    return {"gap": gap, "gap_seconds": round(seconds_of(made))}
 
 
 def is_finished(run: Path) -> bool:
@@ -99,13 +99,13 @@ def typed(made: Path, command: str, *arguments: Any) -> None:
         subprocess.run([sys.executable, "-m", "edgebcnn", *arguments], check=True, stdout=sys.__stderr__)
     finally:
         if made.is_dir():
-            write_json(made / SECONDS_NAME, seconds_of(made) + round(time.monotonic() - started_s))
+            write_json(made / SECONDS_NAME, seconds_of(made) + time.monotonic() - started_s)
 
 
-def seconds_of(run: Path) -> int:
+def seconds_of(run: Path) -> float:
     """All seconds that a run took, over all commands that went on with it."""
     file = run / SECONDS_NAME
-    return round(json.loads(file.read_text())) if file.is_file() else 0
+    return float(json.loads(file.read_text())) if file.is_file() else 0.0
 
 
 def table(rows: Sequence[dict[str, Any]]) -> Table:

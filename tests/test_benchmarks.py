@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -104,6 +105,15 @@ def test_the_recipe_is_measured_over_seeds_with_average_pooling_beside_it_and_go
     assert row["gap"]["head"] == 128 * 3 + 3 < row["compact"]["head"] < row["full"]["head"]
     assert all(row[name]["accuracy"]["n"] == 18 for name in recipe.MODELS)
     assert (tmp_path / "runs/recipe.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_time_of_a_run_includes_what_was_stopped(tmp_path: Path) -> None:
+    seconds = [recipe.seconds_of(tmp_path)]
+    for _ in range(2):
+        with pytest.raises(subprocess.CalledProcessError):
+            recipe.typed(tmp_path, "no-such-command")
+        seconds.append(recipe.seconds_of(tmp_path))
+    assert 0 == seconds[0] < seconds[1] < seconds[2]
 
 
 def test_multiply_adds_are_those_of_a_hand_count() -> None:
