@@ -91,12 +91,11 @@ def as_trained(config: TrainConfig) -> list[Any]:
     return [part for flag in flags for part in flag]
 
 
-def typed(made: Path, command: str, *arguments: Any) -> None:
+def typed(made: Path, *arguments: Any) -> None:
     """Runs a command, which may be stopped, and adds the seconds that it took to those of the run that it makes."""
     started_s = time.monotonic()
     try:
-        arguments = (command, *map(str, arguments))
-        subprocess.run([sys.executable, "-m", "edgebcnn", *arguments], check=True, stdout=sys.__stderr__)
+        subprocess.run([sys.executable, "-m", "edgebcnn", *map(str, arguments)], check=True, stdout=sys.__stderr__)
     finally:
         if made.is_dir():
             write_json(made / SECONDS_NAME, seconds_of(made) + time.monotonic() - started_s)
