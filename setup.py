@@ -88,7 +88,7 @@ setup(
         "edgebcnn": ["py.typed"],
         "edgebcnn.field": ["*.html", "*.js"],
         "edgebcnn.report": ["*.j2"],
-        "edgebcnn.train": ["*.j2"],
+        "edgebcnn.images": ["*.j2"],
         "edgebcnn.web": ["*.css", "*.html", "*.js"],
         "edgebcnn._calibration": ["*.toml", "*.md"],
         "edgebcnn._devices": ["*.toml", "*.md", "*.service"],

@@ -25,10 +25,11 @@ from edgebcnn.atomic import json_bytes, replacing_file
 from edgebcnn.cli.console import TerminalReporter
 from edgebcnn.model.bcnn import folded
 from edgebcnn.progress import Reporter
-from edgebcnn.quantize.calibrate import choose, load_recipe
-from edgebcnn.quantize.convert import float_file, square_roots
-from edgebcnn.quantize.int8 import quantize
-from edgebcnn.quantize.ranges import Int8Rules
+from edgebcnn.quantize.calibration.photos import choose
+from edgebcnn.quantize.calibration.ranges import Int8Rules
+from edgebcnn.quantize.calibration.recipe import load_recipe
+from edgebcnn.quantize.tflite.convert import float_file, square_roots
+from edgebcnn.quantize.tflite.int8 import quantize
 from edgebcnn.train.features import PreparedPhotos
 from edgebcnn.train.run_folder import TrainedRun, open_run
 

@@ -31,16 +31,16 @@ from rich.table import Table
 
 from edgebcnn.atomic import json_bytes
 from edgebcnn.bundle import Bundle, open_bundle
-from edgebcnn.camera.reading import Candidate
 from edgebcnn.cli.console import TerminalReporter
 from edgebcnn.device.classifier import Classifier
+from edgebcnn.evaluation.field_audit import answered
+from edgebcnn.evaluation.models import OpenedModel, open_model
 from edgebcnn.field.findings import Frames, ProductFinding, products_by_loss
 from edgebcnn.field.plan import Boosts
+from edgebcnn.images.layouts import Photo
+from edgebcnn.loop.reading import Candidate
 from edgebcnn.preprocessing import Preprocessing, read_photo
 from edgebcnn.report import agreement, weighted_share
-from edgebcnn.train.field_audit import answered
-from edgebcnn.train.layouts import Photo
-from edgebcnn.train.models import OpenedModel, open_model
 
 SIDE_PX = 240  # blur is given in pixels of a photo with this shorter side
 BAY_SHARE = 0.25

@@ -17,10 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebcnn.bundle import open_bundle
-from edgebcnn.camera.frames import Frame
-from edgebcnn.camera.quality import SIDE_PX, FrameCheck, Limits
 from edgebcnn.device.classifier import Classifier
+from edgebcnn.loop.quality import SIDE_PX, FrameCheck, FrameLimits
 from edgebcnn.preprocessing import read_photo
+from edgebcnn.sources.frames import Frame
 
 Photo = NDArray[np.uint8]
 SENSOR_NOISE = 1.5  # grey levels, of a frame in the dark
@@ -68,7 +68,7 @@ def main(run: Path, limit: int) -> None:
             for photo, class_id in photos:
                 frame = degrade(photo, strength)
                 right += classifier.classify(frame).class_id == class_id
-                refused += FrameCheck(Limits()).fault(Frame(0, frame, 0.0), 0.0) is not None
+                refused += FrameCheck(FrameLimits()).fault(Frame(0, frame, 0.0), 0.0) is not None
             print(f"{kind:18}{strength:10g}{right / len(photos):10.1%}{refused / len(photos):10.1%}")
 
 

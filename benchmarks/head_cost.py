@@ -51,8 +51,8 @@ from edgebcnn.model.keras import keras, tf
 from edgebcnn.model.spelling import check_shared
 from edgebcnn.model.streams import align, build_streams, packed
 from edgebcnn.progress import Reporter
-from edgebcnn.quantize.audit import audit
-from edgebcnn.quantize.convert import converted
+from edgebcnn.quantize.inspect.audit import audit
+from edgebcnn.quantize.tflite.convert import converted
 from edgebcnn.train.head_latency import converter_of, on_one_thread, seconds_of_call
 
 PRECISIONS = ("float32", "int8")

@@ -28,13 +28,13 @@ from edgebcnn.atomic import json_bytes
 from edgebcnn.cli.console import TerminalReporter
 from edgebcnn.model.bcnn import Bcnn, folded
 from edgebcnn.progress import Reporter
-from edgebcnn.quantize.activations import packed
-from edgebcnn.quantize.calibrate import load_recipe
-from edgebcnn.quantize.calibrated import chosen_photos
-from edgebcnn.quantize.convert import float_file, square_roots
-from edgebcnn.quantize.int8 import quantize
-from edgebcnn.quantize.qat import FineTuning
-from edgebcnn.quantize.ranges import Int8Rules, RangeMethod
+from edgebcnn.quantize.calibrate_run import chosen_photos
+from edgebcnn.quantize.calibration.observe import packed
+from edgebcnn.quantize.calibration.ranges import Int8Rules, RangeMethod
+from edgebcnn.quantize.calibration.recipe import load_recipe
+from edgebcnn.quantize.qat.finetune import FineTuning
+from edgebcnn.quantize.tflite.convert import float_file, square_roots
+from edgebcnn.quantize.tflite.int8 import quantize
 from edgebcnn.report.agreement import Proportion, accuracy, agreement
 from edgebcnn.train.features import PreparedPhotos
 from edgebcnn.train.material import class_ids

@@ -31,21 +31,21 @@ from numpy.typing import NDArray
 from benchmarks.device_overhead import HEIGHT_PX, WIDTH_PX, resized_by
 from edgebcnn.atomic import json_bytes
 from edgebcnn.bundle import Bundle, open_bundle
-from edgebcnn.camera.capture import Picture
-from edgebcnn.camera.live import LiveStream
-from edgebcnn.camera.loop import CameraLoop
-from edgebcnn.camera.quality import Limits
-from edgebcnn.camera.recovery import Patience
-from edgebcnn.camera.summary import Summary
 from edgebcnn.cli.console import TerminalReporter
 from edgebcnn.device.classifier import Classifier, preferred_precision
 from edgebcnn.device.interpreter import find_package
 from edgebcnn.device.selftest import read_golden
 from edgebcnn.errors import EdgebcnnError
+from edgebcnn.loop.loop import CameraLoop
+from edgebcnn.loop.quality import FrameLimits
+from edgebcnn.loop.summary import Summary
 from edgebcnn.preprocessing import Interpolation
 from edgebcnn.progress import Reporter, Silent
 from edgebcnn.run import opencv_on_one_thread
 from edgebcnn.sinks.choices import SinkChoices, open_sinks
+from edgebcnn.sources.capture import Picture
+from edgebcnn.sources.live import LiveStream
+from edgebcnn.sources.reconnect import Patience
 
 FRAMES = 8
 NOISE_LEVELS = 4  # of a sensor
@@ -224,7 +224,7 @@ def looped(classifier: Classifier, bundle: Bundle, camera: Camera, seconds: floa
             reporter=Silent(),
             in_a_hurry=lambda: False,
         )
-        loop = CameraLoop(source, classifier, [sinks], limits=Limits())
+        loop = CameraLoop(source, classifier, [sinks], limits=FrameLimits())
         loop.run(duration_s=seconds)
     return loop.summary()
 

@@ -14,9 +14,9 @@ from collections.abc import Callable
 import click
 import numpy as np
 
-from edgebcnn.camera.capture import Capture, open_with_ffmpeg, silence_opencv
-from edgebcnn.camera.whole_video import WholeVideo
 from edgebcnn.errors import CameraError
+from edgebcnn.sources.capture import Capture, open_with_ffmpeg, silence_opencv
+from edgebcnn.sources.rtsp import WholeVideo
 from tests.rtsp_camera import filmed, packed, rtsp_camera
 
 PICTURES = 1500  # a minute

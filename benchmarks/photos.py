@@ -20,13 +20,13 @@ from numpy.typing import NDArray
 from rich.console import Console
 from rich.table import Table
 
+from edgebcnn.images.dataset import read_photos
+from edgebcnn.images.facts import SHARPNESS_PX, PhotoFacts, facts_of
+from edgebcnn.images.inspection import BLURRED_SHARE
+from edgebcnn.images.layouts import read_layout
+from edgebcnn.images.near_duplicates import BITS, MAX_DISTANCE, find_pairs
 from edgebcnn.preprocessing import read_photo
 from edgebcnn.progress import Silent
-from edgebcnn.train.dataset import read_photos
-from edgebcnn.train.inspection import BLURRED_SHARE
-from edgebcnn.train.layouts import read_layout
-from edgebcnn.train.near_duplicates import BITS, MAX_DISTANCE, find_pairs
-from edgebcnn.train.photo_facts import SHARPNESS_PX, PhotoFacts, facts_of
 
 DISTANCES = (16, 24, 32, 40, 48, 64)
 FARTHEST = 96

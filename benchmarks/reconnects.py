@@ -15,8 +15,8 @@ from pathlib import Path
 import click
 
 from benchmarks.flaky_cameras import rtsp_server
-from edgebcnn.camera.whole_video import WholeVideo
 from edgebcnn.errors import CameraError
+from edgebcnn.sources.rtsp import WholeVideo
 
 EVERY = 50
 MAX_GROWTH_MB = 1.0

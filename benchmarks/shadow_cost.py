@@ -24,19 +24,19 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebcnn.bundle import Bundle, open_bundle
-from edgebcnn.camera.capture import Picture
-from edgebcnn.camera.frames import Frame
-from edgebcnn.camera.live import LiveStream
-from edgebcnn.camera.loop import CameraLoop
-from edgebcnn.camera.reading import Reading
-from edgebcnn.camera.recovery import Patience
-from edgebcnn.camera.replay import GoldenReplay, GoldenResult
-from edgebcnn.camera.shadow import LiveAgreement, Shadow, full_model
-from edgebcnn.device.aside import Aside
 from edgebcnn.device.classifier import Classifier
 from edgebcnn.device.profile import load_profile
 from edgebcnn.device.selftest import GoldenFile, read_golden
+from edgebcnn.loop.loop import CameraLoop
+from edgebcnn.loop.reading import Reading
+from edgebcnn.monitor.background import Aside
+from edgebcnn.monitor.golden import GoldenReplay, GoldenResult
+from edgebcnn.monitor.shadow import LiveAgreement, Shadow, full_model
 from edgebcnn.progress import Silent
+from edgebcnn.sources.capture import Picture
+from edgebcnn.sources.frames import Frame
+from edgebcnn.sources.live import LiveStream
+from edgebcnn.sources.reconnect import Patience
 
 ARMS = ("neither", "shadow", "golden")
 TURN_S = 4.0

@@ -36,7 +36,7 @@ from edgebcnn.demo.shelf import LABELS_NAME, ShelfSizes, draw_photo, draw_shelf
 from edgebcnn.demo.watched_shelf import FOREIGN, OCCLUDED, UNKNOWN, ShelfFrame, WatchedShelf
 from edgebcnn.device.classifier import Classifier
 from edgebcnn.shelf.slots import SlotMap, load_slots
-from edgebcnn.shelf.tracker import Gate
+from edgebcnn.shelf.tracker import ChangeGate
 from edgebcnn.shelf.watch import Classify, ShelfWatch, SlotReading
 
 SETTLED_AFTER_S = 2.0  # 0.3 s of stillness, 1 s of votes, and what 10 frames a second round up
@@ -121,7 +121,8 @@ class Total:
 
 
 def watch_shelf(
-    shelf: WatchedShelf, slots: SlotMap, labels: Sequence[Label], classify: Classify, *, gate: Gate, fps: float = 10.0,
+    shelf: WatchedShelf, slots: SlotMap, labels: Sequence[Label], classify: Classify, *, gate: ChangeGate,
+    fps: float = 10.0,
     on_frame: Callable[[ShelfFrame], None] = lambda frame: None, width_over_height: float = 1.0,
 ) -> Score:  # fmt: skip
     """Watches a drawn day and compares it with its truth."""
@@ -189,7 +190,7 @@ def main(
 
 def _watched(bundle: Bundle, days: Iterable[int], duration_s: float, unknown_product: str | None) -> Iterator[Row]:
     classifier = Classifier.from_bundle(bundle)
-    for seed, gate in itertools.product(days, (Gate(), Gate(enabled=False))):
+    for seed, gate in itertools.product(days, (ChangeGate(), ChangeGate(enabled=False))):
         shelf = WatchedShelf(seed=seed, duration_s=duration_s)
         with tempfile.TemporaryDirectory() as folder:
             score = watch_shelf(
@@ -216,7 +217,7 @@ def _bundle_with_others(folder: Path) -> Path:
     """As the demo's, of a model that was trained on one folder more."""
     from edgebcnn.cli.console import TerminalReporter
     from edgebcnn.demo.story import SIZES, config
-    from edgebcnn.quantize.calibrate import load_recipe
+    from edgebcnn.quantize.calibration.recipe import load_recipe
     from edgebcnn.quantize.choices import ExportChoices
     from edgebcnn.quantize.export import export
     from edgebcnn.train.steps import train

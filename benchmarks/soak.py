@@ -29,7 +29,7 @@ import click
 import numpy as np
 
 from benchmarks.flaky_cameras import LOSSES, FlakyCamera, FlakyHttpCamera, FlakyRtspCamera
-from edgebcnn.camera.quality import Fault
+from edgebcnn.loop.quality import Fault
 from tests.broker import Broker, Listener, running_broker, wait_until
 from tests.tiny_bundle import make_tiny_bundle
 

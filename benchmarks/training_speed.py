@@ -39,6 +39,7 @@ from edgebcnn.cli.train import command as train_command
 from edgebcnn.demo.products import PRODUCTS
 from edgebcnn.demo.scene import photograph, random_pose, random_scene
 from edgebcnn.errors import EdgebcnnError, TrainingError
+from edgebcnn.images.layouts import Photo, read_layout
 from edgebcnn.model.backbones import backbone
 from edgebcnn.model.bcnn import Bcnn, build
 from edgebcnn.model.keras import keras, tf
@@ -47,7 +48,6 @@ from edgebcnn.train.config import StageConfig, TrainConfig
 from edgebcnn.train.features import AugmentedPhotos, Pictures, cached
 from edgebcnn.train.fit import EpochReport, Examples, Stage
 from edgebcnn.train.inference import inference
-from edgebcnn.train.layouts import Photo, read_layout
 from edgebcnn.train.material import class_ids
 from edgebcnn.train.run_folder import architecture
 

@@ -29,12 +29,12 @@ import cv2
 import numpy as np
 
 from edgebcnn.bundle import open_bundle
-from edgebcnn.camera.frames import Done, Frame, Source
-from edgebcnn.camera.loop import CameraLoop
-from edgebcnn.camera.quality import Limits
 from edgebcnn.device.classifier import Classifier
+from edgebcnn.loop.loop import CameraLoop
+from edgebcnn.loop.quality import FrameLimits
 from edgebcnn.progress import Silent
 from edgebcnn.sinks.event import Stamp
+from edgebcnn.sources.frames import Done, Frame, Source
 from edgebcnn.web.board import LiveRun
 from edgebcnn.web.listening import listen
 from edgebcnn.web.server import WebPage
@@ -171,7 +171,7 @@ def main(bundle: Path, clients: int, turns: int, turn_s: float, threads: int | N
     source, listening, stop = Unhurried(), listen("0", None), threading.Event()
     page = WebPage(listening, reporter=Silent())
     classifier = Classifier.from_bundle(open_bundle(bundle), threads=threads)
-    loop = CameraLoop(source, classifier, frame_sinks=[page], limits=Limits())
+    loop = CameraLoop(source, classifier, frame_sinks=[page], limits=FrameLimits())
     stamp = Stamp(device="benchmark", bundle_digest="")
     page.start(LiveRun(stamp=stamp, summary=loop.summary, status=source.status, counts=lambda: []))
     running = threading.Thread(target=loop.run, kwargs={"stop": stop})

@@ -29,7 +29,7 @@ from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from edgebcnn.atomic import json_bytes, replacing_file, replacing_folder
 from edgebcnn.cache import KeptFolder, kept_folder
 from edgebcnn.errors import BundleError, StorageError
-from edgebcnn.pack import Pack, write_archive
+from edgebcnn.pack import PackedBundle, write_archive
 from edgebcnn.preprocessing import Preprocessing
 
 SCHEMA_VERSION = 1
@@ -85,7 +85,7 @@ class ModelFile(_Strict):
     float_ops: tuple[str, ...] = ()
 
 
-class Calibration(_Strict):
+class CalibrationRecord(_Strict):
     """What the int8 ranges were measured on.
 
     Attributes:
@@ -114,7 +114,7 @@ class Manifest(_Strict):
     preprocessing: Preprocessing
     models: dict[Precision, ModelFile] = Field(min_length=1)
     full: ModelFile | None = None
-    calibration: Calibration | None = None
+    calibration: CalibrationRecord | None = None
     tools: dict[str, str]
 
 
@@ -194,7 +194,7 @@ def open_bundle(path: Path) -> Bundle:
     """
     if not _is_file(path):
         return _checked(path, _Folder(path))
-    with closing(Pack(path)) as pack:
+    with closing(PackedBundle(path)) as pack:
         return _unpacked(_checked_pack(path, pack), pack)
 
 
@@ -219,7 +219,7 @@ def pack_bundle(path: Path, output: Path) -> Bundle:
     contents = {name: (path / name).read_bytes() for name in _packed_names(_Folder(path))}
     with replacing_file(output) as part:
         write_archive(part, contents)
-        with closing(Pack(part)) as pack:
+        with closing(PackedBundle(part)) as pack:
             _checked_pack(output, pack)
     return bundle
 
@@ -277,7 +277,7 @@ def _checked(path: Path, contents: _Contents) -> Bundle:
     return Bundle(path, manifest, labels, digest)
 
 
-def _checked_pack(path: Path, pack: Pack) -> Bundle:
+def _checked_pack(path: Path, pack: PackedBundle) -> Bundle:
     bundle = _checked(path, pack)
     if set(pack.names) != set(_packed_names(pack)):
         raise BundleError(f"{path} holds other files than its {MANIFEST_NAME} names: pack its folder again")
@@ -289,7 +289,7 @@ def _packed_names(contents: _Contents) -> tuple[str, ...]:
     return (MANIFEST_NAME, *sorted(json.loads(_read(contents, MANIFEST_NAME))["files"]))
 
 
-def _unpacked(bundle: Bundle, pack: Pack) -> Bundle:
+def _unpacked(bundle: Bundle, pack: PackedBundle) -> Bundle:
     def is_whole(folder: Path) -> bool:
         try:
             return _checked(folder, _Folder(folder)).digest == bundle.digest
@@ -314,7 +314,7 @@ def _unpacked(bundle: Bundle, pack: Pack) -> Bundle:
 def _check_pack_destination(path: Path) -> None:
     try:
         if path.exists():
-            Pack(path).close()
+            PackedBundle(path).close()
     except BundleError:
         raise BundleError(f"{path} exists and is not a packed bundle: choose another --output or remove it") from None
 

@@ -29,7 +29,7 @@ def write_archive(path: Path, contents: Mapping[str, bytes]) -> None:
             archive.writestr(member, content)
 
 
-class Pack:
+class PackedBundle:
     """An archive, open for reading.
 
     Args:

@@ -13,31 +13,30 @@ from typing import Any
 import cv2
 
 from edgebcnn.bundle import Bundle, Precision
-from edgebcnn.camera.loop import CameraLoop
-from edgebcnn.camera.quality import EVERY_FRAME, Limits
-from edgebcnn.camera.recovery import Patience
-from edgebcnn.camera.service import watched
-from edgebcnn.camera.shelf import ShelfReader
-from edgebcnn.camera.shelf_choices import ShelfChoices
-from edgebcnn.camera.source import Source, open_source
-from edgebcnn.camera.view import View
-from edgebcnn.camera.watchdog import Watchdog
-from edgebcnn.camera.window import Window
+from edgebcnn.camera_view import View
 from edgebcnn.device.classifier import Classifier
 from edgebcnn.device.delegate import Policy, open_classifier
 from edgebcnn.device.profile import DeviceProfile
 from edgebcnn.field.blur import face_blur
 from edgebcnn.field.sample import SampleFolder
 from edgebcnn.field.sampler import Redact, Sampler
+from edgebcnn.loop.loop import CameraLoop
+from edgebcnn.loop.quality import EVERY_FRAME, FrameLimits
+from edgebcnn.loop.shelf_choices import ShelfChoices
+from edgebcnn.loop.shelf_reading import ShelfReader
+from edgebcnn.loop.supervise import Watchdog, watched
+from edgebcnn.monitor.health import Health, HealthChoices, open_health
 from edgebcnn.progress import Reporter
 from edgebcnn.shelf.watch import ShelfWatch
 from edgebcnn.sinks.choices import MB, SinkChoices, open_sinks
 from edgebcnn.sinks.fan_out import EventSinks
-from edgebcnn.sinks.health import Health, HealthChoices, open_health
-from edgebcnn.sinks.outlet import Sink
+from edgebcnn.sinks.outlet import EventSink
 from edgebcnn.sinks.terminal import ProgressSink
+from edgebcnn.sinks.window import Window
+from edgebcnn.sources.open import Source, open_source
+from edgebcnn.sources.reconnect import Patience
 from edgebcnn.web.board import LiveRun
-from edgebcnn.web.listening import WebChoices
+from edgebcnn.web.choices import WebChoices
 
 
 @dataclass(frozen=True)
@@ -65,11 +64,11 @@ class RunChoices:
     max_outage: float | None
     health: HealthChoices
 
-    def limits(self) -> Limits:
+    def limits(self) -> FrameLimits:
         """What a frame must keep to be classified."""
         asked = {"max_age_s": self.max_age, "frozen_after_s": self.frozen_after, "min_sharpness": self.min_sharpness}
         given: dict[str, Any] = {name: limit for name, limit in asked.items() if limit is not None}
-        return replace(EVERY_FRAME if self.every_frame else Limits(), **given)
+        return replace(EVERY_FRAME if self.every_frame else FrameLimits(), **given)
 
     def patience(self) -> Patience:
         """For how long a live source is sought."""
@@ -217,7 +216,7 @@ def _wired(basis: Basis, folder: SampleFolder | None, redact: Redact | None, *, 
     return Run(basis, loop, events, checks, sampler)
 
 
-def _sinks(basis: Basis, others: Sequence[Sink], *, lines: bool) -> EventSinks:
+def _sinks(basis: Basis, others: Sequence[EventSink], *, lines: bool) -> EventSinks:
     return open_sinks(
         basis.choices.sinks,
         bundle_digest=basis.bundle.digest,

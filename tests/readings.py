@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 
-from edgebcnn.camera.frames import Frame
-from edgebcnn.camera.reading import Candidate, Reading
-from edgebcnn.camera.shelf import ShelfReading
+from edgebcnn.loop.reading import Candidate, Reading
+from edgebcnn.loop.shelf_reading import ShelfReading
 from edgebcnn.shelf.watch import SeenSlot
 from edgebcnn.sinks.event import ReadingEvent, Stamp
+from edgebcnn.sources.frames import Frame
 
 READING = Reading(
     schema_version=2,

@@ -8,11 +8,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgebcnn.images.dataset import ProductDataset
 from edgebcnn.model.bcnn import Bcnn, Role, build
 from edgebcnn.model.keras import keras
 from edgebcnn.train.claim import created, point_latest_at
 from edgebcnn.train.config import TrainConfig
-from edgebcnn.train.dataset import ProductDataset
 from edgebcnn.train.features import PreparedPhotos
 from edgebcnn.train.run_folder import RunRecord, TrainedRun, open_run, write_photos, write_record, write_weights
 

@@ -11,14 +11,14 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgebcnn.camera.loop import CameraLoop
-from edgebcnn.camera.pace import Pace
-from edgebcnn.camera.quality import Limits
-from edgebcnn.camera.reading import Reading
-from edgebcnn.camera.source import Done, Frame, Source
-from edgebcnn.camera.watchdog import Watchdog
 from edgebcnn.device.classifier import Classifier, Prediction
+from edgebcnn.loop.loop import CameraLoop
+from edgebcnn.loop.pace import Pace
+from edgebcnn.loop.quality import FrameLimits
+from edgebcnn.loop.reading import Reading
+from edgebcnn.loop.supervise import Watchdog
 from edgebcnn.progress import Silent
+from edgebcnn.sources.open import Done, Frame, Source
 from tests.tiny_bundle import coloured, make_tiny_bundle
 
 LONG_S = 20.0  # for what happens at once, on a machine that is busy
@@ -134,7 +134,7 @@ def test_a_frame_without_a_product_is_told_in_its_turn(classifier: Classifier) -
     def hold(model: Watched, number: int) -> None:
         time.sleep(0.01)
 
-    _, sink = looped(Watched(classifier, hold), [RED, RED, BLACK] * 8, limits=Limits())
+    _, sink = looped(Watched(classifier, hold), [RED, RED, BLACK] * 8, limits=FrameLimits())
     assert [index for index, _ in sink.told] == sorted(index for index, _ in sink.told)
     assert {reason for _, reason in sink.told} == {None, "black"}
     assert all((reason == "black") == (index % 3 == 2) for index, reason in sink.told)
@@ -201,7 +201,7 @@ def test_a_frame_that_became_old_while_it_waited_has_no_product(classifier: Clas
     def hold(model: Watched, number: int) -> None:
         time.sleep(0.4 if number == 2 else 0.05)
 
-    _, sink = looped(Watched(classifier, hold), [RED] * 5, limits=Limits(max_age_s=0.3))
+    _, sink = looped(Watched(classifier, hold), [RED] * 5, limits=FrameLimits(max_age_s=0.3))
     late = [reading for reading in sink.readings if reading.age_ms > 300]
     assert late
     assert all(reading.reason == "stale" and reading.label is None for reading in late)

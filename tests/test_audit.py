@@ -8,7 +8,7 @@ import pytest
 
 from edgebcnn.bundle import ModelFile, Tensor
 from edgebcnn.model.keras import tf
-from edgebcnn.quantize.audit import Audit, Op, audit
+from edgebcnn.quantize.inspect.audit import Audit, Op, audit
 from tests.tiny import bilinear_cnn, tanh_tflite, tflite
 
 

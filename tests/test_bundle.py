@@ -18,7 +18,7 @@ from edgebcnn.bundle import (
     MANIFEST_NAME,
     SCHEMA_VERSION,
     Bundle,
-    Calibration,
+    CalibrationRecord,
     Label,
     Manifest,
     ModelFile,
@@ -45,7 +45,7 @@ MANIFEST = Manifest(
             integer_only=True,
         )
     },
-    calibration=Calibration(recipe="balanced", seed=3, photo_sha256=("ab" * 32,)),
+    calibration=CalibrationRecord(recipe="balanced", seed=3, photo_sha256=("ab" * 32,)),
     tools={"tensorflow": "2.21.0"},
 )
 FILES = {"model.int8.tflite": bytes(range(64)), GOLDEN_NAME: b"golden", "report/report.json": b"{}\n"}
@@ -221,7 +221,7 @@ def test_a_precision_that_the_bundle_lacks_is_named_with_those_it_has(path: Path
 
 def test_the_documentation_names_every_field() -> None:
     document = DOCUMENT.read_text(encoding="utf-8")
-    models = (Manifest, Label, ModelFile, Tensor, Calibration, Preprocessing)
+    models = (Manifest, Label, ModelFile, Tensor, CalibrationRecord, Preprocessing)
     missing = [
         f"{model.__name__}.{name}" for model in models for name in model.model_fields if f"`{name}`" not in document
     ]

@@ -12,11 +12,12 @@ import numpy as np
 import pytest
 
 from edgebcnn import catalog
-from edgebcnn.bundle import Calibration, Label
+from edgebcnn.bundle import CalibrationRecord, Label
 from edgebcnn.errors import DataError, UnreadablePhotoError
+from edgebcnn.images.dataset import Photo, ProductDataset
 from edgebcnn.preprocessing import Preprocessing
-from edgebcnn.quantize.calibrate import CalibrationSet, Recipe, choose, deal, load_recipe
-from edgebcnn.train.dataset import Photo, ProductDataset
+from edgebcnn.quantize.calibration.photos import CalibrationSet, choose, deal
+from edgebcnn.quantize.calibration.recipe import Recipe, load_recipe
 
 PREPROCESSING = Preprocessing(height_px=8, width_px=8)
 LEVELS = (20, 30, 40, 110, 120, 130, 210, 220, 230)
@@ -117,7 +118,7 @@ def test_another_seed_makes_another_choice(draw: Draw) -> None:
 def test_the_bundle_records_the_recipe_and_a_digest_of_each_photo(draw: Draw) -> None:
     chosen = _choose(_train(draw, 2), 3, seed=5)
     digests = tuple(hashlib.sha256(photo.path.read_bytes()).hexdigest() for photo in chosen.photos)
-    assert chosen.record() == Calibration(recipe="test", seed=5, photo_sha256=digests)
+    assert chosen.record() == CalibrationRecord(recipe="test", seed=5, photo_sha256=digests)
 
 
 @pytest.mark.parametrize("split", ["val", "test"])

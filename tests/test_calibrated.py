@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 
 from edgebcnn.bundle import Label
 from edgebcnn.errors import DataError
+from edgebcnn.images.dataset import Photo, ProductDataset
 from edgebcnn.progress import Silent
-from edgebcnn.quantize.calibrate import CalibrationSet, Recipe, choose, choose_captured
-from edgebcnn.quantize.calibrated import CalibratedModel, calibrated
+from edgebcnn.quantize.calibrate_run import Int8Calibration, calibrate_int8
+from edgebcnn.quantize.calibration.photos import CalibrationSet, choose, choose_captured
+from edgebcnn.quantize.calibration.recipe import Recipe
 from edgebcnn.quantize.stability import MAX_PHOTOS, MAX_PROBES, MIN_PROBES, split_others
 from edgebcnn.report.agreement import Proportion
 from edgebcnn.report.calibration import Stability, calibration_tables
-from edgebcnn.train.dataset import Photo, ProductDataset
 from tests.tiny import PREPROCESSING, photos, tanh_model
 
 RECIPE = Recipe(name="tiny", description="", photos=16, seed=0)
@@ -41,12 +42,12 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> ProductDataset:
 
 
 @pytest.fixture(scope="module")
-def good(dataset: ProductDataset) -> CalibratedModel:
+def good(dataset: ProductDataset) -> Int8Calibration:
     return _calibrated(choose(dataset, RECIPE, preprocessing=PREPROCESSING))
 
 
-def _calibrated(chosen: CalibrationSet) -> CalibratedModel:
-    return calibrated(tanh_model(), chosen, preprocessing=PREPROCESSING, reporter=Silent())
+def _calibrated(chosen: CalibrationSet) -> Int8Calibration:
+    return calibrate_int8(tanh_model(), chosen, preprocessing=PREPROCESSING, reporter=Silent())
 
 
 def _captured(folder: Path, pixels: NDArray[np.uint8], dataset: ProductDataset) -> CalibrationSet:
@@ -54,7 +55,7 @@ def _captured(folder: Path, pixels: NDArray[np.uint8], dataset: ProductDataset) 
     return choose_captured(folder, dataset, RECIPE, preprocessing=PREPROCESSING)
 
 
-def test_other_photos_of_the_same_products_give_the_same_answers(good: CalibratedModel) -> None:
+def test_other_photos_of_the_same_products_give_the_same_answers(good: Int8Calibration) -> None:
     assert good.stability is not None
     assert (good.stability.photos, good.stability.agreement.n) == (16, 48)
     assert good.stability.is_stable
@@ -100,7 +101,7 @@ def test_a_folder_without_photos_is_refused(dataset: ProductDataset, tmp_path: P
         choose_captured(tmp_path / name, dataset, RECIPE, preprocessing=PREPROCESSING)
 
 
-def test_what_the_second_calibration_and_the_comparison_use_is_used_nowhere_else(good: CalibratedModel) -> None:
+def test_what_the_second_calibration_and_the_comparison_use_is_used_nowhere_else(good: Int8Calibration) -> None:
     second, probes = split_others(good.chosen.others, 16)
     assert len({*good.chosen.photos, *second, *probes}) == 16 + 16 + 48
 
@@ -127,7 +128,7 @@ def test_an_interval_that_lies_below_or_a_distance_is_unstable() -> None:
     assert not Stability(Proportion(48, 48), 0.11, 16).is_stable
 
 
-def test_the_tables_and_the_json_say_what_was_seen(good: CalibratedModel) -> None:
+def test_the_tables_and_the_json_say_what_was_seen(good: Int8Calibration) -> None:
     report = good.report(LABELS)
     products, ranges = calibration_tables(report)
     assert products.row_count == 2

@@ -14,16 +14,16 @@ import pytest
 from numpy.typing import NDArray
 
 from edgebcnn.bundle import Bundle
-from edgebcnn.camera.loop import CameraLoop
-from edgebcnn.camera.quality import Limits
-from edgebcnn.camera.reading import Reading
-from edgebcnn.camera.source import Done, Frame, Source, open_source
-from edgebcnn.camera.summary import LatencyHistogram
-from edgebcnn.camera.truth import write_truth
 from edgebcnn.device.classifier import Classifier, Prediction
 from edgebcnn.errors import CameraError, DeviceError
+from edgebcnn.loop.loop import CameraLoop
+from edgebcnn.loop.quality import FrameLimits
+from edgebcnn.loop.reading import Reading
+from edgebcnn.loop.summary import LatencyHistogram
 from edgebcnn.preprocessing import read_photo
 from edgebcnn.progress import Silent
+from edgebcnn.sources.open import Done, Frame, Source, open_source
+from edgebcnn.sources.truth import write_truth
 from tests.mjpeg_server import network_camera
 from tests.tiny_bundle import COLOURS_BGR, coloured, make_tiny_bundle, write_photos, write_video
 
@@ -196,7 +196,7 @@ RED = coloured("Red", np.random.default_rng(6))
 def test_a_frame_that_shows_nothing_gets_a_reason_and_no_product(classifier: Classifier) -> None:
     black, white = np.zeros_like(RED), np.full_like(RED, 255)
     sink = Kept()
-    loop = CameraLoop(Filmed(RED, black, white, RED), classifier, [sink], limits=Limits())
+    loop = CameraLoop(Filmed(RED, black, white, RED), classifier, [sink], limits=FrameLimits())
     loop.run()
     assert [reading.reason for reading in sink.readings] == [None, "black", "overexposed", None]
     empty = sink.readings[1]
@@ -210,10 +210,10 @@ def test_a_frame_that_shows_nothing_gets_a_reason_and_no_product(classifier: Cla
 
 def test_no_product_is_said_of_a_frame_older_than_the_limit(classifier: Classifier) -> None:
     sink = Kept()
-    CameraLoop(Filmed(RED, lag_s=3), classifier, [sink], limits=Limits(max_age_s=2)).run()
-    CameraLoop(Filmed(RED, lag_s=1), classifier, [sink], limits=Limits(max_age_s=2)).run()
+    CameraLoop(Filmed(RED, lag_s=3), classifier, [sink], limits=FrameLimits(max_age_s=2)).run()
+    CameraLoop(Filmed(RED, lag_s=1), classifier, [sink], limits=FrameLimits(max_age_s=2)).run()
     slow = Unreliable(classifier, failures=0, pause_s=0.3)
-    CameraLoop(Filmed(RED), slow, [sink], limits=Limits(max_age_s=0.2)).run()
+    CameraLoop(Filmed(RED), slow, [sink], limits=FrameLimits(max_age_s=0.2)).run()
     assert [reading.reason or reading.label for reading in sink.readings] == ["stale", "Red", "stale"]
     assert [reading.label for reading in sink.readings] == [None, "Red", None]
     assert all(reading.label is None or reading.age_ms <= 2000 for reading in sink.readings)

@@ -12,15 +12,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgebcnn.camera import live, recovery, source
-from edgebcnn.camera.capture import Capture, OpenCvCapture, Picture
-from edgebcnn.camera.devices import lasting_path
-from edgebcnn.camera.live import LiveStream
-from edgebcnn.camera.recovery import Backoff, Patience
-from edgebcnn.camera.source import open_source
-from edgebcnn.camera.view import View
+from edgebcnn.camera_view import View
 from edgebcnn.errors import CameraError
 from edgebcnn.progress import Silent
+from edgebcnn.sources import live
+from edgebcnn.sources import open as source
+from edgebcnn.sources import reconnect as recovery
+from edgebcnn.sources.cameras import lasting_path
+from edgebcnn.sources.capture import Capture, OpenCvCapture, Picture
+from edgebcnn.sources.live import LiveStream
+from edgebcnn.sources.open import open_source
+from edgebcnn.sources.reconnect import Backoff, Patience
 from tests.mjpeg_server import network_camera
 from tests.test_camera_source import Listener, grey, wait_until
 

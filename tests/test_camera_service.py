@@ -15,9 +15,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgebcnn.camera.systemd import ServiceManager
-from edgebcnn.camera.watchdog import Watchdog
 from edgebcnn.errors import DeviceError
+from edgebcnn.loop.supervise import ServiceManager, Watchdog
 from tests.mjpeg_server import network_camera
 from tests.test_camera_source import wait_until
 from tests.tiny_bundle import coloured, make_tiny_bundle
@@ -84,8 +83,8 @@ def test_a_stage_that_takes_too_long_is_told_once_and_the_turns_end() -> None:
 def test_a_model_that_hangs_ends_the_process_with_one_sentence() -> None:
     script = """
 import time
-from edgebcnn.camera.service import end_at_once
-from edgebcnn.camera.watchdog import Watchdog
+from edgebcnn.loop.supervise import end_at_once
+from edgebcnn.loop.supervise import Watchdog
 watchdog = Watchdog(on_hang=end_at_once, hang_s=0.3)
 with watchdog.watching():
     watchdog.enter("classify")

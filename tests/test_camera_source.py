@@ -15,15 +15,15 @@ import cv2
 import numpy as np
 import pytest
 
-from edgebcnn.camera import source
-from edgebcnn.camera.capture import Capture
-from edgebcnn.camera.recovery import Patience
-from edgebcnn.camera.source import Frame, Source, masked, open_source
-from edgebcnn.camera.truth import photo_truth, truth_path, video_truth, write_truth
-from edgebcnn.camera.view import Turn, View
+from edgebcnn.camera_view import Rotation, View
 from edgebcnn.errors import CameraError, DataError
 from edgebcnn.preprocessing import read_photo
 from edgebcnn.progress import Advance
+from edgebcnn.sources import open as source
+from edgebcnn.sources.capture import Capture
+from edgebcnn.sources.open import Frame, Source, masked, open_source
+from edgebcnn.sources.reconnect import Patience
+from edgebcnn.sources.truth import photo_truth, truth_path, video_truth, write_truth
 from tests.mjpeg_server import NetworkCamera, network_camera
 from tests.tiny_bundle import COLOURS_BGR, write_photos, write_video
 
@@ -208,7 +208,7 @@ def test_a_source_that_is_not_there_is_named_without_its_password(spec: str, com
 def test_opencv_and_ffmpeg_add_no_words_of_their_own(spec: str) -> None:
     # In a process of its own, because FFmpeg takes its log level from the first video that a process opens or writes.
     script = f"""
-from edgebcnn.camera.source import open_source
+from edgebcnn.sources.open import open_source
 from edgebcnn.errors import CameraError
 try:
     open_source({spec!r})
@@ -336,7 +336,7 @@ def test_a_pattern_that_names_no_photo_is_an_error(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("rotate", "corner"), [(0, (0, 0)), (90, (0, -1)), (180, (-1, -1)), (270, (-1, 0))])
 def test_frames_are_turned_clockwise(
-    tmp_path: Path, camera: NetworkCamera, rotate: Turn, corner: tuple[int, int]
+    tmp_path: Path, camera: NetworkCamera, rotate: Rotation, corner: tuple[int, int]
 ) -> None:
     image = grey(20)
     image[:16, :16] = 250

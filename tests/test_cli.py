@@ -19,7 +19,7 @@ from click.testing import CliRunner, Result
 from edgebcnn import __version__, errors
 from edgebcnn.bundle import Precision
 from edgebcnn.cli import COMMANDS, console, main
-from edgebcnn.cli.device_options import PRECISIONS
+from edgebcnn.cli.flags.device import PRECISIONS
 from edgebcnn.errors import BundleError, EdgebcnnError, StorageError, UnreadablePhotoError
 
 HEAVY = ("ai_edge_litert", "cv2", "numpy", "pydantic", "rich", "tensorflow", "tf_keras")

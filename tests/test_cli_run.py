@@ -17,11 +17,11 @@ import numpy as np
 import pytest
 from click.testing import CliRunner, Result
 
-from edgebcnn.camera.loop import CameraLoop
-from edgebcnn.camera.truth import write_truth
 from edgebcnn.cli import main
 from edgebcnn.errors import BundleError, CameraError, StorageError
 from edgebcnn.field.sample import open_sample
+from edgebcnn.loop.loop import CameraLoop
+from edgebcnn.sources.truth import write_truth
 from tests.mjpeg_server import network_camera, running_camera
 from tests.test_csi import FOR_EVER, stand_in
 from tests.tiny_bundle import COLOURS_BGR, coloured, make_tiny_bundle, write_photos, write_video

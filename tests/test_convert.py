@@ -17,8 +17,8 @@ from edgebcnn.errors import Interrupted, QuantizationError
 from edgebcnn.model.keras import tf
 from edgebcnn.native import muted_native_stderr
 from edgebcnn.preprocessing import Preprocessing
-from edgebcnn.quantize.audit import audit
-from edgebcnn.quantize.convert import check_pixel_input, convert
+from edgebcnn.quantize.inspect.audit import audit
+from edgebcnn.quantize.tflite.convert import check_pixel_input, convert
 from tests.tiny import CLASSES, PREPROCESSING, bilinear_cnn, photos, tanh_model, tanh_tflite, tflite
 
 TRIALS = photos(32, seed=1)

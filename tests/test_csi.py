@@ -17,15 +17,15 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
-from edgebcnn.camera import csi, mjpeg
-from edgebcnn.camera.csi import OPTIONS_VARIABLE, CsiCamera, CsiCapture, CsiOpener, csi_cameras
-from edgebcnn.camera.jpeg import NOTICES_EVERY_DAMAGE, decoded
-from edgebcnn.camera.mjpeg import JpegCutter
-from edgebcnn.camera.recovery import Patience
-from edgebcnn.camera.source import masked, open_source
-from edgebcnn.camera.view import AS_IT_IS, View
+from edgebcnn.camera_view import AS_IT_IS, View
 from edgebcnn.cli import main
 from edgebcnn.errors import CameraError
+from edgebcnn.sources import csi
+from edgebcnn.sources import jpeg_stream as mjpeg
+from edgebcnn.sources.csi import OPTIONS_VARIABLE, CsiCamera, CsiCapture, CsiOpener, csi_cameras
+from edgebcnn.sources.jpeg_stream import NOTICES_EVERY_DAMAGE, JpegCutter, decoded
+from edgebcnn.sources.open import masked, open_source
+from edgebcnn.sources.reconnect import Patience
 from tests import rpicam_vid
 from tests.test_camera_recovery import levels
 from tests.test_camera_source import Listener, grey, wait_until
@@ -259,7 +259,7 @@ def test_the_program_ends_with_the_run_and_with_it_all_that_it_started(program: 
 def test_the_program_ends_with_a_run_that_is_killed(program: Program) -> None:
     program.plays([["show", 40], ["hang"]])
     script = (
-        "import time; from edgebcnn.camera.source import open_source; open_source('csi:0'); print(); time.sleep(600)"
+        "import time; from edgebcnn.sources.open import open_source; open_source('csi:0'); print(); time.sleep(600)"
     )
     with subprocess.Popen([sys.executable, "-c", script], stdout=subprocess.PIPE) as run:
         assert run.stdout and run.stdout.readline() == b"\n"

@@ -16,8 +16,8 @@ import pytest
 
 from edgebcnn.bundle import Label
 from edgebcnn.errors import DataError
-from edgebcnn.train.dataset import Photo, ProductDataset, load_dataset
-from edgebcnn.train.layouts import natural_order
+from edgebcnn.images.dataset import Photo, ProductDataset, load_dataset
+from edgebcnn.images.layouts import natural_order
 
 CLASSES_HEADER = "Class Name (str),Class ID (int),Coarse Class Name (str),Coarse Class ID (int),Iconic Image Path (str)"
 

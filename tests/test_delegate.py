@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from edgebcnn.bundle import Bundle, Precision
-from edgebcnn.device.delegate import Judgement, Policy, judge, open_classifier
+from edgebcnn.device.delegate import Judgement, Policy, open_classifier, try_delegate
 from edgebcnn.device.profile import DeviceProfile, load_profile
 from edgebcnn.device.runtime import check_threads, load_runtime, usable_cores
 from edgebcnn.device.selftest import difference, read_golden
@@ -41,7 +41,7 @@ def stub(tmp_path_factory: pytest.TempPathFactory) -> Stub:
 
 def judged(bundle: Bundle, profile: DeviceProfile, precision: Precision = "float32", **policy: bool) -> Judgement:
     golden = read_golden(bundle, precision)
-    return judge(bundle, profile, golden, precision=precision, policy=Policy(**policy), calls=0)
+    return try_delegate(bundle, profile, golden, precision=precision, policy=Policy(**policy), calls=0)
 
 
 def refusal(bundle: Bundle, profile: DeviceProfile) -> str:

@@ -14,14 +14,14 @@ from numpy.typing import NDArray
 from edgebcnn.model.bcnn import Architecture, build, folded
 from edgebcnn.model.heads import CompactPooling, Tail
 from edgebcnn.model.keras import keras
-from edgebcnn.quantize.activations import Activation, observe
-from edgebcnn.quantize.audit import audit
-from edgebcnn.quantize.convert import float_file, square_roots
-from edgebcnn.quantize.equalize import Equalized, equalized
-from edgebcnn.quantize.fake_quant import FakeQuantized
-from edgebcnn.quantize.int8 import Int8Model, quantize
-from edgebcnn.quantize.layer_error import propagated
-from edgebcnn.quantize.ranges import Int8Rules
+from edgebcnn.quantize.calibration.observe import Activation, observe
+from edgebcnn.quantize.calibration.ranges import Int8Rules
+from edgebcnn.quantize.inspect.audit import audit
+from edgebcnn.quantize.inspect.layer_error import propagated
+from edgebcnn.quantize.qat.fake_quant import FakeQuantized
+from edgebcnn.quantize.tflite.convert import float_file, square_roots
+from edgebcnn.quantize.tflite.equalize import Equalized, equalized
+from edgebcnn.quantize.tflite.int8 import Int8Model, quantize
 from tests.tiny import PREPROCESSING, photos
 from tests.typing_in import typed
 

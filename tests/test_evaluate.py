@@ -18,13 +18,13 @@ from sklearn.metrics import classification_report
 
 from edgebcnn.bundle import Label
 from edgebcnn.errors import DataError
+from edgebcnn.evaluation.contact_sheet import draw_contact_sheet
+from edgebcnn.evaluation.evaluate import averages, evaluate
+from edgebcnn.evaluation.labelled import of_folder
+from edgebcnn.evaluation.models import open_model
 from edgebcnn.progress import Silent
-from edgebcnn.report.evaluation import Averages, WrongAnswer, judge
+from edgebcnn.report.evaluation import Averages, WrongAnswer, score_predictions
 from edgebcnn.report.render import evaluation_tables
-from edgebcnn.train.contact_sheet import draw_contact_sheet
-from edgebcnn.train.evaluate import averages, evaluate
-from edgebcnn.train.labelled import of_folder
-from edgebcnn.train.models import open_model
 from tests.blocks import draw_blocks
 from tests.tiny_bundle import LABELS, make_tiny_bundle, write_photos
 from tests.typing_in import typed
@@ -96,7 +96,7 @@ def test_two_models_are_compared_by_mcnemar_on_the_terminal(shop: Path) -> None:
 
 def test_a_long_name_is_shown_to_its_end(capsys: pytest.CaptureFixture[str]) -> None:
     names = [f"Ecological-Medium-Fat-Milk-With-No-Lactose-{end}" for end in "½¼"]
-    found = judge(np.array([[0.2, 0.8]]), np.array([0]), [Label(name=name) for name in names])
+    found = score_predictions(np.array([[0.2, 0.8]]), np.array([0]), [Label(name=name) for name in names])
     average = Averages(0.0, 0.0, 0.0)
     for table in evaluation_tables(found, title="", macro=average, weighted=average):
         Console(width=80).print(table)

@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 
 from edgebcnn.bundle import Label
 from edgebcnn.report.agreement import Proportion
-from edgebcnn.report.evaluation import ConfusedPair, Mistake, expected_calibration_error, judge
+from edgebcnn.report.evaluation import ConfusedPair, Mistake, expected_calibration_error, score_predictions
 
 LABELS = (
     Label(name="Milk", coarse="Dairy"),
@@ -32,7 +32,7 @@ SAID = scores((0, 0.9), (1, 0.8), (1, 0.7), (2, 0.95), (1, 0.9), (0, 0.6), (2, 0
 
 
 def test_figures_are_those_that_one_counts_by_hand() -> None:
-    found = judge(SAID, TRUTH, LABELS)
+    found = score_predictions(SAID, TRUTH, LABELS)
     assert found.n == 7
     assert found.top1 == Proportion(3, 7)
     assert found.mean_score == pytest.approx((0.9 + 0.8 + 0.7 + 0.95 + 0.9 + 0.6 + 0.9) / 7)
@@ -45,7 +45,7 @@ def test_figures_are_those_that_one_counts_by_hand() -> None:
 
 
 def test_the_most_confused_pair_counts_both_directions() -> None:
-    assert judge(SAID, TRUTH, LABELS).confused == (
+    assert score_predictions(SAID, TRUTH, LABELS).confused == (
         ConfusedPair("Milk", "Yoghurt", first_as_second=2, second_as_first=1),
         ConfusedPair("Milk", "Apple", first_as_second=1, second_as_first=0),
     )
@@ -53,23 +53,23 @@ def test_the_most_confused_pair_counts_both_directions() -> None:
 
 def test_a_pair_is_told_in_the_direction_in_which_it_is_confused_more() -> None:
     truth = np.array([0, 1, 1, 2, 3])
-    found = judge(scores((1, 0.9), (0, 0.9), (0, 0.9), (3, 0.9), (2, 0.9)), truth, LABELS)
+    found = score_predictions(scores((1, 0.9), (0, 0.9), (0, 0.9), (3, 0.9), (2, 0.9)), truth, LABELS)
     assert found.confused == (ConfusedPair("Yoghurt", "Milk", 2, 1), ConfusedPair("Pear", "Apple", 1, 1))
 
 
 def test_a_wrong_product_of_the_right_coarse_class_is_right_coarsely() -> None:
-    assert judge(SAID, TRUTH, LABELS).coarse == Proportion(6, 7)
+    assert score_predictions(SAID, TRUTH, LABELS).coarse == Proportion(6, 7)
 
 
 def test_photos_whose_product_has_no_coarse_class_are_not_counted_coarsely() -> None:
     truth = np.array([3, 2, 2])
-    found = judge(scores((3, 0.9), (3, 0.9), (2, 0.9)), truth, LABELS)
+    found = score_predictions(scores((3, 0.9), (3, 0.9), (2, 0.9)), truth, LABELS)
     assert found.coarse == Proportion(1, 2)
-    assert judge(scores((3, 0.9)), truth[:1], LABELS).coarse is None
+    assert score_predictions(scores((3, 0.9)), truth[:1], LABELS).coarse is None
 
 
 def test_wrong_photos_carry_their_own_names_and_scores_surest_first() -> None:
-    wrong = judge(SAID, TRUTH, LABELS).wrong
+    wrong = score_predictions(SAID, TRUTH, LABELS).wrong
     assert [(answer.position, answer.truth, answer.predicted) for answer in wrong] == [
         (3, "Milk", "Apple"),
         (1, "Milk", "Yoghurt"),
@@ -83,7 +83,7 @@ def test_wrong_photos_carry_their_own_names_and_scores_surest_first() -> None:
 def test_wrong_names_are_right_for_any_arrays(rng: np.random.Generator) -> None:
     truth = rng.integers(0, 4, 200)
     probabilities = rng.dirichlet(np.ones(4), 200)
-    wrong = judge(probabilities, truth, LABELS).wrong
+    wrong = score_predictions(probabilities, truth, LABELS).wrong
     assert {answer.position for answer in wrong} == set(np.flatnonzero(probabilities.argmax(axis=1) != truth))
     for answer in wrong:
         assert answer.truth == LABELS[truth[answer.position]].name
@@ -95,8 +95,8 @@ def test_top_five_is_told_only_where_it_can_be_wrong() -> None:
     labels = tuple(Label(name=str(number)) for number in range(6))
     truth = np.array([0, 5])
     probabilities = np.tile(np.array([0.3, 0.25, 0.2, 0.15, 0.07, 0.03]), (2, 1))
-    assert judge(probabilities, truth, labels).top5 == Proportion(1, 2)
-    assert judge(SAID, TRUTH, LABELS).top5 is None
+    assert score_predictions(probabilities, truth, labels).top5 == Proportion(1, 2)
+    assert score_predictions(SAID, TRUTH, LABELS).top5 is None
 
 
 def test_calibration_error_of_a_hand_made_example() -> None:
@@ -135,4 +135,4 @@ def test_arrays_that_do_not_fit_are_refused(
     probabilities: NDArray[np.float64], truth: NDArray[np.int64], says: str
 ) -> None:
     with pytest.raises(ValueError, match=says):
-        judge(probabilities, truth, LABELS)
+        score_predictions(probabilities, truth, LABELS)

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from edgebcnn.atomic import json_bytes
-from edgebcnn.camera.reading import Reading
+from edgebcnn.loop.reading import Reading
 from edgebcnn.sinks.event import (
     KINDS,
     AgreementEvent,

@@ -19,21 +19,21 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from edgebcnn.bundle import GOLDEN_NAME, PAGE_NAME, REPORT_NAME, Label, Precision, open_bundle
-from edgebcnn.camera.shadow import full_model
 from edgebcnn.cli import main
 from edgebcnn.device.classifier import Classifier
 from edgebcnn.device.runtime import load_runtime
 from edgebcnn.device.selftest import read_golden
 from edgebcnn.errors import BundleError, DataError, QuantizationError, RunError, StorageError
+from edgebcnn.images.dataset import Photo, ProductDataset
 from edgebcnn.model.bcnn import Bcnn, folded
 from edgebcnn.model.keras import keras, tf
+from edgebcnn.monitor.shadow import full_model
 from edgebcnn.preprocessing import read_photo
 from edgebcnn.progress import Advance, Silent
 from edgebcnn.quantize import model_files
-from edgebcnn.quantize.calibrate import Recipe
+from edgebcnn.quantize.calibration.recipe import Recipe
 from edgebcnn.quantize.choices import ExportChoices
 from edgebcnn.quantize.export import ExportResult, export
-from edgebcnn.train.dataset import Photo, ProductDataset
 from edgebcnn.train.features import PreparedPhotos
 from edgebcnn.train.run_folder import TrainedRun
 from tests.solved import ROLES, solved_run

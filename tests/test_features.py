@@ -12,10 +12,10 @@ import pytest
 from numpy.typing import NDArray
 
 from edgebcnn.errors import StorageError, UnreadablePhotoError
+from edgebcnn.images.dataset import Photo
 from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.train import features
 from edgebcnn.train.augment import Augmentation
-from edgebcnn.train.dataset import Photo
 from edgebcnn.train.features import CHUNK, AugmentedPhotos, PreparedPhotos, cached, read_ahead
 from tests.blocks import draw_blocks
 

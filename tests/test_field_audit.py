@@ -17,6 +17,8 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from edgebcnn.errors import BundleError, DataError, EdgebcnnError, RunError, StorageError
+from edgebcnn.evaluation import field_audit
+from edgebcnn.evaluation.models import open_model
 from edgebcnn.field.answers import read_answers
 from edgebcnn.field.findings import FALSE_DISCOVERIES, Frames, findings, products_by_loss
 from edgebcnn.field.losses import Usual, chance_of_so_few, equal_weight_n
@@ -25,8 +27,6 @@ from edgebcnn.field.review import Review
 from edgebcnn.field.sample import open_sample
 from edgebcnn.model.bcnn import Bcnn
 from edgebcnn.report import Proportion, benjamini_hochberg
-from edgebcnn.train import field_audit
-from edgebcnn.train.models import open_model
 from edgebcnn.train.steps import with_embedding
 from tests.blocks import draw_blocks
 from tests.tiny_bundle import make_tiny_bundle, write_photos

@@ -13,7 +13,6 @@ import pytest
 from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
-from edgebcnn.camera.frames import Frame
 from edgebcnn.cli import main
 from edgebcnn.errors import DeviceError
 from edgebcnn.field.blur import MARGIN, blurred, face_blur
@@ -23,6 +22,7 @@ from edgebcnn.field.sample import Sample, SampleFolder, open_sample
 from edgebcnn.field.sampler import Redact, SampleCounts, Sampler
 from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.progress import Silent
+from edgebcnn.sources.frames import Frame
 from tests.readings import reading
 from tests.samples import DIGEST, noise, record
 from tests.tiny_bundle import coloured, make_tiny_bundle

@@ -18,17 +18,17 @@ import pytest
 
 from edgebcnn import atomic
 from edgebcnn.bundle import Label
-from edgebcnn.camera.frames import Frame
-from edgebcnn.camera.reading import Candidate, Reading
 from edgebcnn.errors import BundleError, DataError, StorageError
 from edgebcnn.field.plan import Boosts, kept_with
 from edgebcnn.field.record import encoded, read_pixels, read_record
 from edgebcnn.field.sample import STATE_NAME, SampleFolder, open_sample
 from edgebcnn.field.sampler import WAITING_FRAMES, Sampler
+from edgebcnn.loop.reading import Candidate, Reading
 from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.progress import Silent
 from edgebcnn.report import weighted_share
 from edgebcnn.shelf.watch import SeenSlot
+from edgebcnn.sources.frames import Frame
 from tests.readings import reading, shelf_reading
 from tests.samples import DIGEST, noise, record
 

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgebcnn.camera.frames import Frame
-from edgebcnn.camera.quality import EVERY_FRAME, FrameCheck, Limits, sharpness, small_grey
+from edgebcnn.loop.quality import EVERY_FRAME, FrameCheck, FrameLimits, sharpness, small_grey
+from edgebcnn.sources.frames import Frame
 
 
 def shelf(seed: int = 1, *, height_px: int = 360, width_px: int = 640) -> NDArray[np.uint8]:
@@ -24,7 +24,7 @@ def shelf(seed: int = 1, *, height_px: int = 360, width_px: int = 640) -> NDArra
 
 
 def fault(image_bgr: NDArray[np.uint8]) -> str | None:
-    return FrameCheck(Limits()).fault(Frame(0, image_bgr, 0.0), 0.0)
+    return FrameCheck(FrameLimits()).fault(Frame(0, image_bgr, 0.0), 0.0)
 
 
 def exposed(factor: float) -> NDArray[np.uint8]:
@@ -61,7 +61,7 @@ def test_sharpness_falls_with_blur_and_hardly_depends_on_contrast() -> None:
 
 
 def test_a_picture_that_stays_the_same_freezes_after_a_while_and_thaws_at_a_change() -> None:
-    check = FrameCheck(Limits(frozen_after_s=2))
+    check = FrameCheck(FrameLimits(frozen_after_s=2))
     still, other = shelf(1), shelf(2)
     shown = [(0.0, still), (1.0, still), (2.0, still), (2.1, still), (9.0, still), (9.1, other), (11.0, other)]
     faults = [check.fault(Frame(0, image, at_s), at_s) for at_s, image in shown]
@@ -69,7 +69,7 @@ def test_a_picture_that_stays_the_same_freezes_after_a_while_and_thaws_at_a_chan
 
 
 def test_a_frame_that_waited_too_long_is_stale() -> None:
-    check = FrameCheck(Limits(max_age_s=0.5))
+    check = FrameCheck(FrameLimits(max_age_s=0.5))
     assert check.fault(Frame(0, shelf(), 10.0), 10.4) is None
     assert check.fault(Frame(0, shelf(), 10.0), 10.6) == "stale"
 

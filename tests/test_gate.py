@@ -14,8 +14,8 @@ from pydantic import ValidationError
 from edgebcnn.bundle import Label
 from edgebcnn.cli.export import command
 from edgebcnn.errors import DataError, GateError
-from edgebcnn.quantize.calibrate import load_recipe
-from edgebcnn.quantize.gate import CHANCE, Gates, Verdict, binomial_tail, gate_json, judge, refuse
+from edgebcnn.quantize.calibration.recipe import GateLimits, load_recipe
+from edgebcnn.quantize.gate import CHANCE, Verdict, binomial_tail, gate_json, judge_export, refuse
 from edgebcnn.report.drift import holm
 
 Answers = tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]
@@ -29,8 +29,8 @@ def _labels(count: int) -> list[Label]:
     return [Label(name=f"P{i}") for i in range(count)]
 
 
-def _judge(answers: Answers, *, products: int, gates: Gates | None = None) -> Verdict:
-    return judge(*answers, labels=_labels(products), gates=gates or Gates())
+def _judge(answers: Answers, *, products: int, gates: GateLimits | None = None) -> Verdict:
+    return judge_export(*answers, labels=_labels(products), gates=gates or GateLimits())
 
 
 def _exact(*rows: tuple[int, int, int, int]) -> Answers:
@@ -103,7 +103,7 @@ def test_top_1_is_refused_where_the_loss_is_over_the_limit_and_mcnemar_says_it_i
     lost: int, gained: int
 ) -> None:
     answers = _exact((lost, 0, 0, 1), (gained, 0, 1, 0), (36 - lost - gained, 0, 0, 0))
-    outcome = _judge(answers, products=2, gates=Gates(max_product_drop=100, max_new_confusion=100)).outcome
+    outcome = _judge(answers, products=2, gates=GateLimits(max_product_drop=100, max_new_confusion=100)).outcome
     is_real = (lost - gained) / (lost + gained) ** 0.5 > 1.96
     assert outcome == ("passed" if lost <= gained else "refused" if is_real else "unclear")
 
@@ -112,7 +112,7 @@ def test_a_real_but_small_loss_passes() -> None:
     answers = _exact((60, 0, 0, 1), (20, 0, 1, 0), (9920, 0, 0, 0))
     verdict = _judge(answers, products=2)
     assert (verdict.drop.value, verdict.drop.low > 0, verdict.outcome) == (0.004, True, "passed")
-    assert _judge(answers, products=2, gates=Gates(max_drop=0.3)).outcome == "refused"
+    assert _judge(answers, products=2, gates=GateLimits(max_drop=0.3)).outcome == "refused"
 
 
 def test_one_product_that_is_lost_refuses_though_top_1_holds() -> None:
@@ -191,9 +191,11 @@ def test_the_worst_model_file_decides(tmp_path: Path) -> None:
     good = _judge(_exact((36, 0, 0, 0)), products=2)
     unclear = _judge(_exact((1, 0, 0, 1), (35, 0, 0, 0)), products=2)
     bad = _judge(_exact((30, 0, 0, 1), (6, 0, 0, 0)), products=2)
-    assert gate_json([unclear, good], Gates(), accepted=True)["outcome"] == "unclear"
-    assert gate_json([bad, good], Gates(), accepted=True).items() >= {"outcome": "refused", "accepted": True}.items()
-    assert not gate_json([good], Gates(), accepted=True)["accepted"]
+    assert gate_json([unclear, good], GateLimits(), accepted=True)["outcome"] == "unclear"
+    assert (
+        gate_json([bad, good], GateLimits(), accepted=True).items() >= {"outcome": "refused", "accepted": True}.items()
+    )
+    assert not gate_json([good], GateLimits(), accepted=True)["accepted"]
     refuse({"int8": unclear, "fp16": good}, tmp_path / "bundle", files={}, photos="test")
     assert list(tmp_path.iterdir()) == []
     with pytest.raises(GateError, match=r"val photos: fp16: top-1 drop 83\.3 points .*; raise --max-drop, --max-pr"):
@@ -204,8 +206,8 @@ def test_limits_stand_in_a_recipe_and_flags_win(tmp_path: Path) -> None:
     file = tmp_path / "mine.toml"
     file.write_text('name = "x"\ndescription = "x"\nphotos = 9\nseed = 0\n[gates]\nmax_drop = 1\n')
     gates = load_recipe(str(file)).gates
-    assert gates == Gates(max_drop=1, max_product_drop=10, max_new_confusion=5)
-    assert gates.overridden(max_drop=None, max_product_drop=20.0) == Gates(max_drop=1, max_product_drop=20)
+    assert gates == GateLimits(max_drop=1, max_product_drop=10, max_new_confusion=5)
+    assert gates.overridden(max_drop=None, max_product_drop=20.0) == GateLimits(max_drop=1, max_product_drop=20)
 
 
 @pytest.mark.parametrize("line", ["max_dorp = 1", "max_drop = -1", "max_product_drop = 101", "max_drop = nan"])
@@ -215,9 +217,9 @@ def test_a_limit_that_does_not_fit_names_file_and_field(tmp_path: Path, line: st
     with pytest.raises(DataError, match=rf"mine\.toml, field gates\.{line.split()[0]}: "):
         load_recipe(str(file))
     with pytest.raises(ValidationError):
-        Gates().overridden(max_drop=float("nan"))
+        GateLimits().overridden(max_drop=float("nan"))
 
 
 def test_the_command_says_the_limits_that_hold() -> None:
-    shown = {option.name: option.show_default for option in command.params if option.name in Gates.model_fields}  # type: ignore[attr-defined]
-    assert shown == {name: f"the recipe's, else {limit:g}" for name, limit in Gates().model_dump().items()}
+    shown = {option.name: option.show_default for option in command.params if option.name in GateLimits.model_fields}  # type: ignore[attr-defined]
+    assert shown == {name: f"the recipe's, else {limit:g}" for name, limit in GateLimits().model_dump().items()}

@@ -23,11 +23,11 @@ from numpy.typing import NDArray
 from edgebcnn.bundle import REPORT_NAME, Label, open_bundle
 from edgebcnn.cli import main
 from edgebcnn.errors import BundleError, GateError
+from edgebcnn.images.dataset import Photo, ProductDataset
 from edgebcnn.progress import Silent
-from edgebcnn.quantize.calibrate import Recipe
+from edgebcnn.quantize.calibration.recipe import Recipe
 from edgebcnn.quantize.choices import ExportChoices
 from edgebcnn.quantize.export import ExportResult, export
-from edgebcnn.train.dataset import Photo, ProductDataset
 from edgebcnn.train.run_folder import TrainedRun, write_photos
 from tests.solved import solved_run
 

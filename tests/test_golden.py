@@ -10,8 +10,8 @@ import pytest
 from numpy.typing import NDArray
 
 from edgebcnn.bundle import open_bundle
-from edgebcnn.quantize.golden import HARD, MAX_TYPICAL, MIN_TYPICAL, golden_photos
-from edgebcnn.train.dataset import Photo
+from edgebcnn.images.dataset import Photo
+from edgebcnn.quantize.golden_photos import HARD, MAX_TYPICAL, MIN_TYPICAL, golden_photos
 
 CLASSES = 4
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgebcnn import __version__
 from edgebcnn.bundle import GOLDEN_NAME, SCHEMA_VERSION, Bundle, Manifest, ModelFile, Precision, Tensor, write_bundle
 from edgebcnn.device.classifier import Classifier
-from edgebcnn.device.delegate import Policy, judge, open_classifier
+from edgebcnn.device.delegate import Policy, open_classifier, try_delegate
 from edgebcnn.device.profile import DeviceProfile, GpuSettings
 from edgebcnn.device.selftest import read_golden
 from edgebcnn.device.trial import try_model
@@ -100,7 +100,7 @@ def bundle_around(path: Path, content: bytes, precision: Precision) -> Bundle:
 def bundle_with_head(path: Path, pooling: Any, rank: int | None, tail: Any, precision: Precision) -> Bundle:
     """A bundle of an untrained compact model with that head."""
     from edgebcnn.model.bcnn import Architecture, build, folded
-    from edgebcnn.quantize.convert import convert
+    from edgebcnn.quantize.tflite.convert import convert
 
     bcnn = build(Architecture(streams="small", pooling=pooling, rank=rank, tail=tail, classes=len(LABELS)))
     model = folded(bcnn, height_px=INPUT_PX, width_px=INPUT_PX)
@@ -128,7 +128,7 @@ def test_a_machine_without_a_gpu_is_told_so_and_the_cpu_may_take_over(
 @pytest.mark.parametrize("enforce_f32", [False, True])
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_the_gpu_answers_as_the_cpu_does(bundle: Bundle, precision: Precision, enforce_f32: bool) -> None:
-    found = judge(bundle, gpu(enforce_f32=enforce_f32), read_golden(bundle, precision), precision=precision)
+    found = try_delegate(bundle, gpu(enforce_f32=enforce_f32), read_golden(bundle, precision), precision=precision)
     assert found.problem is None
     receipt = found.trial.receipt
     assert (receipt.delegate, receipt.threads, receipt.ops_left) == ("GPU", None, 0)
@@ -184,7 +184,7 @@ def test_the_gpu_takes_a_compact_head_whole(
     tmp_path: Path, pooling: Any, rank: int | None, tail: Any, precision: Precision
 ) -> None:
     head = bundle_with_head(tmp_path / "head", pooling, rank, tail, precision)
-    found = judge(head, gpu(), read_golden(head, precision), precision=precision, calls=0)
+    found = try_delegate(head, gpu(), read_golden(head, precision), precision=precision, calls=0)
     assert found.problem is None
     assert found.trial.receipt.ops_left == 0
     assert np.isfinite(found.trial.outputs).all()

@@ -23,8 +23,8 @@ from edgebcnn.model.bcnn import Architecture, Bcnn, build, folded
 from edgebcnn.model.heads import HEADS, CompactPooling, Pooling, Tail
 from edgebcnn.model.keras import keras
 from edgebcnn.preprocessing import Preprocessing
-from edgebcnn.quantize.audit import audit
-from edgebcnn.quantize.convert import convert
+from edgebcnn.quantize.inspect.audit import audit
+from edgebcnn.quantize.tflite.convert import convert
 from edgebcnn.train.config import TrainConfig
 from edgebcnn.train.run_folder import architecture
 

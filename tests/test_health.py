@@ -14,17 +14,17 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edgebcnn.bundle import open_bundle
-from edgebcnn.camera.replay import GoldenResult
-from edgebcnn.camera.shadow import LiveAgreement
 from edgebcnn.cli import main
 from edgebcnn.device.classifier import Classifier
 from edgebcnn.device.selftest import difference, read_golden
 from edgebcnn.errors import AlarmError, BundleError
+from edgebcnn.monitor.alarm import HealthEvents
+from edgebcnn.monitor.golden import GoldenResult
+from edgebcnn.monitor.shadow import LiveAgreement
 from edgebcnn.progress import Silent
-from edgebcnn.quantize.metadata import with_metadata
+from edgebcnn.quantize.tflite.metadata import with_metadata
 from edgebcnn.report.agreement import Proportion
 from edgebcnn.sinks.choices import SinkChoices, open_sinks
-from edgebcnn.sinks.health import Bulletin
 from tests.broker import free_port, wait_until
 from tests.mjpeg_server import running_camera
 from tests.stub_delegate import WHOLE, compiled
@@ -168,7 +168,7 @@ def test_prometheus_sees_what_was_found_and_nothing_before(shelf: Path) -> None:
         return {line.rpartition(" ")[0]: float(line.rpartition(" ")[2]) for line in lines if line[0] != "#"}
 
     assert math.isnan(scraped()["edgebcnn_agreement"])
-    bulletin = Bulletin(sinks, source="camera 0", reporter=Silent(), stops=False)
+    bulletin = HealthEvents(sinks, source="camera 0", reporter=Silent(), stops=False)
     golden = read_golden(open_bundle(shelf / "bundle"), "float32")
     outputs = Classifier.from_bundle(open_bundle(shelf / "bundle")).probabilities(golden.pixels)
     result = GoldenResult(

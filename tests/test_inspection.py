@@ -16,12 +16,12 @@ from numpy.typing import NDArray
 from edgebcnn.cli.data import inspect as inspect_command
 from edgebcnn.demo.shelf import ShelfSizes, draw_shelf
 from edgebcnn.errors import DataError
+from edgebcnn.images import near_duplicates
+from edgebcnn.images.facts import facts_of
+from edgebcnn.images.inspection import Finding, Inspection, inspect_photos
+from edgebcnn.images.near_duplicates import BITS, MAX_DISTANCE, find_pairs, joined
 from edgebcnn.preprocessing import read_photo
 from edgebcnn.progress import Silent
-from edgebcnn.train import near_duplicates
-from edgebcnn.train.inspection import Finding, Inspection, inspect_photos
-from edgebcnn.train.near_duplicates import BITS, MAX_DISTANCE, find_pairs, joined
-from edgebcnn.train.photo_facts import facts_of
 from tests.typing_in import typed
 
 KIWI, PLUM = "Lunka-Yoghurt-Kiwi", "Lunka-Yoghurt-Plum"

@@ -15,12 +15,12 @@ from edgebcnn.errors import DataError
 from edgebcnn.model.keras import keras, tf
 from edgebcnn.model.pooling import HadamardProduct, SignedSqrt
 from edgebcnn.native import muted_native_stderr
-from edgebcnn.quantize.activations import Activation, annotated, observe, packed, ranges_in_file
-from edgebcnn.quantize.audit import audit
-from edgebcnn.quantize.bias import bias_corrected, constant
-from edgebcnn.quantize.convert import float_file, square_roots
-from edgebcnn.quantize.int8 import quantize
-from edgebcnn.quantize.ranges import Int8Rules, LayerRanges, Range, choose_range
+from edgebcnn.quantize.calibration.observe import Activation, annotated, observe, packed, ranges_in_file
+from edgebcnn.quantize.calibration.ranges import Int8Rules, LayerRanges, Range, choose_range
+from edgebcnn.quantize.inspect.audit import audit
+from edgebcnn.quantize.tflite.bias import bias_corrected, constant
+from edgebcnn.quantize.tflite.convert import float_file, square_roots
+from edgebcnn.quantize.tflite.int8 import quantize
 from tests.tiny import PREPROCESSING, photos, tanh_model, tflite
 
 PLAIN = Int8Rules(bias_correction=False)

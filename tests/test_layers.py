@@ -16,12 +16,12 @@ from edgebcnn.bundle import REPORT_NAME, Bundle, open_bundle, write_bundle
 from edgebcnn.errors import BundleError
 from edgebcnn.model.keras import tf
 from edgebcnn.preprocessing import read_photo
-from edgebcnn.quantize.convert import float_file
-from edgebcnn.quantize.int8 import Int8Model, quantize
-from edgebcnn.quantize.layer_error import Answers, Simulation, alone, propagated
-from edgebcnn.quantize.layers import LayerError, LayerErrors
-from edgebcnn.quantize.mixed import MAX_TAKEN, choose_wide, tensors_of
-from edgebcnn.quantize.ranges import Int8Rules, LayerRanges
+from edgebcnn.quantize.calibration.ranges import Int8Rules, LayerRanges
+from edgebcnn.quantize.inspect.layer_error import Answers, Simulation, alone, propagated
+from edgebcnn.quantize.inspect.layers import LayerError, LayerErrors
+from edgebcnn.quantize.inspect.mixed import MAX_TAKEN, choose_wide, tensors_of
+from edgebcnn.quantize.tflite.convert import float_file
+from edgebcnn.quantize.tflite.int8 import Int8Model, quantize
 from tests.tiny import PREPROCESSING, bilinear_cnn, photos, tanh_model, tflite
 from tests.typing_in import typed
 

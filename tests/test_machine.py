@@ -9,8 +9,9 @@ import pytest
 from click.testing import CliRunner
 
 from edgebcnn.cli import main
-from edgebcnn.device.machine import Camera, inspect_machine, take_inventory
+from edgebcnn.device.machine import inspect_machine, take_inventory
 from edgebcnn.device.profile import profile_names
+from edgebcnn.sources.cameras import Camera, attached_cameras
 
 BOARD = {
     "proc/device-tree/model": "Raspberry Pi 5 Model B Rev 1.0\0",
@@ -51,14 +52,14 @@ def test_a_board_is_known_by_name_features_memory_and_heat(board: Path) -> None:
 
 def test_a_camera_is_listed_once_with_the_path_that_it_keeps(board: Path) -> None:
     stable = board / "dev/v4l/by-id/usb-HD_Webcam-video-index0"
-    assert take_inventory(board).cameras == (Camera("/dev/video0", "HD Webcam", str(stable)),)
+    assert attached_cameras(board) == (Camera("/dev/video0", "HD Webcam", str(stable)),)
 
 
 def test_a_camera_without_a_serial_number_is_known_by_its_socket(board: Path) -> None:
     stable = board / "dev/v4l/by-path/platform-csi.0-video-index0"
     stable.parent.mkdir()
     (board / "dev/v4l/by-id/usb-HD_Webcam-video-index0").rename(stable)
-    assert take_inventory(board).cameras == (Camera("/dev/video0", "HD Webcam", str(stable)),)
+    assert attached_cameras(board) == (Camera("/dev/video0", "HD Webcam", str(stable)),)
 
 
 def test_a_delegate_library_is_found(board: Path) -> None:
@@ -69,7 +70,7 @@ def test_what_is_not_there_stays_empty(tmp_path: Path) -> None:
     inventory = take_inventory(tmp_path)
     machine = inventory.machine
     assert (machine.model, machine.memory_mb, machine.temperature_c, machine.cpu_features) == ("", None, None, ())
-    assert inventory.cameras == ()
+    assert attached_cameras(tmp_path) == ()
     assert machine.cores >= 1
 
 

@@ -16,8 +16,8 @@ from flatbuffers.table import Table
 from edgebcnn.bundle import Label, Precision
 from edgebcnn.errors import DataError
 from edgebcnn.preprocessing import Preprocessing
-from edgebcnn.quantize.audit import audit
-from edgebcnn.quantize.metadata import with_metadata
+from edgebcnn.quantize.inspect.audit import audit
+from edgebcnn.quantize.tflite.metadata import with_metadata
 from tests.tiny import PREPROCESSING, photos, tanh_tflite
 
 NAMES = ("Crème fraîche, 30 %", "牛乳", "7 Up 330ml", ' "Quoted"', "Zitrone")

@@ -13,10 +13,9 @@ import cv2
 import numpy as np
 import pytest
 
-from edgebcnn.camera.jpeg import NOTICES_EVERY_DAMAGE, decoded
-from edgebcnn.camera.multipart import MAX_PICTURE_BYTES, PictureCutter, boundary_of
-from edgebcnn.camera.source import open_source
 from edgebcnn.errors import CameraError
+from edgebcnn.sources.jpeg_stream import MAX_PICTURE_BYTES, NOTICES_EVERY_DAMAGE, PictureCutter, boundary_of, decoded
+from edgebcnn.sources.open import open_source
 from tests.tiny_bundle import coloured
 
 

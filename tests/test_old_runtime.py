@@ -16,9 +16,9 @@ from ai_edge_litert import schema_py_generated as schema
 from edgebcnn.bundle import Precision
 from edgebcnn.errors import DeviceError, QuantizationError
 from edgebcnn.model.keras import tf
-from edgebcnn.quantize.activations import packed
-from edgebcnn.quantize.convert import convert
-from edgebcnn.quantize.old_runtime import check_known, compared, newest_versions, unknown_ops
+from edgebcnn.quantize.calibration.observe import packed
+from edgebcnn.quantize.old_runtime.check import check_known, compared, newest_versions, unknown_ops
+from edgebcnn.quantize.tflite.convert import convert
 from tests.tiny import PREPROCESSING, bilinear_cnn, photos, tanh_tflite
 from tests.typing_in import typed
 

@@ -10,14 +10,14 @@ import pytest
 from edgebcnn.errors import StorageError
 from edgebcnn.sinks.event import Event
 from edgebcnn.sinks.fan_out import EventSinks
-from edgebcnn.sinks.outlet import Counts, Deadline, Outlet, Sink, WhenFull
+from edgebcnn.sinks.outlet import Counts, Deadline, EventSink, Outlet, WhenFull
 from tests.broker import wait_until
 from tests.readings import events, reading, stamp
 
 DROP, WAIT = WhenFull.DROP_OLDEST, WhenFull.WAIT
 
 
-class Kept(Sink):
+class Kept(EventSink):
     """Keeps what it is given, once it may."""
 
     name = "kept"

@@ -15,12 +15,12 @@ from numpy.typing import NDArray
 
 from edgebcnn.device.runtime import load_runtime
 from edgebcnn.model.keras import keras
-from edgebcnn.quantize.audit import audit
-from edgebcnn.quantize.bias import constant
-from edgebcnn.quantize.convert import float_file
-from edgebcnn.quantize.int8 import Int8Model, quantize
-from edgebcnn.quantize.outliers import outliers, without_outliers
-from edgebcnn.quantize.ranges import Int8Rules
+from edgebcnn.quantize.calibration.ranges import Int8Rules
+from edgebcnn.quantize.inspect.audit import audit
+from edgebcnn.quantize.tflite.bias import constant
+from edgebcnn.quantize.tflite.convert import float_file
+from edgebcnn.quantize.tflite.int8 import Int8Model, quantize
+from edgebcnn.quantize.tflite.outliers import outliers, without_outliers
 from tests.tiny import PREPROCESSING, photos
 
 FEATURES, CLASSES = 256, 6

@@ -23,7 +23,7 @@ from edgebcnn.atomic import json_bytes
 from edgebcnn.bundle import LABELS_NAME, MANIFEST_NAME, SCHEMA_VERSION, Bundle, open_bundle, pack_bundle, write_bundle
 from edgebcnn.cli import main
 from edgebcnn.errors import BundleError, StorageError
-from edgebcnn.pack import Pack, write_archive
+from edgebcnn.pack import PackedBundle, write_archive
 from tests.test_bundle import FILES, LABELS, MANIFEST
 from tests.tiny_bundle import make_tiny_bundle, write_photos
 
@@ -272,13 +272,13 @@ def test_many_that_open_it_at_once_unpack_it_once_and_all_have_it_whole(
     packed: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     unpacked = []
-    unpack = Pack.unpack
+    unpack = PackedBundle.unpack
 
-    def counted(pack: Pack, folder: Path) -> None:
+    def counted(pack: PackedBundle, folder: Path) -> None:
         unpacked.append(folder)
         unpack(pack, folder)
 
-    monkeypatch.setattr(Pack, "unpack", counted)
+    monkeypatch.setattr(PackedBundle, "unpack", counted)
     with ThreadPoolExecutor(8) as pool:
         opened = list(pool.map(lambda _: open_bundle(packed), range(16)))
     assert len(unpacked) == 1

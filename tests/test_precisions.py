@@ -15,14 +15,14 @@ from edgebcnn.cli import main
 from edgebcnn.device.classifier import Classifier
 from edgebcnn.errors import BundleError, QuantizationError
 from edgebcnn.model.keras import keras, tf
-from edgebcnn.quantize.activations import observe
-from edgebcnn.quantize.audit import audit
-from edgebcnn.quantize.bias import with_corrected_biases
-from edgebcnn.quantize.convert import convert, float_file
-from edgebcnn.quantize.int8 import quantize
-from edgebcnn.quantize.int16 import quantize_int16
-from edgebcnn.quantize.layer_error import Answers, propagated
-from edgebcnn.quantize.ranges import Int8Rules
+from edgebcnn.quantize.calibration.observe import observe
+from edgebcnn.quantize.calibration.ranges import Int8Rules
+from edgebcnn.quantize.inspect.audit import audit
+from edgebcnn.quantize.inspect.layer_error import Answers, propagated
+from edgebcnn.quantize.tflite.bias import with_corrected_biases
+from edgebcnn.quantize.tflite.convert import convert, float_file
+from edgebcnn.quantize.tflite.int8 import quantize
+from edgebcnn.quantize.tflite.int16 import quantize_int16
 from edgebcnn.train.features import PreparedPhotos
 from edgebcnn.train.run_folder import open_run
 from tests.tiny import PREPROCESSING, bilinear_cnn, photos, tanh_model

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from edgebcnn import catalog
-from edgebcnn.camera.view import View
+from edgebcnn.camera_view import View
 from edgebcnn.device.profile import DeviceProfile, load_profile
 from edgebcnn.errors import DeviceError
 

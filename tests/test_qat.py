@@ -20,20 +20,20 @@ from numpy.typing import NDArray
 from edgebcnn.bundle import PAGE_NAME, REPORT_NAME, Label, open_bundle
 from edgebcnn.cli import main
 from edgebcnn.errors import DataError, QuantizationError
+from edgebcnn.images.dataset import Photo, ProductDataset
 from edgebcnn.model.bcnn import Architecture, build, folded
 from edgebcnn.model.heads import CompactPooling, Tail
 from edgebcnn.model.keras import keras, tf
 from edgebcnn.progress import Silent
-from edgebcnn.quantize.activations import flowing
-from edgebcnn.quantize.audit import audit
-from edgebcnn.quantize.bias import constant
-from edgebcnn.quantize.convert import float_file
-from edgebcnn.quantize.fake_quant import FakeQuantized
-from edgebcnn.quantize.int8 import Int8Model, quantize
-from edgebcnn.quantize.layer_error import paired
-from edgebcnn.quantize.qat import FineTuning
-from edgebcnn.quantize.ranges import Int8Rules
-from edgebcnn.train.dataset import Photo, ProductDataset
+from edgebcnn.quantize.calibration.observe import flowing
+from edgebcnn.quantize.calibration.ranges import Int8Rules
+from edgebcnn.quantize.inspect.audit import audit
+from edgebcnn.quantize.inspect.layer_error import paired
+from edgebcnn.quantize.qat.fake_quant import FakeQuantized
+from edgebcnn.quantize.qat.finetune import FineTuning
+from edgebcnn.quantize.tflite.bias import constant
+from edgebcnn.quantize.tflite.convert import float_file
+from edgebcnn.quantize.tflite.int8 import Int8Model, quantize
 from edgebcnn.train.features import PreparedPhotos
 from edgebcnn.train.run_folder import TrainedRun
 from tests.solved import solved_run

@@ -9,7 +9,7 @@ import pytest
 from numpy.typing import NDArray
 
 from edgebcnn.errors import DataError
-from edgebcnn.quantize.ranges import (
+from edgebcnn.quantize.calibration.ranges import (
     Histogram,
     Int8Rules,
     LayerRanges,

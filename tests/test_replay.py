@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from edgebcnn.bundle import GOLDEN_NAME, Bundle
-from edgebcnn.camera.frames import Frame
-from edgebcnn.camera.replay import BUSY_SHARE, GoldenReplay, GoldenResult
 from edgebcnn.device.classifier import Classifier
 from edgebcnn.device.profile import DeviceProfile, load_profile
 from edgebcnn.device.selftest import GoldenFile, read_golden
+from edgebcnn.monitor.golden import BUSY_SHARE, GoldenReplay, GoldenResult
+from edgebcnn.sources.frames import Frame
 from tests.readings import reading
 from tests.stub_delegate import WHOLE, compiled
 from tests.tiny_bundle import make_tiny_bundle

@@ -23,8 +23,8 @@ from edgebcnn.field.answers import Answer, AnswersFile, write_answers
 from edgebcnn.field.record import Record, encoded
 from edgebcnn.field.review import DECISIONS_NAME, Review
 from edgebcnn.field.sample import SampleFolder
+from edgebcnn.images.layouts import read_layout
 from edgebcnn.preprocessing import read_photo
-from edgebcnn.train.layouts import read_layout
 from tests.chromium import wait_for_picture
 from tests.typing_in import typed
 

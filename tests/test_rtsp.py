@@ -20,7 +20,7 @@ import pytest
 from numpy.typing import NDArray
 
 from benchmarks.flaky_cameras import FlakyRtspCamera
-from edgebcnn.camera.source import open_source
+from edgebcnn.sources.open import open_source
 from tests.broker import free_port
 from tests.tiny_bundle import COLOURS_BGR
 

@@ -12,12 +12,12 @@ import pytest
 
 from edgebcnn.bundle import Label
 from edgebcnn.errors import DataError, RunError, StorageError
+from edgebcnn.images.dataset import Photo, ProductDataset
 from edgebcnn.model.bcnn import Bcnn, build
 from edgebcnn.model.keras import keras
 from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.train.claim import check_place, created
 from edgebcnn.train.config import TrainConfig
-from edgebcnn.train.dataset import Photo, ProductDataset
 from edgebcnn.train.fit import EpochReport
 from edgebcnn.train.history import History
 from edgebcnn.train.run_folder import (

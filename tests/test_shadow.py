@@ -18,15 +18,15 @@ from numpy.typing import NDArray
 
 from edgebcnn.atomic import json_bytes
 from edgebcnn.bundle import REPORT_NAME, Bundle, Label
-from edgebcnn.camera.frames import Frame
-from edgebcnn.camera.shadow import LiveAgreement, Shadow, agreement_at_export, full_model
-from edgebcnn.camera.turns import Question, Turns
-from edgebcnn.device.aside import Aside
 from edgebcnn.errors import BundleError, DeviceError
+from edgebcnn.monitor.background import Aside
+from edgebcnn.monitor.shadow import LiveAgreement, Shadow, agreement_at_export, full_model
+from edgebcnn.monitor.shadow_turns import Question, Turns
 from edgebcnn.progress import Silent
-from edgebcnn.quantize.metadata import with_metadata
+from edgebcnn.quantize.tflite.metadata import with_metadata
 from edgebcnn.report.sequential import confidence_sequence
 from edgebcnn.shelf.watch import SeenSlot
+from edgebcnn.sources.frames import Frame
 from tests.broker import wait_until
 from tests.readings import reading, shelf_reading
 from tests.tiny_bundle import COLOURS_BGR, LABELS, coloured, make_tiny_bundle, tiny_model

@@ -16,22 +16,22 @@ from click.testing import CliRunner, Result
 from numpy.typing import NDArray
 
 from edgebcnn.bundle import Bundle, open_bundle
-from edgebcnn.camera.loop import CameraLoop
-from edgebcnn.camera.pace import Pace
-from edgebcnn.camera.quality import Limits
-from edgebcnn.camera.shelf import ShelfReader, ShelfReading
-from edgebcnn.camera.source import Done, Frame, Source
-from edgebcnn.camera.watchdog import Watchdog
 from edgebcnn.cli import main
 from edgebcnn.device.classifier import Classifier
 from edgebcnn.errors import CameraError, DeviceError
+from edgebcnn.loop.loop import CameraLoop
+from edgebcnn.loop.pace import Pace
+from edgebcnn.loop.quality import FrameLimits
+from edgebcnn.loop.shelf_reading import ShelfReader, ShelfReading
+from edgebcnn.loop.supervise import Watchdog
 from edgebcnn.progress import Silent
 from edgebcnn.shelf.slots import load_slots
-from edgebcnn.shelf.tracker import Gate
+from edgebcnn.shelf.tracker import ChangeGate
 from edgebcnn.shelf.watch import Classify, ShelfWatch
 from edgebcnn.sinks.event import SlotEvent
 from edgebcnn.sinks.metrics import MetricsSink
 from edgebcnn.sinks.outlet import Deadline
+from edgebcnn.sources.open import Done, Frame, Source
 from tests.broker import Listener, running_broker, wait_until
 from tests.mjpeg_server import running_camera
 from tests.readings import stamp
@@ -87,7 +87,9 @@ class Kept:
 
 
 def watch(shelf: Path, bundle: Bundle, classify: Classify) -> ShelfWatch:
-    return ShelfWatch(load_slots(shelf / "slots.toml"), bundle.labels, classify, width_over_height=1.0, gate=Gate())
+    return ShelfWatch(
+        load_slots(shelf / "slots.toml"), bundle.labels, classify, width_over_height=1.0, gate=ChangeGate()
+    )
 
 
 def right(count: int) -> list[NDArray[np.uint8]]:
@@ -102,7 +104,7 @@ def test_slots_that_nobody_sees_in_the_dark_are_occluded_and_come_back(
 ) -> None:
     source = Filmed([*right(20), *[np.zeros_like(picture("Green", 0))] * 40, *right(20)])
     reader, sink = ShelfReader(watch(shelf, bundle, classifier.classify_many), source), Kept()
-    loop = CameraLoop(source, classifier, shelf=reader, shelf_sinks=[sink], limits=Limits())
+    loop = CameraLoop(source, classifier, shelf=reader, shelf_sinks=[sink], limits=FrameLimits())
     loop.run()
     told = [(event.slot, event.state, event.previous, event.reason) for event in sink.events]
     assert told == [

@@ -18,7 +18,7 @@ from edgebcnn.errors import DataError
 from edgebcnn.shelf.appearance import Grid, Look, changed_share
 from edgebcnn.shelf.regions import closer, crop, polygon_region
 from edgebcnn.shelf.slots import Rules, SlotMap, load_slots
-from edgebcnn.shelf.tracker import CHANGED_SHARE, Gate, SlotTracker
+from edgebcnn.shelf.tracker import CHANGED_SHARE, ChangeGate, SlotTracker
 from edgebcnn.shelf.voting import UNKNOWN, Ballot, Content, Kind, elect
 from edgebcnn.shelf.watch import ShelfWatch, SlotState
 
@@ -61,7 +61,9 @@ class NoisyOracle:
         return np.asarray(odds / odds.sum(), np.float32)
 
 
-def watched(folder: Path, *, seed: int, gate: Gate, duration_s: float = 62.0, fps: float = 5.0) -> shelf_states.Score:
+def watched(
+    folder: Path, *, seed: int, gate: ChangeGate, duration_s: float = 62.0, fps: float = 5.0
+) -> shelf_states.Score:
     shelf = WatchedShelf(seed=seed, duration_s=duration_s)
     slots = shelf_states.prepared(shelf, folder)
     oracle = NoisyOracle(slots)
@@ -71,7 +73,7 @@ def watched(folder: Path, *, seed: int, gate: Gate, duration_s: float = 62.0, fp
 
 
 def test_states_are_right_nothing_flaps_and_the_gate_saves_two_thirds_of_the_invokes(tmp_path: Path) -> None:
-    gated = watched(tmp_path, seed=1, gate=Gate())
+    gated = watched(tmp_path, seed=1, gate=ChangeGate())
     assert gated.right >= 0.99 * gated.settled > 1000
     assert gated.foreign_right >= 0.99 * gated.foreign > 0
     assert gated.events >= 8
@@ -80,7 +82,7 @@ def test_states_are_right_nothing_flaps_and_the_gate_saves_two_thirds_of_the_inv
 
 
 def test_without_the_gate_every_slot_is_classified_in_every_frame_and_the_states_are_as_right(tmp_path: Path) -> None:
-    free = watched(tmp_path, seed=2, gate=Gate(enabled=False), duration_s=24.0, fps=4.0)
+    free = watched(tmp_path, seed=2, gate=ChangeGate(enabled=False), duration_s=24.0, fps=4.0)
     assert free.invokes == free.looks == 8 * 96
     assert free.right >= 0.99 * free.settled
     assert (free.false, free.mistaken, free.flaps) == ([], [], [])
@@ -151,7 +153,7 @@ def test_the_gate_ignores_noise_and_sees_a_look_alike() -> None:
 
 
 def test_a_noisy_camera_moves_nothing_and_a_new_pack_is_still_seen(rng: np.random.Generator, around: Look) -> None:
-    tracker = SlotTracker(2, RULES, gate=Gate())
+    tracker = SlotTracker(2, RULES, gate=ChangeGate())
     pack, other = cells(rng), cells(rng)
     for at_s in np.arange(0, 6, 0.1):
         shown = (pack if at_s < 3 else other).cells
@@ -216,7 +218,7 @@ MILK, YOGHURT, NOBODY = (0.9, 0.1, 0.0), (0.1, 0.9, 0.0), (0.4, 0.4, 0.2)
 def test_a_slot_that_does_not_change_is_classified_four_times_and_then_at_the_floor_rate(
     rng: np.random.Generator, around: Look
 ) -> None:
-    tracker = SlotTracker(2, RULES, gate=Gate(floor_s=10))
+    tracker = SlotTracker(2, RULES, gate=ChangeGate(floor_s=10))
     look = cells(rng)
     assert seen(tracker, look, MILK, np.arange(0, 5, 0.1).tolist(), around=around) == 4
     assert tracker.state == Content(Kind.PRODUCT, 0)
@@ -224,7 +226,7 @@ def test_a_slot_that_does_not_change_is_classified_four_times_and_then_at_the_fl
 
 
 def test_a_hand_that_comes_and_goes_settles_nothing(rng: np.random.Generator, around: Look) -> None:
-    tracker = SlotTracker(2, RULES, gate=Gate())
+    tracker = SlotTracker(2, RULES, gate=ChangeGate())
     pack = cells(rng)
     seen(tracker, pack, MILK, np.arange(0, 3, 0.1).tolist(), around=around)
     for at_s in np.arange(3, 5, 0.1):
@@ -234,7 +236,7 @@ def test_a_hand_that_comes_and_goes_settles_nothing(rng: np.random.Generator, ar
 
 
 def test_what_stands_in_the_way_is_occluded_and_not_another_product(rng: np.random.Generator, around: Look) -> None:
-    tracker = SlotTracker(2, RULES, gate=Gate())
+    tracker = SlotTracker(2, RULES, gate=ChangeGate())
     pack, coat, coat_around = cells(rng), cells(rng), cells(rng, 100)
     seen(tracker, pack, MILK, np.arange(0, 3, 0.1).tolist(), around=around)
     seen(tracker, coat, YOGHURT, np.arange(3, 10, 0.1).tolist(), around=coat_around)
@@ -245,7 +247,7 @@ def test_what_stands_in_the_way_is_occluded_and_not_another_product(rng: np.rand
 
 
 def test_a_lamp_that_is_switched_is_looked_at_again_and_settles_nothing(rng: np.random.Generator, around: Look) -> None:
-    tracker = SlotTracker(2, RULES, gate=Gate())
+    tracker = SlotTracker(2, RULES, gate=ChangeGate())
     pack = cells(rng)
     seen(tracker, pack, MILK, np.arange(0, 3, 0.1).tolist(), around=around)
     darker, around_darker = (Look(look.cells * np.float32(0.5)) for look in (pack, around))
@@ -254,7 +256,7 @@ def test_a_lamp_that_is_switched_is_looked_at_again_and_settles_nothing(rng: np.
 
 
 def test_who_half_covers_a_slot_does_not_become_a_part_of_the_shelf(rng: np.random.Generator, around: Look) -> None:
-    tracker = SlotTracker(2, RULES, gate=Gate())
+    tracker = SlotTracker(2, RULES, gate=ChangeGate())
     pack, elbow = cells(rng), cells(rng)
     seen(tracker, pack, MILK, np.arange(0, 3, 0.1).tolist(), around=around)
     partly = around.cells.copy()
@@ -269,14 +271,14 @@ def test_who_half_covers_a_slot_does_not_become_a_part_of_the_shelf(rng: np.rand
 
 
 def test_what_stands_beside_a_slot_for_long_is_a_part_of_the_shelf(rng: np.random.Generator, around: Look) -> None:
-    tracker = SlotTracker(2, RULES, gate=Gate())
+    tracker = SlotTracker(2, RULES, gate=ChangeGate())
     seen(tracker, cells(rng), MILK, np.arange(0, 3, 0.1).tolist(), around=around)
     seen(tracker, cells(rng), YOGHURT, np.arange(3, 30, 0.1).tolist(), around=cells(rng, 100))
     assert tracker.state == Content(Kind.PRODUCT, 1)
 
 
 def test_what_the_model_does_not_know_is_unknown(rng: np.random.Generator, around: Look) -> None:
-    tracker = SlotTracker(2, RULES, gate=Gate())
+    tracker = SlotTracker(2, RULES, gate=ChangeGate())
     seen(tracker, cells(rng), NOBODY, np.arange(0, 3, 0.1).tolist(), around=around)
     assert tracker.state == UNKNOWN
 
@@ -285,7 +287,7 @@ def test_the_empty_shelf_is_told_by_its_picture_without_a_classification(
     rng: np.random.Generator, around: Look
 ) -> None:
     empty = cells(rng)
-    tracker = SlotTracker(2, RULES, gate=Gate(), empty=empty)
+    tracker = SlotTracker(2, RULES, gate=ChangeGate(), empty=empty)
     darker = Look(empty.cells * np.float32(0.6))
     assert seen(tracker, darker, MILK, np.arange(0, 3, 0.1).tolist(), around=around) == 0
     assert tracker.state is not None
@@ -318,7 +320,7 @@ def test_a_product_that_stands_for_all_other_packs_is_unknown(tmp_path: Path) ->
     def classify(crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         return np.array([(0.3, 0.7, 0, 0) if seen.mean() > 150 else (0, 0, 1, 0) for seen in crops], np.float32)
 
-    watch = ShelfWatch(load_slots(tmp_path / "slots.toml"), labels, classify, width_over_height=1.0, gate=Gate())
+    watch = ShelfWatch(load_slots(tmp_path / "slots.toml"), labels, classify, width_over_height=1.0, gate=ChangeGate())
     frame = np.full((100, 200, 3), 90, np.uint8)
     frame[:, :100] = 200
     for at_s in np.arange(0, 3, 0.1):
@@ -337,7 +339,7 @@ def test_compliance_counts_the_slots_of_each_shelf(tmp_path: Path) -> None:
     def classify(crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         return np.array([answers["left" if seen.mean() > 150 else "right"] for seen in crops], np.float32)
 
-    watch = ShelfWatch(load_slots(tmp_path / "slots.toml"), labels, classify, width_over_height=1.0, gate=Gate())
+    watch = ShelfWatch(load_slots(tmp_path / "slots.toml"), labels, classify, width_over_height=1.0, gate=ChangeGate())
     assert str(watch.compliance()[0]) == "Top: 0 of 0 right (nothing seen yet) · 2 unsettled"
     frame = np.full((100, 200, 3), 90, np.uint8)
     frame[:, :100] = 200
@@ -355,7 +357,7 @@ def test_a_picture_of_the_empty_shelf_of_another_size_is_refused(tmp_path: Path)
     shelf = WatchedShelf(seed=1)
     watch = ShelfWatch(
         shelf_states.prepared(shelf, tmp_path), LABELS, lambda crops: np.zeros((len(crops), 24), np.float32),
-        width_over_height=1.0, gate=Gate(),
+        width_over_height=1.0, gate=ChangeGate(),
     )  # fmt: skip
     with pytest.raises(DataError, match=r"empty\.png has 640 × 480 pixels and the frames have 1280 × 960"):
         watch.look(np.zeros((960, 1280, 3), np.uint8), at_s=0.0)

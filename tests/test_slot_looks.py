@@ -19,18 +19,18 @@ from click.testing import CliRunner
 from numpy.typing import NDArray
 
 from edgebcnn.bundle import Bundle, open_bundle
-from edgebcnn.camera.shelf import ShelfReader
 from edgebcnn.cli import main
 from edgebcnn.device.classifier import Classifier
 from edgebcnn.errors import DeviceError
+from edgebcnn.evaluation.field_audit import scenes_of
 from edgebcnn.field.review import Review
 from edgebcnn.field.sample import Sample, open_sample
-from edgebcnn.quantize.metadata import with_metadata
+from edgebcnn.images.dataset import load_dataset
+from edgebcnn.loop.shelf_reading import ShelfReader
+from edgebcnn.quantize.tflite.metadata import with_metadata
 from edgebcnn.shelf.slots import load_slots
-from edgebcnn.shelf.tracker import Gate
+from edgebcnn.shelf.tracker import ChangeGate
 from edgebcnn.shelf.watch import ShelfWatch
-from edgebcnn.train.dataset import load_dataset
-from edgebcnn.train.field_audit import scenes_of
 from tests.broker import wait_until
 from tests.mjpeg_server import running_camera
 from tests.samples import record
@@ -170,7 +170,7 @@ def test_a_frame_that_was_not_classified_has_no_looks_of_the_frame_before(shelf:
 
     source = Filmed([picture("Green", index) for index in range(8)])
     watch = ShelfWatch(
-        load_slots(shelf / "slots.toml"), bundle.labels, classify, width_over_height=1.0, gate=Gate(enabled=False)
+        load_slots(shelf / "slots.toml"), bundle.labels, classify, width_over_height=1.0, gate=ChangeGate(enabled=False)
     )
     reader, frames = ShelfReader(watch, source), list(source.frames(lambda: False))
     read = reader.read(frames[0])

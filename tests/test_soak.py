@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.soak import Phase, Schedule, failures, false_products, memory_slope, recoveries, soak
-from edgebcnn.camera.jpeg import NOTICES_EVERY_DAMAGE
+from edgebcnn.sources.jpeg_stream import NOTICES_EVERY_DAMAGE
 from tests.broker import MOSQUITTO, free_port
 from tests.test_rtsp import served
 

@@ -16,12 +16,12 @@ import pytest
 
 from edgebcnn.bundle import Label
 from edgebcnn.errors import DataError
+from edgebcnn.images.dataset import load_dataset
+from edgebcnn.images.group_split import assign
+from edgebcnn.images.layouts import read_layout
+from edgebcnn.images.splitting import SplitRequest, SplitResult, split_photos
 from edgebcnn.preprocessing import read_photo
 from edgebcnn.progress import Silent
-from edgebcnn.train.dataset import load_dataset
-from edgebcnn.train.group_split import assign
-from edgebcnn.train.layouts import read_layout
-from edgebcnn.train.splitting import SplitRequest, SplitResult, split_photos
 from tests.blocks import QUICK, draw_blocks
 from tests.typing_in import typed
 

@@ -17,10 +17,10 @@ from edgebcnn.model.heads import HEADS, Pooling
 from edgebcnn.model.keras import keras, tf
 from edgebcnn.model.pixels import normalized
 from edgebcnn.model.spelling import both, with_absolute_files
-from edgebcnn.model.streams import Pack, Unpack, frozen_layers
+from edgebcnn.model.streams import PackMaps, UnpackMaps, frozen_layers
 from edgebcnn.preprocessing import Preprocessing
-from edgebcnn.quantize.audit import audit
-from edgebcnn.quantize.convert import convert
+from edgebcnn.quantize.inspect.audit import audit
+from edgebcnn.quantize.tflite.convert import convert
 from edgebcnn.train.run_folder import read_weights, write_weights
 
 CLASSES = 3
@@ -263,9 +263,9 @@ def test_the_parts_of_two_streams_chained_are_the_whole_model(
 
 def test_packing_loses_nothing(rng: np.random.Generator) -> None:
     fine, coarse = rng.standard_normal((2, 8, 12, 3)), rng.standard_normal((2, 2, 3, 5))
-    packed = Pack((4, 1))([fine, coarse])
+    packed = PackMaps((4, 1))([fine, coarse])
     assert packed.shape == (2, 2, 3, 3 * 16 + 5)
-    for unpacked, original in zip(Unpack((4, 1), (3, 5))(packed), (fine, coarse), strict=True):
+    for unpacked, original in zip(UnpackMaps((4, 1), (3, 5))(packed), (fine, coarse), strict=True):
         np.testing.assert_array_equal(unpacked, original.astype(np.float32))
 
 

@@ -13,13 +13,14 @@ import av
 import numpy as np
 import pytest
 
-from edgebcnn.camera import source, whole_video
-from edgebcnn.camera.capture import Picture
-from edgebcnn.camera.recovery import Patience
-from edgebcnn.camera.source import open_source
-from edgebcnn.camera.whole_video import WholeVideo
 from edgebcnn.errors import CameraError
 from edgebcnn.progress import Silent
+from edgebcnn.sources import open as source
+from edgebcnn.sources import rtsp as whole_video
+from edgebcnn.sources.capture import Picture
+from edgebcnn.sources.open import open_source
+from edgebcnn.sources.reconnect import Patience
+from edgebcnn.sources.rtsp import WholeVideo
 from tests.rtsp_camera import LAST_OF_PICTURE, filmed, packed, rtsp_camera
 
 PLAIN = "CAVLC, as from a cheap camera"

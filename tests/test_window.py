@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from edgebcnn.bundle import Label
-from edgebcnn.camera.shelf import ShelfReading
-from edgebcnn.camera.window import LARGEST_PX, READY, Window, draw_frame
 from edgebcnn.errors import SinkError
+from edgebcnn.loop.shelf_reading import ShelfReading
 from edgebcnn.shelf.watch import SlotReading, SlotState
+from edgebcnn.sinks.window import LARGEST_PX, READY, Window, draw_frame
 from tests.broker import wait_until
 from tests.readings import reading
 from tests.shelf_video import make_shelf
@@ -83,7 +83,7 @@ def test_the_window_gets_the_newest_frame_and_closing_it_ends_the_run(tmp_path: 
     told, stop = Told(), threading.Event()
     child = f"""
 import numpy as np
-from edgebcnn.camera.window import pictures
+from edgebcnn.sinks.window import pictures
 np.save({str(tmp_path / "shown.npy")!r}, next(pictures(sys.stdin.buffer)))
 os._exit(0)"""
     shown = window(child, told=told, stop=stop)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgebcnn.bundle import Precision
 from edgebcnn.model.keras import keras
 from edgebcnn.preprocessing import Preprocessing
-from edgebcnn.quantize.convert import convert
+from edgebcnn.quantize.tflite.convert import convert
 
 PREPROCESSING = Preprocessing(height_px=16, width_px=16)
 CLASSES = 5

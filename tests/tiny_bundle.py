@@ -29,8 +29,8 @@ from edgebcnn.bundle import (
     Tensor,
     write_bundle,
 )
-from edgebcnn.camera.truth import write_truth
 from edgebcnn.preprocessing import Preprocessing
+from edgebcnn.sources.truth import write_truth
 
 INPUT_PX = 32
 LABELS = (Label(name="Red", gtin="00000000000017"), Label(name="Green"), Label(name="Blue"), Label(name="Grey"))

@@ -10,12 +10,12 @@ from contextlib import contextmanager
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebcnn.camera.frames import Frame
-from edgebcnn.camera.summary import Summary
 from edgebcnn.device.classifier import Receipt
+from edgebcnn.loop.summary import Summary
 from edgebcnn.progress import Silent
 from edgebcnn.report.agreement import Proportion
 from edgebcnn.sinks.outlet import Counts
+from edgebcnn.sources.frames import Frame
 from edgebcnn.web.board import LiveRun
 from edgebcnn.web.listening import Listening, listen
 from edgebcnn.web.server import HANG_S, WebPage

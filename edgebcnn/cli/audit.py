@@ -7,10 +7,10 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgebcnn.camera.scene import FRAME_SCENE_S, SLOT_SCENE_S
+from edgebcnn.monitor.scene import FRAME_SCENE_S, SLOT_SCENE_S
 
 if TYPE_CHECKING:
-    from edgebcnn.train.field_audit import FieldAudit
+    from edgebcnn.evaluation.field_audit import FieldAudit
 
 
 @click.command()
@@ -58,7 +58,7 @@ def command(
 
     reporter = TerminalReporter()
     with reporter.progress("starting TensorFlow", 0):
-        from edgebcnn.train.field_audit import audit
+        from edgebcnn.evaluation.field_audit import audit
 
     place = output or sample.absolute().with_name(f"{sample.absolute().name}-audit")
     result = audit(sample, full_path, bundle_path=bundle_path, output=place, scene_s=scene_s, reporter=reporter)

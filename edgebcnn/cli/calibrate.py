@@ -41,8 +41,8 @@ def command(*, run_path: Path, recipe: str, calibration_photos: Path | None, plo
 
     reporter = TerminalReporter()
     with reporter.progress("starting TensorFlow", 0):
-        from edgebcnn.quantize.calibrate import load_recipe
-        from edgebcnn.quantize.calibrated import preview
+        from edgebcnn.quantize.calibrate_run import preview
+        from edgebcnn.quantize.calibration.recipe import load_recipe
         from edgebcnn.train.run_folder import open_run
 
     report = preview(open_run(run_path), load_recipe(recipe), captured=calibration_photos, plot=plot, reporter=reporter)

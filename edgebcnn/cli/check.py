@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgebcnn.cli.device_options import DEFAULT_BUNDLE, device_options, open_from, policy_of
+from edgebcnn.cli.flags.device import DEFAULT_BUNDLE, device_options, open_from, policy_of
 
 if TYPE_CHECKING:
     from edgebcnn.bundle import Precision

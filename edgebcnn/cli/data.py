@@ -10,8 +10,8 @@ import click
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from edgebcnn.train.inspection import Inspection
-    from edgebcnn.train.splitting import SplitResult
+    from edgebcnn.images.inspection import Inspection
+    from edgebcnn.images.splitting import SplitResult
 
 _MAX_DISTANCE = click.option(
     "--max-distance",
@@ -42,10 +42,10 @@ def inspect(*, folder: Path, html: Path | None, strict: bool, seed: int, max_dis
     and odd sizes. DIR is any folder that train reads.
     """
     from edgebcnn.cli.console import TerminalReporter
-    from edgebcnn.train.inspection import inspect_photos
+    from edgebcnn.images.inspection import inspect_photos
 
     if html is not None:
-        from edgebcnn.train.photo_report import write_report  # first, because it may lack its package
+        from edgebcnn.images.report import write_report  # first, because it may lack its package
     reporter = TerminalReporter()
     inspection = inspect_photos(folder, seed=seed, max_distance=max_distance, reporter=reporter)
     if html is not None:
@@ -100,7 +100,7 @@ def split(
     photos stay where they are: list files are written, and train --data takes them.
     """
     from edgebcnn.cli.console import TerminalReporter
-    from edgebcnn.train.splitting import SplitRequest, split_photos
+    from edgebcnn.images.splitting import SplitRequest, split_photos
 
     request = SplitRequest(
         val=val,
@@ -118,7 +118,7 @@ def split(
 def _print_inspection(inspection: Inspection, html: Path | None, *, as_json: bool) -> None:
     from edgebcnn.atomic import json_bytes
     from edgebcnn.cli.console import stderr, stdout
-    from edgebcnn.train.layouts import some
+    from edgebcnn.images.layouts import some
 
     for note in inspection.notes:
         stderr.print(note)

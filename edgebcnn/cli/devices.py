@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 import click
@@ -11,6 +12,7 @@ if TYPE_CHECKING:
 
     from edgebcnn.device.machine import Inventory
     from edgebcnn.device.profile import DeviceProfile
+    from edgebcnn.sources.cameras import Camera
 
 
 _WIDTH = 22  # the longest name of a profile, and a gap
@@ -24,19 +26,21 @@ def command(*, as_json: bool) -> None:
     Runtimes, the processor and its features, memory, temperature, GPUs that Vulkan sees, delegate libraries, cameras.
     """
     from edgebcnn.atomic import json_bytes
-    from edgebcnn.device.machine import take_inventory, with_csi_cameras
+    from edgebcnn.device.machine import take_inventory
     from edgebcnn.device.profile import load_profile, profile_names
+    from edgebcnn.sources.cameras import attached_cameras, csi_attached
 
     profiles = [load_profile(name) for name in profile_names()]
-    inventory = with_csi_cameras(take_inventory())
+    inventory, cameras = take_inventory(), (*attached_cameras(), *csi_attached())
     if as_json:
         listed = {"profiles": [profile.model_dump(mode="json") for profile in profiles], **inventory.as_json()}
+        listed["cameras"] = [asdict(camera) for camera in cameras]
         click.echo(json_bytes({"schema_version": 1, **listed}).decode(), nl=False)
     else:
-        _print(profiles, inventory)
+        _print(profiles, inventory, cameras)
 
 
-def _print(profiles: Sequence[DeviceProfile], inventory: Inventory) -> None:
+def _print(profiles: Sequence[DeviceProfile], inventory: Inventory, cameras: Sequence[Camera]) -> None:
     machine = inventory.machine
     subjects = {
         "machine": [str(machine), machine.system],
@@ -44,7 +48,7 @@ def _print(profiles: Sequence[DeviceProfile], inventory: Inventory) -> None:
         "runtimes": [f"{runtime.name} {runtime.version or f'- {runtime.problem}'}" for runtime in inventory.runtimes],
         "GPUs": [f"{gpu.name} ({gpu.kind})" for gpu in inventory.gpus] or ["none that Vulkan sees"],
         "delegates": inventory.delegates or ["none in the folders of libraries"],
-        "cameras": [str(camera) for camera in inventory.cameras] or ["none"],
+        "cameras": [str(camera) for camera in cameras] or ["none"],
     }
     for profile in profiles:
         subjects[profile.name] = [

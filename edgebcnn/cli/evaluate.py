@@ -7,13 +7,13 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgebcnn.cli.device_options import PRECISIONS
+from edgebcnn.cli.flags.device import PRECISIONS
 
 if TYPE_CHECKING:
     from edgebcnn.bundle import Precision
-    from edgebcnn.train.evaluate import EvaluationResult
-    from edgebcnn.train.labelled import Split
-    from edgebcnn.train.models import Role
+    from edgebcnn.evaluation.evaluate import EvaluationResult
+    from edgebcnn.evaluation.labelled import Split
+    from edgebcnn.evaluation.models import Role
 
 _ROLES = click.Choice(["compact", "full"])
 
@@ -70,8 +70,8 @@ def command(
         raise click.UsageError("--against-role and --against-precision choose a model of --against: give that as well")
     reporter = TerminalReporter()
     with reporter.progress("starting TensorFlow", 0):
-        from edgebcnn.train.evaluate import evaluate
-        from edgebcnn.train.models import open_model
+        from edgebcnn.evaluation.evaluate import evaluate
+        from edgebcnn.evaluation.models import open_model
 
     result = evaluate(
         open_model(model_path, role=role, precision=precision),

@@ -138,14 +138,13 @@ def _precisions(flags: dict[str, Any]) -> list[Precision]:
 
 
 def _choices(precisions: list[Precision], flags: dict[str, Any]) -> ExportChoices:
-    from edgebcnn.quantize.calibrate import load_recipe
+    from edgebcnn.quantize.calibration.recipe import GateLimits, load_recipe
     from edgebcnn.quantize.choices import ExportChoices
-    from edgebcnn.quantize.gate import Gates
-    from edgebcnn.quantize.qat import DEFAULT_EPOCHS
+    from edgebcnn.quantize.qat.finetune import DEFAULT_EPOCHS
 
     recipe = load_recipe(flags["recipe"])
     changes: dict[str, Any] = {
-        "gates": recipe.gates.overridden(**{limit: flags[limit] for limit in Gates.model_fields})
+        "gates": recipe.gates.overridden(**{limit: flags[limit] for limit in GateLimits.model_fields})
     }
     if flags["equalization"] is not None:
         changes["equalization"] = flags["equalization"]

@@ -7,11 +7,11 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgebcnn.cli.device_options import PRECISIONS
+from edgebcnn.cli.flags.device import PRECISIONS
 
 if TYPE_CHECKING:
     from edgebcnn.bundle import Precision
-    from edgebcnn.quantize.layers import ModelLayers
+    from edgebcnn.quantize.inspect.layers import ModelLayers
 
 
 @click.command()
@@ -36,7 +36,7 @@ def command(*, bundle_path: Path, precision: Precision | None, integer_only: boo
     it on training photos. The picture of it lies in the bundle, as report/layers.PRECISION.png.
     """
     from edgebcnn.bundle import open_bundle
-    from edgebcnn.quantize.layers import check_integer_only, read_layers
+    from edgebcnn.quantize.inspect.layers import check_integer_only, read_layers
 
     found = read_layers(open_bundle(bundle_path), precision)
     if integer_only:
@@ -47,7 +47,7 @@ def command(*, bundle_path: Path, precision: Precision | None, integer_only: boo
 def _print(found: dict[Precision, ModelLayers], *, as_json: bool) -> None:
     from edgebcnn.atomic import json_bytes
     from edgebcnn.cli.console import stdout
-    from edgebcnn.quantize.layers import layers_table
+    from edgebcnn.quantize.inspect.layers import layers_table
 
     if as_json:
         click.echo(json_bytes({name: model.as_json() for name, model in found.items()}).decode(), nl=False)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import click
 
-from edgebcnn.cli.device_options import DEFAULT_BUNDLE, check_default
+from edgebcnn.cli.flags.device import DEFAULT_BUNDLE, check_default
 
 
 @click.command()

@@ -9,16 +9,16 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from edgebcnn.cli.device_options import DEFAULT_BUNDLE, device_for, device_options, open_from, policy_of
-from edgebcnn.cli.flags import grouped
-from edgebcnn.cli.health_flags import SERVES as HEALTH_SERVES
-from edgebcnn.cli.health_flags import health_flags
-from edgebcnn.cli.shelf_flags import SERVES as SHELF_SERVES
-from edgebcnn.cli.shelf_flags import shelf_flags
-from edgebcnn.cli.sink_flags import PATH, sink_flags
-from edgebcnn.cli.view_flags import view_flags
-from edgebcnn.cli.web_flags import SERVES as WEB_SERVES
-from edgebcnn.cli.web_flags import web_flags
+from edgebcnn.cli.flags.device import DEFAULT_BUNDLE, device_for, device_options, open_from, policy_of
+from edgebcnn.cli.flags.grouped import grouped
+from edgebcnn.cli.flags.health import SERVES as HEALTH_SERVES
+from edgebcnn.cli.flags.health import health_flags
+from edgebcnn.cli.flags.shelf import SERVES as SHELF_SERVES
+from edgebcnn.cli.flags.shelf import shelf_flags
+from edgebcnn.cli.flags.sinks import PATH, sink_flags
+from edgebcnn.cli.flags.view import view_flags
+from edgebcnn.cli.flags.web import SERVES as WEB_SERVES
+from edgebcnn.cli.flags.web import web_flags
 
 if TYPE_CHECKING:
     from edgebcnn.run import RunChoices

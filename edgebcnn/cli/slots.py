@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING
 import click
 from click.core import ParameterSource
 
-from edgebcnn.cli.device_options import DEFAULT_BUNDLE
-from edgebcnn.cli.view_flags import typed, view_flags
-from edgebcnn.cli.web_flags import TOKEN
+from edgebcnn.cli.flags.device import DEFAULT_BUNDLE
+from edgebcnn.cli.flags.view import typed, view_flags
+from edgebcnn.cli.flags.web import TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    from edgebcnn.camera.view import View
+    from edgebcnn.camera_view import View
     from edgebcnn.shelf.check import SlotCheck
     from edgebcnn.web.drawing import Model
 
@@ -60,11 +60,11 @@ def command(
         return
     from contextlib import closing
 
-    from edgebcnn.camera.source import masked, open_source
-    from edgebcnn.camera.stills import Stills
     from edgebcnn.cli.console import TerminalReporter
     from edgebcnn.cli.signals import stopped_by_signals
     from edgebcnn.shelf.edit import SlotsEditor
+    from edgebcnn.sources.open import masked, open_source
+    from edgebcnn.sources.stills import Stills
     from edgebcnn.web.listening import listen
     from edgebcnn.web.serving import need_web, serve_until
 

@@ -24,10 +24,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebcnn.atomic import json_bytes, replacing_file, replacing_folder, storage_errors
-from edgebcnn.camera.truth import truth_path, write_truth
 from edgebcnn.demo.products import PRODUCTS, Product
 from edgebcnn.demo.scene import PHOTO_PX, photograph, random_pose, random_scene
 from edgebcnn.errors import DataError, StorageError
+from edgebcnn.sources.truth import truth_path, write_truth
 
 VIDEO_WIDTH_PX, VIDEO_HEIGHT_PX = 320, 240
 LABELS_NAME = "labels.csv"

@@ -10,17 +10,17 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
-from edgebcnn.camera.loop import CameraLoop
-from edgebcnn.camera.source import open_source
-from edgebcnn.camera.summary import Summary
 from edgebcnn.demo.products import PRODUCTS
 from edgebcnn.demo.shelf import ShelfSizes, draw_shelf, draw_video
 from edgebcnn.device.classifier import Classifier
+from edgebcnn.loop.loop import CameraLoop
+from edgebcnn.loop.summary import Summary
 from edgebcnn.progress import Reporter
-from edgebcnn.quantize.calibrate import load_recipe
+from edgebcnn.quantize.calibration.recipe import load_recipe
 from edgebcnn.quantize.choices import ExportChoices
 from edgebcnn.quantize.export import ExportResult, export
 from edgebcnn.sinks.terminal import ProgressSink
+from edgebcnn.sources.open import open_source
 from edgebcnn.train.augment import Augmentation
 from edgebcnn.train.claim import new_name
 from edgebcnn.train.config import StageConfig, TrainConfig

@@ -1,0 +1,1 @@
+"""How a bundle runs on this machine: runtimes, delegates, classification, checks, benchmarks."""

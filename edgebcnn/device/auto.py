@@ -20,7 +20,7 @@ from edgebcnn.atomic import write_json
 from edgebcnn.bundle import Bundle, Precision
 from edgebcnn.cache import cache_folder
 from edgebcnn.device.classifier import PREFERRED
-from edgebcnn.device.delegate import judge
+from edgebcnn.device.delegate import try_delegate
 from edgebcnn.device.machine import Inventory, take_inventory
 from edgebcnn.device.profile import DeviceProfile, ExternalDelegate, GpuSettings
 from edgebcnn.device.runtime import check_threads, default_threads
@@ -144,7 +144,7 @@ def candidates(bundle: Bundle, wanted: Wanted, inventory: Inventory) -> Iterator
 def _considered(bundle: Bundle, profile: DeviceProfile) -> Considered:
     golden = read_golden(bundle, profile.precision)
     try:
-        judged = judge(bundle, profile, golden, precision=profile.precision)
+        judged = try_delegate(bundle, profile, golden, precision=profile.precision)
     except DeviceError as error:
         return Considered(profile=profile, latency_p50_ms=None, dropped=str(error))
     if judged.problem:

@@ -19,7 +19,7 @@ from edgebcnn.bundle import REPORT_NAME, Bundle, Precision
 from edgebcnn.device import auto
 from edgebcnn.device.auto import Considered, Wanted
 from edgebcnn.device.classifier import PREFERRED
-from edgebcnn.device.delegate import judge
+from edgebcnn.device.delegate import try_delegate
 from edgebcnn.device.machine import Machine, inspect_machine, take_inventory
 from edgebcnn.device.profile import DeviceProfile
 from edgebcnn.device.runtime import check_threads, default_threads
@@ -250,7 +250,7 @@ def _turns(candidates: int, rounds: int) -> Iterator[int]:
 def _tried(bundle: Bundle, profile: DeviceProfile, golden: Golden, calls: int) -> Trial | str:
     """What it did, or why it is out."""
     try:
-        judged = judge(bundle, profile, golden, precision=profile.precision, calls=calls)
+        judged = try_delegate(bundle, profile, golden, precision=profile.precision, calls=calls)
     except DeviceError as error:
         return str(error)
     return judged.problem or judged.trial

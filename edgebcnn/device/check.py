@@ -12,7 +12,7 @@ from typing import Any
 from edgebcnn.bundle import Bundle, Precision
 from edgebcnn.device.auto import Considered
 from edgebcnn.device.classifier import preferred_precision
-from edgebcnn.device.delegate import STRICT, Policy, check_cores, judge
+from edgebcnn.device.delegate import STRICT, Policy, check_cores, try_delegate
 from edgebcnn.device.machine import Machine, inspect_machine
 from edgebcnn.device.profile import DeviceProfile
 from edgebcnn.device.selftest import Difference, difference, read_golden
@@ -145,7 +145,7 @@ def check_bundle(
     bundle.model_path(chosen)  # says how to get a model that is not there
     golden = read_golden(bundle, chosen)
     with reporter.progress(f"Replaying {len(golden.pixels)} golden photos", 2) as advance:
-        judged = judge(bundle, profile, golden, precision=chosen, threads=threads, policy=policy)
+        judged = try_delegate(bundle, profile, golden, precision=chosen, threads=threads, policy=policy)
         advance(1)
         plain = judged.profile.model_copy(update={"delegate": "none", "gpu": None, "external": None})
         on_cpu = try_model(bundle, plain, precision=chosen, threads=threads, calls=0)

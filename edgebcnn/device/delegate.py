@@ -78,7 +78,7 @@ def open_classifier(
     fallback = None
     if profile.is_accelerator:
         golden = read_golden(bundle, chosen)
-        judged = judge(bundle, profile, golden, precision=chosen, threads=threads, policy=policy, calls=0)
+        judged = try_delegate(bundle, profile, golden, precision=chosen, threads=threads, policy=policy, calls=0)
         if judged.problem:
             raise DeviceError(judged.problem)
         profile, fallback = judged.profile, judged.trial.receipt.fallback
@@ -88,7 +88,7 @@ def open_classifier(
     return classifier
 
 
-def judge(
+def try_delegate(
     bundle: Bundle,
     profile: DeviceProfile,
     golden: Golden,

@@ -1,7 +1,6 @@
-"""What does this machine have that can classify or see: runtimes, CPU, GPU, delegates, cameras?
+"""Lists what this machine has to classify with: runtimes, CPU, GPU, delegates.
 
-Nothing is installed or changed, and no camera opened but by libcamera's own list. On systems other than Linux, what
-cannot be read is left empty.
+Nothing is installed or changed. On systems other than Linux, what cannot be read is left empty.
 """
 
 from __future__ import annotations
@@ -9,12 +8,10 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from edgebcnn.camera.csi import PREFIX, csi_cameras
-from edgebcnn.camera.devices import LINKS, lasting_path
 from edgebcnn.device.interpreter import find_package
 from edgebcnn.device.profile import RuntimeName
 from edgebcnn.device.runtime import usable_cores
@@ -87,35 +84,20 @@ class InstalledRuntime:
 
 
 @dataclass(frozen=True)
-class Camera:
-    """A camera: its device or `csi:` and its number, its name, and a path that it keeps whatever its number, if any."""
-
-    device: str
-    name: str
-    stable_path: str | None
-
-    def __str__(self) -> str:
-        """`/dev/video0 · HD Webcam · /dev/v4l/by-id/usb-…`."""
-        return " · ".join(filter(None, (self.device, self.name, self.stable_path)))
-
-
-@dataclass(frozen=True)
 class Inventory:
-    """A machine, and what is installed on it or plugged into it.
+    """A machine, and what is installed on it.
 
     Attributes:
         machine: The machine.
         runtimes: Both TFLite runtimes, there or not.
         gpus: What Vulkan sees.
         delegates: Paths of those of `DELEGATE_LIBRARIES` that are there.
-        cameras: Cameras.
     """
 
     machine: Machine
     runtimes: tuple[InstalledRuntime, ...]
     gpus: tuple[Adapter, ...]
     delegates: tuple[str, ...]
-    cameras: tuple[Camera, ...]
 
     def as_json(self) -> dict[str, Any]:
         """Every field by name."""
@@ -123,15 +105,9 @@ class Inventory:
 
 
 def take_inventory(root: Path = Path("/")) -> Inventory:
-    """Looks at this machine, at what is installed on it and at what is plugged into it."""
+    """Inspects this machine and what is installed on it."""
     runtimes = (_runtime("litert"), _runtime("tflite_runtime"))
-    return Inventory(inspect_machine(root), runtimes, find_adapters(), _delegates(root), _cameras(root))
-
-
-def with_csi_cameras(inventory: Inventory) -> Inventory:
-    """Adds the cameras that libcamera sees, where `rpicam-vid` is installed; that takes it about a second."""
-    found = (Camera(f"{PREFIX}{each.index}", each.sensor, f"{PREFIX}{each.path}") for each in csi_cameras())
-    return replace(inventory, cameras=(*inventory.cameras, *found))
+    return Inventory(inspect_machine(root), runtimes, find_adapters(), _delegates(root))
 
 
 def inspect_machine(root: Path = Path("/")) -> Machine:
@@ -139,7 +115,8 @@ def inspect_machine(root: Path = Path("/")) -> Machine:
     cpu, memory = _fields(root / "proc/cpuinfo"), _fields(root / "proc/meminfo")
     features = (cpu.get("flags") or cpu.get("Features") or "").split()
     return Machine(
-        model=_read(root / "proc/device-tree/model") or _read(root / "sys/class/dmi/id/product_name"),
+        model=read_kernel_file(root / "proc/device-tree/model")
+        or read_kernel_file(root / "sys/class/dmi/id/product_name"),
         architecture=platform.machine(),
         system=f"{platform.system()} {platform.release()}",
         python=platform.python_version(),
@@ -169,23 +146,14 @@ def _delegates(root: Path) -> tuple[str, ...]:
     return tuple(dict.fromkeys(str(path) for path in found if path.is_file()))
 
 
-def _cameras(root: Path) -> tuple[Camera, ...]:
-    links = tuple(root / folder.relative_to("/") for folder in LINKS)
-    return tuple(
-        Camera(f"/dev/{entry.name}", _read(entry / "name"), lasting_path(str(root / "dev" / entry.name), links=links))
-        for entry in sorted((root / "sys/class/video4linux").glob("video*"))
-        if _read(entry / "index") in ("", "0")  # further entries of one camera give metadata, not pictures
-    )
-
-
 def _temperature_c(root: Path) -> float | None:
-    zones = [_read(zone) for zone in (root / "sys/class/thermal").glob("thermal_zone*/temp")]
+    zones = [read_kernel_file(zone) for zone in (root / "sys/class/thermal").glob("thermal_zone*/temp")]
     return max((int(millidegrees) / 1000 for millidegrees in zones if millidegrees.lstrip("-").isdigit()), default=None)
 
 
 def _fields(path: Path) -> dict[str, str]:
     """`name: value` lines; the first of equal names, which for a processor is the first core."""
-    pairs = (line.partition(":") for line in reversed(_read(path).splitlines()))
+    pairs = (line.partition(":") for line in reversed(read_kernel_file(path).splitlines()))
     return {name.strip(): value.strip() for name, _, value in pairs}
 
 
@@ -194,7 +162,7 @@ def _megabytes(kibibytes: str | None) -> float | None:
     return round(int(kibibytes.split()[0]) * 1024 / 1e6, 1) if kibibytes else None
 
 
-def _read(path: Path) -> str:
+def read_kernel_file(path: Path) -> str:
     """The text of a small file of the kernel; empty where it is not there or may not be read."""
     try:
         return path.read_text(errors="replace").strip("\0 \n")

@@ -8,7 +8,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from edgebcnn import catalog
 from edgebcnn.bundle import Precision
-from edgebcnn.camera.view import Turn, View, size_from
+from edgebcnn.camera_view import Rotation, View, size_from
 from edgebcnn.errors import DeviceError
 
 PACKAGE = "edgebcnn._devices"
@@ -59,7 +59,7 @@ class CameraDefaults(_Strict):
     source: str = Field(default="0", min_length=1)
     size: str | None = None
     rate: float | None = Field(default=None, gt=0, allow_inf_nan=False)
-    rotate: Turn = 0
+    rotate: Rotation = 0
 
     @field_validator("size")
     @classmethod
@@ -95,7 +95,7 @@ class CameraDefaults(_Strict):
         return " · ".join(said)
 
 
-class Limits(_Strict):
+class DeviceLimits(_Strict):
     """What `edgebcnn check` holds the device to.
 
     Attributes:
@@ -159,7 +159,7 @@ class DeviceProfile(_Strict):
     gpu: GpuSettings | None = None
     external: ExternalDelegate | None = None
     camera: CameraDefaults = CameraDefaults()
-    limits: Limits = Limits()
+    limits: DeviceLimits = DeviceLimits()
     measured: tuple[Measurement, ...] = Field(default=(), strict=False)
 
     @model_validator(mode="after")

@@ -1,0 +1,1 @@
+"""What a device keeps of what it saw, and how people label it."""

@@ -19,7 +19,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebcnn.camera.reading import Candidate
+from edgebcnn.loop.reading import Candidate
 
 UNCERTAIN = 4.0  # added where the two best products are equally probable
 RARE = 4.0  # added where a product has not been seen

@@ -11,16 +11,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebcnn.bundle import Precision
-from edgebcnn.camera.frames import Frame
-from edgebcnn.camera.reading import Reading
-from edgebcnn.camera.shelf import ShelfReading
 from edgebcnn.errors import StorageError
 from edgebcnn.field.plan import Boosts
 from edgebcnn.field.record import Record, encoded
 from edgebcnn.field.sample import SampleFolder
+from edgebcnn.loop.reading import Reading
+from edgebcnn.loop.shelf_reading import ShelfReading
 from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.progress import Reporter
 from edgebcnn.sinks.outlet import POLL_S, Deadline
+from edgebcnn.sources.frames import Frame
 
 WAITING_FRAMES = 8  # 50 MB of 1080p; a disk that is so far behind does not catch up
 LEAVE_S = 0.4  # after the deadline, for the frame in hand

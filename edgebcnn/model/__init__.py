@@ -1,1 +1,1 @@
-"""The networks: backbones, bilinear pooling, and the full and compact models made of them."""
+"""The bilinear CNN: backbones, streams, pooling heads, compression of a trained head."""

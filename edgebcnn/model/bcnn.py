@@ -49,7 +49,7 @@ from edgebcnn.model.pooling import (
     TensorSketch,
 )
 from edgebcnn.model.spelling import check_shared
-from edgebcnn.model.streams import Unpack, align, build_streams, cut
+from edgebcnn.model.streams import UnpackMaps, align, build_streams, cut
 
 Role = Literal["full", "compact"]
 
@@ -235,7 +235,7 @@ def _head_of_packed(maps: Sequence[Any], logits: Any) -> Any:
     of_maps = keras.Model(list(maps), logits, name="head_of_maps")
     channels = [each.shape[-1] for each in maps]
     feature_map = keras.Input((None, None, sum(channels)), name="feature_map")
-    return keras.Model(feature_map, of_maps(Unpack((1, 1), channels, name="unpack_maps")(feature_map)), name="head")
+    return keras.Model(feature_map, of_maps(UnpackMaps((1, 1), channels, name="unpack_maps")(feature_map)), name="head")
 
 
 def _head(architecture: Architecture, maps: Sequence[Any], *, fold: bool = False) -> Any:

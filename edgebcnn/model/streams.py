@@ -145,10 +145,10 @@ def cut(image: Any, streams: Sequence[Stream], maps: Sequence[Any], frozen_throu
             f"outputs of {layers[0]} and {layers[1]} cannot be cached side by side, with {grids[0]} and {grids[1]} "
             f"locations at {_PROBE_SIDES[0]} px: choose other layers, or --frozen-through none"
         )
-    pack = Pack(factors, name="pack_cuts")
+    pack = PackMaps(factors, name="pack_cuts")
     prefix = keras.Model(image, pack(cuts), name="prefix")
     cached = keras.Input(prefix.output_shape[1:], name="frozen")
-    parts = Unpack(factors, [each.shape[-1] for each in cuts], name="unpack_cuts")(cached)
+    parts = UnpackMaps(factors, [each.shape[-1] for each in cuts], name="unpack_cuts")(cached)
     outputs = [tail(part) for tail, part in zip(tails, parts, strict=True)]
     return prefix, keras.Model(cached, packed(outputs), name="suffix")
 
@@ -166,7 +166,7 @@ def _tail(stream: Stream, layer: str, start: Any, feature_map: Any) -> Any:
 
 def packed(maps: Sequence[Any]) -> Any:
     """Maps of one grid side by side along the channels; a single one as it is."""
-    return maps[0] if len(maps) == 1 else Pack((1, 1), name="pack_maps")(list(maps))
+    return maps[0] if len(maps) == 1 else PackMaps((1, 1), name="pack_maps")(list(maps))
 
 
 def frozen_layers(streams: str, *, weights: str, frozen_through: str) -> str | None:
@@ -211,8 +211,8 @@ def _grids(image: Any, outputs: Sequence[Any]) -> Iterator[list[tuple[int, int]]
         yield [tuple(each.shape[1:3]) for each in traced]
 
 
-@_register
-class Pack(keras.layers.Layer):  # type: ignore[misc]
+@keras.saving.register_keras_serializable("edgebcnn", name="Pack")
+class PackMaps(keras.layers.Layer):  # type: ignore[misc]
     """Two maps `(n, h·f, w·f, c)`, each of its own factor f, as one `(n, h, w, Σ c·f²)`, without loss.
 
     Args:
@@ -233,12 +233,12 @@ class Pack(keras.layers.Layer):  # type: ignore[misc]
         return {**super().get_config(), "factors": self.factors}
 
 
-@_register
-class Unpack(keras.layers.Layer):  # type: ignore[misc]
-    """The maps that `Pack` was given.
+@keras.saving.register_keras_serializable("edgebcnn", name="Unpack")
+class UnpackMaps(keras.layers.Layer):  # type: ignore[misc]
+    """The maps that `PackMaps` was given.
 
     Args:
-        factors: What `Pack` had.
+        factors: What `PackMaps` had.
         channels: Of each map.
     """
 

@@ -1,1 +1,1 @@
-"""From a trained run to a bundle: calibrate → convert → audit → evaluate → bundle."""
+"""How a trained run becomes a bundle: calibrate, convert, audit, gate."""

@@ -7,8 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgebcnn.bundle import Precision
-from edgebcnn.quantize.calibrate import Recipe
-from edgebcnn.quantize.int8 import QuantizedIo
+from edgebcnn.quantize.calibration.recipe import Recipe
+from edgebcnn.quantize.tflite.int8 import QuantizedIo
 
 
 @dataclass(frozen=True)

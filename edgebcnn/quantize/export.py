@@ -33,26 +33,26 @@ from edgebcnn.bundle import (
     write_bundle,
 )
 from edgebcnn.errors import DataError, QuantizationError
+from edgebcnn.images.dataset import Photo
 from edgebcnn.model.keras import keras, tf
 from edgebcnn.progress import Reporter
-from edgebcnn.quantize.calibrated import CalibratedModel
+from edgebcnn.quantize.calibrate_run import Int8Calibration
 from edgebcnn.quantize.choices import ExportChoices
-from edgebcnn.quantize.convert import check_pixel_input
 from edgebcnn.quantize.full_file import full_file
-from edgebcnn.quantize.gate import Verdict, check_refused_folder, forget_refusal, gate_json, judge, refuse
-from edgebcnn.quantize.golden import golden_archive
+from edgebcnn.quantize.gate import Verdict, check_refused_folder, forget_refusal, gate_json, judge_export, refuse
+from edgebcnn.quantize.golden_photos import golden_archive
 from edgebcnn.quantize.held_out import HeldOutAnswers, ask, ask_old_runtime
-from edgebcnn.quantize.layers import LayerErrors
-from edgebcnn.quantize.layers_figure import layers_figure
+from edgebcnn.quantize.inspect.layers import LayerErrors
+from edgebcnn.quantize.inspect.layers_figure import layers_figure
 from edgebcnn.quantize.model_files import CALIBRATED, MadeFile, Maker
-from edgebcnn.quantize.old_runtime import OldRuntimeResult, check_known
+from edgebcnn.quantize.old_runtime.check import OldRuntimeResult, check_known
+from edgebcnn.quantize.tflite.convert import check_pixel_input
 from edgebcnn.report.calibration import CalibrationReport
 from edgebcnn.report.comparison import ModelComparison, compare
 from edgebcnn.report.fidelity import Fidelity, fidelity
 from edgebcnn.report.page import page
 from edgebcnn.report.render import comparison_json
 from edgebcnn.train.claim import check_writable
-from edgebcnn.train.dataset import Photo
 from edgebcnn.train.features import PreparedPhotos
 from edgebcnn.train.run_folder import TrainedRun, check_photos, resume_command
 
@@ -194,7 +194,7 @@ def _check_made(made: Mapping[Precision, MadeFile], run: TrainedRun, choices: Ex
 def _manifest(
     run: TrainedRun,
     made: Mapping[Precision, MadeFile],
-    calibrated: CalibratedModel | None,
+    calibrated: Int8Calibration | None,
     full: MadeFile | None,
     *,
     tuned: bool,
@@ -257,7 +257,7 @@ def _judged(
             untuned=untuned,
             comparison=compare(truth, answers, labels),
             fidelity=fidelity(truth, answers, labels),
-            verdict=judge(truth, compact, edge, labels=labels, gates=choices.recipe.gates),
+            verdict=judge_export(truth, compact, edge, labels=labels, gates=choices.recipe.gates),
             old_runtime=in_old_runtime.get(precision),
         )
     return models

@@ -12,10 +12,10 @@ from edgebcnn.device.selftest import difference
 from edgebcnn.errors import QuantizationError
 from edgebcnn.model.bcnn import Bcnn, folded
 from edgebcnn.progress import Reporter
-from edgebcnn.quantize.audit import audit
-from edgebcnn.quantize.convert import float_file
-from edgebcnn.quantize.metadata import with_metadata
+from edgebcnn.quantize.inspect.audit import audit
 from edgebcnn.quantize.model_files import MadeFile
+from edgebcnn.quantize.tflite.convert import float_file
+from edgebcnn.quantize.tflite.metadata import with_metadata
 from edgebcnn.train.features import PreparedPhotos
 from edgebcnn.train.run_folder import TrainedRun
 

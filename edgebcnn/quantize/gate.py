@@ -13,15 +13,15 @@ import shutil
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field
 
 from edgebcnn.atomic import replacing_folder
 from edgebcnn.bundle import Label, Precision
 from edgebcnn.errors import BundleError, GateError
+from edgebcnn.quantize.calibration.recipe import GateLimits
 from edgebcnn.report.agreement import CONFIDENCE, AccuracyDrop, wilson_interval
 from edgebcnn.report.drift import holm
 
@@ -36,29 +36,6 @@ _NAMED = 3  # products in a sentence; the report names all
 
 Outcome = Literal["passed", "unclear", "refused"]
 """From good to bad; `unclear`: larger than the limit, and yet so few photos that chance explains it."""
-
-Points = Annotated[float, Field(ge=0, le=100, allow_inf_nan=False)]
-
-
-class Gates(BaseModel):
-    """What a model file may lose against the compact model, in percentage points.
-
-    Attributes:
-        max_drop: Of top-1 over all held-out photos.
-        max_product_drop: Of one product's photos.
-        max_new_confusion: Of one product's photos that are newly taken for one other product.
-    """
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    max_drop: Points = 0.5
-    max_product_drop: Points = 10.0
-    max_new_confusion: Points = 5.0
-
-    def overridden(self, **limits: float | None) -> Gates:
-        """These gates with every limit that is given, and not None, in place of their own."""
-        given = {name: limit for name, limit in limits.items() if limit is not None}
-        return Gates(**{**self.model_dump(), **given})
 
 
 @dataclass(frozen=True)
@@ -106,7 +83,7 @@ class Verdict:
         pairs: Products newly taken for one other on more photos than the limit, the most first.
     """
 
-    gates: Gates
+    gates: GateLimits
     drop: AccuracyDrop
     products: tuple[ProductLoss, ...]
     pairs: tuple[ProductLoss, ...]
@@ -156,13 +133,13 @@ class Verdict:
         }
 
 
-def judge(
+def judge_export(
     truth: NDArray[np.integer],
     compact: NDArray[np.integer],
     edge: NDArray[np.integer],
     *,
     labels: Sequence[Label],
-    gates: Gates,
+    gates: GateLimits,
 ) -> Verdict:
     """Judges a model file by what it lost against the compact model.
 
@@ -203,7 +180,7 @@ def judge(
     )
 
 
-def gate_json(verdicts: Iterable[Verdict], gates: Gates, *, accepted: bool) -> dict[str, Any]:
+def gate_json(verdicts: Iterable[Verdict], gates: GateLimits, *, accepted: bool) -> dict[str, Any]:
     """What the gate says of an export as a whole: the worst outcome, whether that was accepted, and the limits."""
     outcome = max((verdict.outcome for verdict in verdicts), key=get_args(Outcome).index)
     return {"outcome": outcome, "accepted": accepted and outcome == "refused", "limits": gates.model_dump()}

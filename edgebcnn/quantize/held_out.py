@@ -19,7 +19,7 @@ from edgebcnn.model.bcnn import Bcnn
 from edgebcnn.progress import Advance, Reporter
 from edgebcnn.quantize.full_file import check_full_file
 from edgebcnn.quantize.model_files import MadeFile
-from edgebcnn.quantize.old_runtime import OLD_RUNTIME, OldRuntimeResult, compared
+from edgebcnn.quantize.old_runtime.check import OLD_RUNTIME, OldRuntimeResult, compared
 from edgebcnn.train.features import PreparedPhotos, run_through
 from edgebcnn.train.run_folder import TrainedRun
 from edgebcnn.train.steps import predictor

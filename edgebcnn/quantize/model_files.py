@@ -17,18 +17,18 @@ from numpy.typing import NDArray
 from edgebcnn.bundle import Precision
 from edgebcnn.model.bcnn import Bcnn, folded
 from edgebcnn.progress import Reporter
-from edgebcnn.quantize.audit import Audit, audit
-from edgebcnn.quantize.bias import with_corrected_biases
-from edgebcnn.quantize.calibrated import CalibratedModel, calibrated, chosen_photos
+from edgebcnn.quantize.calibrate_run import Int8Calibration, calibrate_int8, chosen_photos
 from edgebcnn.quantize.choices import ExportChoices
-from edgebcnn.quantize.convert import convert
-from edgebcnn.quantize.int8 import Int8Model
-from edgebcnn.quantize.int16 import quantize_int16
-from edgebcnn.quantize.layer_error import Answers, Simulation, alone, photos_needed, propagated
-from edgebcnn.quantize.layers import LayerErrors
-from edgebcnn.quantize.metadata import with_metadata
-from edgebcnn.quantize.mixed import Mixed, choose_wide, tensors_of
-from edgebcnn.quantize.qat import FineTuning, Tuning
+from edgebcnn.quantize.inspect.audit import Audit, audit
+from edgebcnn.quantize.inspect.layer_error import Answers, Simulation, alone, photos_needed, propagated
+from edgebcnn.quantize.inspect.layers import LayerErrors
+from edgebcnn.quantize.inspect.mixed import Mixed, choose_wide, tensors_of
+from edgebcnn.quantize.qat.finetune import FineTuning, Tuning
+from edgebcnn.quantize.tflite.bias import with_corrected_biases
+from edgebcnn.quantize.tflite.convert import convert
+from edgebcnn.quantize.tflite.int8 import Int8Model
+from edgebcnn.quantize.tflite.int16 import quantize_int16
+from edgebcnn.quantize.tflite.metadata import with_metadata
 from edgebcnn.train.features import PreparedPhotos
 from edgebcnn.train.run_folder import TrainedRun
 
@@ -91,13 +91,13 @@ class Maker:
         return {precision: self._made(precision) for precision in self._choices.precisions}
 
     @cached_property
-    def calibrated(self) -> CalibratedModel | None:
+    def calibrated(self) -> Int8Calibration | None:
         """The int8 model as calibrated, which all others start from; None where no file needs it."""
         choices = self._choices
         if CALIBRATED.isdisjoint(choices.precisions):
             return None
         chosen = chosen_photos(self._run, choices.recipe, captured=choices.captured, reporter=self._reporter)
-        return calibrated(
+        return calibrate_int8(
             self._model, chosen, preprocessing=self._preprocessing, io=choices.io, reporter=self._reporter
         )
 
@@ -122,7 +122,7 @@ class Maker:
         return MadeFile(content, audit(content))
 
     @property
-    def _plain(self) -> CalibratedModel:
+    def _plain(self) -> Int8Calibration:
         assert self.calibrated is not None, "asked for by files that are calibrated alone"
         return self.calibrated
 

@@ -20,7 +20,7 @@ from edgebcnn.report.agreement import agreement
 from edgebcnn.report.calibration import Stability
 
 if TYPE_CHECKING:
-    from edgebcnn.train.dataset import Photo
+    from edgebcnn.images.dataset import Photo
 
 MAX_PHOTOS = 128
 """Of the second calibration: more would take longer and change little."""

@@ -20,7 +20,7 @@ from edgebcnn.report.agreement import (
 )
 from edgebcnn.report.comparison import ModelComparison, compare
 from edgebcnn.report.drift import Drift, benjamini_hochberg, drift, drift_by_product, holm
-from edgebcnn.report.evaluation import Evaluation, expected_calibration_error, judge
+from edgebcnn.report.evaluation import Evaluation, expected_calibration_error, score_predictions
 from edgebcnn.report.fidelity import Fidelity, calibration_error, fidelity
 from edgebcnn.report.sequential import AgreementAlarm, confidence_sequence
 from edgebcnn.report.weighted import WeightedShare, weighted_share, weighted_shares
@@ -48,9 +48,9 @@ __all__ = [
     "expected_calibration_error",
     "fidelity",
     "holm",
-    "judge",
     "mcnemar_exact",
     "paired_interval",
+    "score_predictions",
     "share_interval",
     "top_k_accuracy",
     "weighted_share",

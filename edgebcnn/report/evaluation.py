@@ -1,7 +1,7 @@
 """How good is one model on labelled photos: overall, product by product, and on which photos is it wrong?
 
 Numpy and the standard library only, as all of `report`. Averages of precision, recall and F1 are scikit-learn's, and
-computed in `edgebcnn.train.evaluate`; `Averages` is what they look like.
+computed in `edgebcnn.evaluation.evaluate`; `Averages` is what they look like.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ class Evaluation:
         return self.top1.n
 
 
-def judge(
+def score_predictions(
     probabilities: NDArray[np.floating | np.integer], truth: NDArray[np.integer], labels: Sequence[Label]
 ) -> Evaluation:
     """All figures of one model on labelled photos.

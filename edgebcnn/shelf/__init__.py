@@ -1,0 +1,1 @@
+"""What stands in each slot of a shelf: slots file, states, compliance."""

@@ -37,7 +37,7 @@ ACCEPTED_AFTER_S = 20.0  # nobody stands so still for so long: it is a part of t
 
 
 @dataclass(frozen=True)
-class Gate:
+class ChangeGate:
     """How much is looked at without being classified.
 
     Attributes:
@@ -58,7 +58,7 @@ class SlotTracker:
         from_closer: Whether the next vote should be on the closer view of the slot; every other one is.
     """
 
-    def __init__(self, classes: int, rules: Rules, *, gate: Gate, empty: Look | None = None) -> None:
+    def __init__(self, classes: int, rules: Rules, *, gate: ChangeGate, empty: Look | None = None) -> None:
         self._rules, self._gate, self._empty = rules, gate, empty
         self._ballot = Ballot(classes)
         self._nothing = np.zeros(classes + 1)

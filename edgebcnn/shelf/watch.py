@@ -17,7 +17,7 @@ from edgebcnn.preprocessing import read_photo
 from edgebcnn.shelf.appearance import Grid
 from edgebcnn.shelf.regions import Region, closer, crop, surroundings
 from edgebcnn.shelf.slots import SlotMap
-from edgebcnn.shelf.tracker import Gate, SlotTracker
+from edgebcnn.shelf.tracker import ChangeGate, SlotTracker
 from edgebcnn.shelf.voting import Content
 
 Classify = Callable[[Sequence[NDArray[np.uint8]]], NDArray[np.float32]]
@@ -150,7 +150,7 @@ class ShelfWatch:
     """
 
     def __init__(
-        self, slots: SlotMap, labels: Sequence[Label], classify: Classify, *, width_over_height: float, gate: Gate
+        self, slots: SlotMap, labels: Sequence[Label], classify: Classify, *, width_over_height: float, gate: ChangeGate
     ) -> None:
         self.names = tuple((shelf.name, slot.name) for shelf, slot in slots.slots())
         self.slot_map, self._labels, self._classify = slots, labels, classify

@@ -19,7 +19,7 @@ from edgebcnn.sinks.files import CsvSink, JsonLinesSink, Rotation
 from edgebcnn.sinks.metrics import MetricsSink
 from edgebcnn.sinks.mqtt import PORTS as MQTT_PORTS
 from edgebcnn.sinks.mqtt import READING_ENTITIES, Entity, MqttTransport, slot_entities
-from edgebcnn.sinks.outlet import Outlet, Sink, WhenFull
+from edgebcnn.sinks.outlet import EventSink, Outlet, WhenFull
 from edgebcnn.sinks.remote import RemoteSink, Transport
 from edgebcnn.sinks.terminal import TerminalSink
 from edgebcnn.sinks.webhook import PORTS as WEBHOOK_PORTS
@@ -76,7 +76,7 @@ def open_sinks(
     reporter: Reporter,
     in_a_hurry: Callable[[], bool],
     slots: Sequence[tuple[str, str]] = (),
-    others: Sequence[Sink] = (),
+    others: Sequence[EventSink] = (),
 ) -> EventSinks:
     """Opens every sink that was asked for.
 
@@ -116,7 +116,7 @@ def _sinks(
     terminal: TextIO | None,
     keep_every_line: bool,
     reporter: Reporter,
-) -> Iterator[tuple[Sink, WhenFull]]:
+) -> Iterator[tuple[EventSink, WhenFull]]:
     """Those whose lines must not be lost make the loop wait; the others drop, or spool what they cannot send."""
     rotation = Rotation(round(choices.rotate_mb * MB), choices.rotate_keep) if choices.rotate_mb else None
     if choices.jsonl is not None:

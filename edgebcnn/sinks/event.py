@@ -17,8 +17,8 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
 from edgebcnn.atomic import json_bytes
-from edgebcnn.camera.reading import Candidate, Reading
-from edgebcnn.camera.shelf import ShelfReading
+from edgebcnn.loop.reading import Candidate, Reading
+from edgebcnn.loop.shelf_reading import ShelfReading
 from edgebcnn.shelf.watch import Compliance, SlotChange
 
 SCHEMA_VERSION: Literal[2] = 2

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from edgebcnn.camera.frames import Frame
-from edgebcnn.camera.reading import Reading
-from edgebcnn.camera.shelf import ShelfReading
+from edgebcnn.loop.reading import Reading
+from edgebcnn.loop.shelf_reading import ShelfReading
 from edgebcnn.sinks.event import Event, Stamp
 from edgebcnn.sinks.outlet import Counts, Outlet
+from edgebcnn.sources.frames import Frame
 
 
 class EventSinks:

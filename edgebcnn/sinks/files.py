@@ -20,7 +20,7 @@ from typing import Any
 from edgebcnn.atomic import storage_errors
 from edgebcnn.errors import StorageError
 from edgebcnn.sinks.event import KINDS, SCHEMA_VERSION, Event
-from edgebcnn.sinks.outlet import Deadline, Sink
+from edgebcnn.sinks.outlet import Deadline, EventSink
 
 MAX_LINE_BYTES = 1 << 20  # far longer than any event; how far back the last line is looked for
 
@@ -123,7 +123,7 @@ class LineFile:
         return self._path.with_name(f"{self._path.name}.{number}")
 
 
-class JsonLinesSink(Sink):
+class JsonLinesSink(EventSink):
     """One JSON object a line.
 
     Raises:
@@ -143,7 +143,7 @@ class JsonLinesSink(Sink):
         self._lines.close()
 
 
-class CsvSink(Sink):
+class CsvSink(EventSink):
     """One row an event, with the columns `CSV_COLUMNS`; what is not text or a number is JSON.
 
     Raises:

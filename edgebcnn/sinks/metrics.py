@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from edgebcnn.errors import MissingExtraError, SinkError
 from edgebcnn.shelf.watch import SlotState
 from edgebcnn.sinks.event import AgreementEvent, AlarmEvent, Event, GoldenEvent, ReadingEvent, SlotEvent
-from edgebcnn.sinks.outlet import Counts, Deadline, Sink
+from edgebcnn.sinks.outlet import Counts, Deadline, EventSink
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
 
 
-class MetricsSink(Sink):
+class MetricsSink(EventSink):
     """Counts events for Prometheus.
 
     Args:

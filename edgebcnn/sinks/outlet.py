@@ -73,7 +73,7 @@ class Deadline:
         return max(0.0, self._end_s - time.monotonic())
 
 
-class Sink(ABC):
+class EventSink(ABC):
     """Where events go. Opened before the loop starts; then only its outlet's thread calls it.
 
     Attributes:
@@ -103,7 +103,7 @@ class Outlet:
 
     def __init__(
         self,
-        sink: Sink,
+        sink: EventSink,
         *,
         when_full: WhenFull,
         in_a_hurry: Callable[[], bool] = lambda: False,

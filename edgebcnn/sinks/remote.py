@@ -15,7 +15,7 @@ from edgebcnn.errors import SinkError, StorageError
 from edgebcnn.progress import Reporter
 from edgebcnn.sinks.backlog import Backlog, Message
 from edgebcnn.sinks.event import Event
-from edgebcnn.sinks.outlet import POLL_S, Counts, Deadline, Sink
+from edgebcnn.sinks.outlet import POLL_S, Counts, Deadline, EventSink
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 MAX_RETRY_AFTER_S = 300.0  # what a server may ask us to wait
@@ -84,7 +84,7 @@ class Transport(Protocol):
         """Takes leave; called from the thread that sends."""
 
 
-class RemoteSink(Sink):
+class RemoteSink(EventSink):
     """Sends events over a transport, in a thread of its own, and keeps those that wait in a backlog.
 
     Args:

@@ -5,15 +5,15 @@ from __future__ import annotations
 from contextlib import ExitStack
 from typing import TextIO
 
-from edgebcnn.camera.frames import Frame
-from edgebcnn.camera.reading import Reading
-from edgebcnn.camera.shelf import ShelfReading
+from edgebcnn.loop.reading import Reading
+from edgebcnn.loop.shelf_reading import ShelfReading
 from edgebcnn.progress import Reporter
 from edgebcnn.sinks.event import Event
-from edgebcnn.sinks.outlet import Sink
+from edgebcnn.sinks.outlet import EventSink
+from edgebcnn.sources.frames import Frame
 
 
-class TerminalSink(Sink):
+class TerminalSink(EventSink):
     """One line an event; the stream stays open, it is the caller's."""
 
     name = "terminal"

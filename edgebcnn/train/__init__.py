@@ -1,1 +1,1 @@
-"""From labelled photos to a trained full model and its compact replacement."""
+"""How labelled photos become a full model and its compact replacement."""

@@ -21,6 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validat
 
 from edgebcnn.atomic import replacing_file, write_json
 from edgebcnn.errors import DataError, Interrupted, RunError, TrainingError
+from edgebcnn.images.dataset import Photo, ProductDataset, open_photos
+from edgebcnn.images.layouts import natural_order
 from edgebcnn.model import heads
 from edgebcnn.model.bcnn import build
 from edgebcnn.model.heads import HEADS, CompactPooling, Tail
@@ -30,9 +32,7 @@ from edgebcnn.report.agreement import Proportion
 from edgebcnn.report.ranks import CompressResult, Judged, RankResult
 from edgebcnn.train.claim import check_place, created, point_latest_at
 from edgebcnn.train.config import StageConfig, TrainConfig
-from edgebcnn.train.dataset import Photo, ProductDataset, open_photos
 from edgebcnn.train.head_latency import head_latency_ms
-from edgebcnn.train.layouts import natural_order
 from edgebcnn.train.ranks_figure import ranks_figure
 from edgebcnn.train.run_folder import (
     RECORD_NAME,

@@ -24,10 +24,10 @@ from numpy.typing import NDArray
 
 from edgebcnn.atomic import storage_errors, write_json
 from edgebcnn.errors import StorageError
+from edgebcnn.images.dataset import Photo
 from edgebcnn.preprocessing import Preprocessing, read_photo
 from edgebcnn.progress import Advance
 from edgebcnn.train.augment import Augmentation
-from edgebcnn.train.dataset import Photo
 
 CHUNK = 64
 """Pictures that go through the frozen layers at once; a kill loses at most the chunk in flight."""

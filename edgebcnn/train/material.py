@@ -13,11 +13,11 @@ from typing import Any, TypeAlias
 import numpy as np
 from numpy.typing import NDArray
 
+from edgebcnn.images.dataset import Photo, ProductDataset
 from edgebcnn.model.bcnn import Bcnn
 from edgebcnn.model.streams import frozen_layers
 from edgebcnn.progress import Advance
 from edgebcnn.train.config import TrainConfig
-from edgebcnn.train.dataset import Photo, ProductDataset
 from edgebcnn.train.features import AugmentedPhotos, Pictures, PreparedPhotos, cached
 from edgebcnn.train.fit import Examples
 from edgebcnn.train.inference import inference

@@ -32,12 +32,12 @@ from edgebcnn import __version__
 from edgebcnn.atomic import write_bytes, write_json
 from edgebcnn.bundle import Label
 from edgebcnn.errors import DataError, RunError
+from edgebcnn.images.dataset import Photo, ProductDataset
 from edgebcnn.model.bcnn import Architecture, Bcnn, Role, build
 from edgebcnn.model.heads import HEADS
 from edgebcnn.model.keras import keras
 from edgebcnn.preprocessing import Interpolation, Preprocessing
 from edgebcnn.train.config import TrainConfig
-from edgebcnn.train.dataset import Photo, ProductDataset
 
 SCHEMA_VERSION = 2
 RECORD_NAME = "run.json"

@@ -24,6 +24,8 @@ from numpy.typing import NDArray
 
 from edgebcnn.atomic import write_json
 from edgebcnn.errors import DataError, DivergedError, Interrupted, RunError, TrainingError
+from edgebcnn.images.dataset import ProductDataset, load_dataset
+from edgebcnn.images.layouts import read_layout
 from edgebcnn.model.backbones import NONE
 from edgebcnn.model.bcnn import Bcnn, Role, build, with_descriptor
 from edgebcnn.model.compress import settle, start_from_full
@@ -35,12 +37,10 @@ from edgebcnn.report.comparison import ModelComparison, compare
 from edgebcnn.report.render import comparison_json
 from edgebcnn.train.claim import check_place, created, locked, point_latest_at
 from edgebcnn.train.config import StageConfig, TrainConfig
-from edgebcnn.train.dataset import ProductDataset, load_dataset
 from edgebcnn.train.features import Pictures, PreparedPhotos, run_through
 from edgebcnn.train.fit import Examples, Stage
 from edgebcnn.train.history import History
 from edgebcnn.train.inference import inference
-from edgebcnn.train.layouts import read_layout
 from edgebcnn.train.material import Material, TrainAndVal, backbone_of, class_ids, frozen
 from edgebcnn.train.run_folder import (
     RunRecord,

@@ -13,18 +13,18 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebcnn.camera.reading import CANDIDATES, Candidate, Reading, utc
-from edgebcnn.camera.shelf import ShelfReading
+from edgebcnn.loop.reading import CANDIDATES, Candidate, Reading, utc
+from edgebcnn.loop.shelf_reading import ShelfReading
 from edgebcnn.report.agreement import Proportion
 from edgebcnn.report.sequential import SequentialShare
 from edgebcnn.sinks.event import Event, ReadingEvent, Stamp
-from edgebcnn.sinks.outlet import Counts, Sink
+from edgebcnn.sinks.outlet import Counts, EventSink
 from edgebcnn.web.state import FrameNow, Health, Share, ShelfNow, SlotNow, Speed, State
 
 if TYPE_CHECKING:
-    from edgebcnn.camera.frames import Frame
-    from edgebcnn.camera.summary import Summary
+    from edgebcnn.loop.summary import Summary
     from edgebcnn.shelf.watch import ShelfWatch
+    from edgebcnn.sources.frames import Frame
 
 SHOWN_EVENTS = 20
 SHOWN_S = 120  # of the plots
@@ -134,7 +134,7 @@ class Board:
         )
 
 
-class NewsSink(Sink):
+class NewsSink(EventSink):
     """Where events go on their way to the board."""
 
     name = "web"

@@ -19,13 +19,13 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from edgebcnn.bundle import Label
-from edgebcnn.camera.reading import CANDIDATES
-from edgebcnn.camera.stills import Stills
 from edgebcnn.errors import CameraError, EdgebcnnError, SlotsError
+from edgebcnn.loop.reading import CANDIDATES
 from edgebcnn.shelf.check import see_shapes
 from edgebcnn.shelf.edit import Drawn, SlotsEditor
 from edgebcnn.shelf.slots import Point, Shelf, first_problem
 from edgebcnn.shelf.watch import Classify
+from edgebcnn.sources.stills import Stills
 
 JPEG_QUALITY = 92  # one picture now and then: print shall be readable
 MOST_BYTES = 4 << 20  # of a request

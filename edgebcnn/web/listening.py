@@ -8,17 +8,10 @@ import platform
 import re
 import secrets
 import socket
-from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from edgebcnn.errors import SinkError
-from edgebcnn.progress import Reporter
 from edgebcnn.sinks.address import listening_at
-from edgebcnn.web.serving import need_web
-
-if TYPE_CHECKING:
-    from edgebcnn.web.server import WebPage
 
 MIN_TOKEN = 16  # characters: nobody guesses so many over a network
 DRAWN_TOKEN_BYTES = 24
@@ -75,23 +68,6 @@ def listen(text: str, token: str | None) -> Listening:
     shown = platform.node() if address.is_unspecified else f"[{host}]" if ":" in host else host
     token = secrets.token_urlsafe(DRAWN_TOKEN_BYTES) if drawn else token
     return Listening(taken, shown or "localhost", taken.getsockname()[1], token, told=drawn)
-
-
-@dataclass(frozen=True)
-class WebChoices:
-    """The flags of `edgebcnn run` that say where its page is."""
-
-    web: str | None
-    web_token: str | None
-
-    def open(self, *, reporter: Reporter, in_a_hurry: Callable[[], bool]) -> WebPage | None:
-        """The page, where one is asked for; its port is taken, and it does not answer yet."""
-        if self.web is None:
-            return None
-        need_web("edgebcnn run --web")
-        from edgebcnn.web.server import WebPage
-
-        return WebPage(listen(self.web, self.web_token), reporter=reporter, in_a_hurry=in_a_hurry)
 
 
 def _check(token: str) -> None:

@@ -19,10 +19,10 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from edgebcnn.camera.frames import Frame
-from edgebcnn.camera.reading import Reading
-from edgebcnn.camera.shelf import ShelfReading
+from edgebcnn.loop.reading import Reading
+from edgebcnn.loop.shelf_reading import ShelfReading
 from edgebcnn.progress import Reporter
+from edgebcnn.sources.frames import Frame
 from edgebcnn.web.board import Board, LiveRun, NewsSink, jpeg_of
 from edgebcnn.web.feed import Feed
 from edgebcnn.web.guard import Guard

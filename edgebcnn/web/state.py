@@ -10,8 +10,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from edgebcnn.atomic import json_bytes
-from edgebcnn.camera.reading import Candidate
 from edgebcnn.device.classifier import Receipt
+from edgebcnn.loop.reading import Candidate
 from edgebcnn.shelf.watch import SlotState
 from edgebcnn.sinks.event import Text
 from edgebcnn.sinks.outlet import Counts

@@ -1,0 +1,1 @@
+"""Which photos a data set holds: layouts, inspection, near-duplicates, splits."""

@@ -1,0 +1,1 @@
+"""What happens to each frame: check, classify, reading, and supervision of the loop."""

@@ -1,0 +1,264 @@
+"""What happens to each frame? Next frame, check, classify, reading, sinks."""
+
+from __future__ import annotations
+
+import math
+import threading
+import time
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from edgebcnn.device.classifier import Classifier
+from edgebcnn.errors import DeviceError
+from edgebcnn.loop.ahead import Ahead, PendingFrame
+from edgebcnn.loop.pace import Pace
+from edgebcnn.loop.quality import EVERY_FRAME, Fault, FrameCheck, FrameLimits
+from edgebcnn.loop.reading import Reading, make_reading, no_reading
+from edgebcnn.loop.shelf_reading import ShelfReader, ShelfReading
+from edgebcnn.loop.summary import Summary, Tally
+from edgebcnn.loop.supervise import Watchdog
+from edgebcnn.sources.open import Done, Frame, Source
+
+MAX_FAILURES = 5  # of the model within `FAILURES_WITHIN_S`: a hiccup of a driver passes, a broken delegate does not
+FAILURES_WITHIN_S = 60.0
+RETRY_PAUSE_S = 0.2
+LOOK_S = 0.25  # how soon a loop that rests notices that it should end
+
+_AS_FAST_AS_IT_CAN = Pace()
+Answer = TypeVar("Answer")
+
+
+class _Closing(Protocol):
+    def close(self) -> None:
+        """Finishes; the loop calls it once, however it ended."""
+        ...
+
+
+class ReadingSink(_Closing, Protocol):
+    """Takes each reading as it comes, without keeping the loop waiting."""
+
+    def write(self, reading: Reading) -> None:
+        """Takes one reading."""
+        ...
+
+
+class FrameSink(_Closing, Protocol):
+    """Takes each frame with its reading, without keeping the loop waiting; it may keep the frame, not change it."""
+
+    def write(self, frame: Frame, reading: Reading) -> None:
+        """Takes one frame."""
+        ...
+
+
+class ShelfSink(_Closing, Protocol):
+    """Takes each frame with what its slots show, without keeping the loop waiting; it may keep both, not change."""
+
+    def write_shelf(self, frame: Frame, reading: ShelfReading) -> None:
+        """Takes one frame."""
+        ...
+
+
+class CameraLoop:
+    """A source, a classifier and the sinks between which readings flow.
+
+    The summary can be asked for however the run ended: a camera that is unplugged after a day leaves the day's figures.
+
+    Args:
+        source: Where frames come from.
+        classifier: What names their products.
+        sinks: Where readings go.
+        frame_sinks: Where frames go, with their readings.
+        shelf: Reads each frame slot by slot, in place of whole.
+        shelf_sinks: Where frames go that were read slot by slot; the other sinks get nothing then.
+        pace: How many frames a second are taken; by default as many as can be.
+        limits: What a frame must keep to be classified; by default nothing.
+        watchdog: Told which stage begins.
+    """
+
+    def __init__(
+        self,
+        source: Source,
+        classifier: Classifier,
+        sinks: Sequence[ReadingSink] = (),
+        *,
+        frame_sinks: Sequence[FrameSink] = (),
+        shelf: ShelfReader | None = None,
+        shelf_sinks: Sequence[ShelfSink] = (),
+        pace: Pace = _AS_FAST_AS_IT_CAN,
+        limits: FrameLimits = EVERY_FRAME,
+        watchdog: Watchdog | None = None,
+    ) -> None:
+        self._source = source
+        self._classifier = classifier
+        self._sinks = sinks
+        self._frame_sinks = frame_sinks
+        self._shelf = shelf
+        self._shelf_sinks = shelf_sinks
+        self._pace = pace
+        self._check = FrameCheck(limits)
+        self._ahead = Ahead(source, self._check, classifier)
+        self._watchdog = watchdog or Watchdog(on_hang=lambda stage, took_s: None)
+        self._failures_s: list[float] = []
+        self._tally = Tally()
+        self._elapsed_s = 0.0
+
+    def run(
+        self, *, stop: threading.Event | None = None, max_frames: int | None = None, duration_s: float | None = None
+    ) -> None:
+        """Reads until the source ends, `stop` is set, or a limit is reached; a frame that was begun is finished.
+
+        The sinks are closed at the end.
+
+        Args:
+            stop: Set from a signal handler or another thread.
+            max_frames: Frames to classify.
+            duration_s: Seconds to run.
+
+        Raises:
+            CameraError: a live source was lost for good, or nothing could be read.
+            DeviceError: the model failed again and again.
+            StorageError: a sink cannot write.
+        """
+        started_s = time.monotonic()
+        deadline_s = math.inf if duration_s is None else started_s + duration_s
+        stop = stop or threading.Event()
+        end = _End(stop, math.inf if max_frames is None else max_frames, deadline_s)
+        done = self._until(end)
+        try:
+            for frame in self._source.frames(done):
+                begun_s = time.monotonic()
+                self._take(frame, end)
+                self._watchdog.enter("wait for a frame")
+                self._rest(begun_s, stop, done)
+        finally:
+            self._elapsed_s = time.monotonic() - started_s
+            self._watchdog.enter("close")
+            with ExitStack() as closing:
+                closing.callback(self._ahead.close)
+                sinks: list[_Closing] = [*self._sinks, *self._frame_sinks, *self._shelf_sinks]
+                for sink in reversed(sinks):
+                    closing.callback(sink.close)
+
+    def summary(self) -> Summary:
+        """The figures so far."""
+        return Summary(
+            source=self._source.name,
+            dropped=self._source.dropped + self._ahead.superseded,
+            unreadable=self._source.unreadable,
+            classified=self._tally.classified,
+            refused=dict(self._tally.refused),
+            restarts=self._source.restarts,
+            outage_s=self._source.outage_s,
+            elapsed_s=self._elapsed_s,
+            latency_p50_ms=self._tally.latency.quantile(0.50),
+            latency_p95_ms=self._tally.latency.quantile(0.95),
+            age_p50_ms=self._tally.age.quantile(0.50),
+            age_p95_ms=self._tally.age.quantile(0.95),
+            receipt=self._classifier.receipt,
+            accuracy=self._tally.accuracy,
+        )
+
+    def _until(self, end: _End) -> Done:
+        def done() -> bool:
+            # A source asks while it waits, so that a camera that is sought for an hour does not look like a hang.
+            self._watchdog.enter("wait for a frame")
+            return end.has_come(self._tally.classified)
+
+        return done
+
+    def _rest(self, begun_s: float, stop: threading.Event, done: Done) -> None:
+        last_change_s = self._shelf.last_change_s if self._shelf else None
+        until_s = time.monotonic() + self._pace.pause_s(begun_s, time.monotonic(), last_change_s=last_change_s)
+        while (left_s := until_s - time.monotonic()) > 0 and not done():
+            stop.wait(min(left_s, LOOK_S))
+
+    def _take(self, frame: Frame, end: _End) -> None:
+        self._watchdog.enter("check")
+        if self._shelf is None:
+            self._take_whole(frame, end)
+            return
+        fault = self._check.fault(frame, time.monotonic())
+        self._watchdog.enter("classify")
+        self._tell_slots(frame, self._read_slots(self._shelf, frame, fault, end.stop))
+
+    def _take_whole(self, frame: Frame, end: _End) -> None:
+        """Reads a frame, and then those that were made ready while the model was busy."""
+
+        def may_follow() -> bool:
+            return self._pace.fps is None and not end.has_come(self._tally.classified + 1)
+
+        turn: PendingFrame | None = self._ahead.begin(frame)
+        while turn is not None:
+            self._watchdog.enter("classify")  # until there is an answer, whatever else is done meanwhile
+            following = self._ahead.following(turn, may_follow)
+            self._tell(turn.frame, self._read(turn, end.stop))
+            turn = following
+
+    def _tell(self, frame: Frame, reading: Reading) -> None:
+        self._tally.add(reading)
+        self._watchdog.enter("write")
+        for sink in self._sinks:
+            sink.write(reading)
+        for frame_sink in self._frame_sinks:
+            frame_sink.write(frame, reading)
+
+    def _tell_slots(self, frame: Frame, reading: ShelfReading) -> None:
+        self._tally.add(reading)
+        self._watchdog.enter("write")
+        for sink in self._shelf_sinks:
+            sink.write_shelf(frame, reading)
+
+    def _read_slots(self, shelf: ShelfReader, frame: Frame, fault: Fault | None, stop: threading.Event) -> ShelfReading:
+        if fault is not None:
+            return shelf.refuse(frame, fault)
+        # A state that settles rests on a second of frames: it is told, however old the last of them has become.
+        return self._answer(lambda: shelf.read(frame), stop) or shelf.refuse(frame, "model failed")
+
+    def _read(self, turn: PendingFrame, stop: threading.Event) -> Reading:
+        frame, name, labels = turn.frame, self._source.name, self._classifier.labels
+        age_ms, latency_ms = _age_ms(frame), turn.latency_ms
+        if turn.answer is None:
+            assert turn.fault is not None
+            return no_reading(frame, turn.fault, source=name, age_ms=age_ms)
+        prediction = self._answer(turn.answer.result, stop)
+        if prediction is None:
+            return no_reading(frame, "model failed", source=name, age_ms=age_ms)
+        if self._check.is_stale(frame, time.monotonic()):
+            return no_reading(frame, "stale", source=name, age_ms=age_ms, latency_ms=latency_ms)
+        return make_reading(frame, prediction, source=name, labels=labels, age_ms=age_ms, latency_ms=latency_ms)
+
+    def _answer(self, ask: Callable[[], Answer], stop: threading.Event) -> Answer | None:
+        """What the model says, or None where it failed and may try the next frame."""
+        try:
+            return ask()
+        except (DeviceError, RuntimeError) as error:  # runtimes raise RuntimeError where a delegate fails
+            now_s = time.monotonic()
+            self._failures_s = [*_since(now_s - FAILURES_WITHIN_S, self._failures_s), now_s]
+            if len(self._failures_s) >= MAX_FAILURES:
+                reason = str(error).strip().partition("\n")[0]
+                raise DeviceError(
+                    f"the model failed on {MAX_FAILURES} frames within {FAILURES_WITHIN_S:g} s ({reason}): check the "
+                    f"delegate ({self._classifier.receipt}), or run without it"
+                ) from error
+            stop.wait(RETRY_PAUSE_S)
+            return None
+
+
+@dataclass(frozen=True)
+class _End:
+    stop: threading.Event
+    max_frames: float
+    deadline_s: float
+
+    def has_come(self, classified: int) -> bool:
+        return self.stop.is_set() or classified >= self.max_frames or time.monotonic() >= self.deadline_s
+
+
+def _age_ms(frame: Frame) -> float:
+    return 1000 * (time.monotonic() - frame.captured_monotonic_s)
+
+
+def _since(start_s: float, times_s: Iterable[float]) -> list[float]:
+    return [time_s for time_s in times_s if time_s >= start_s]

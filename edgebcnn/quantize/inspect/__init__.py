@@ -1,0 +1,1 @@
+"""What a `.tflite` file computes in, and which layers lose the accuracy."""

@@ -1,0 +1,1 @@
+"""How a model becomes a `.tflite` file: conversion, int8 rounding, edits of the file, metadata."""

@@ -1,0 +1,131 @@
+"""Cuts an MJPEG stream into JPEGs, and decodes those that arrived undamaged.
+
+OpenCV and FFmpeg fill what is missing in a damaged JPEG: the image decodes, shifted and gray, and a model would
+classify it like any other. libjpeg notices and warns; simplejpeg turns its warnings into errors. Where simplejpeg has
+no wheel (32-bit ARM), only truncated JPEGs are noticed.
+"""
+
+from __future__ import annotations
+
+import re
+from email.message import Message
+
+import cv2
+import numpy as np
+from numpy.typing import NDArray
+
+from edgebcnn.errors import CameraError
+from edgebcnn.preprocessing import is_cut_short
+
+try:
+    import simplejpeg
+except ModuleNotFoundError:
+    simplejpeg = None
+
+NOTICES_EVERY_DAMAGE = simplejpeg is not None
+
+START, END = b"\xff\xd8", b"\xff\xd9"
+
+
+def decoded(jpeg: bytes) -> NDArray[np.uint8] | None:
+    """`(h, w, 3)` uint8 BGR, or None where the picture is damaged or is no JPEG."""
+    jpeg = jpeg[max(0, jpeg.find(START)) :]
+    if not jpeg.startswith(START) or is_cut_short(jpeg):
+        return None
+    if simplejpeg is None:
+        image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
+        return None if image is None else np.asarray(image, np.uint8)
+    try:
+        return np.asarray(simplejpeg.decode_jpeg(jpeg, "BGR", strict=True), np.uint8)
+    except ValueError:  # what libjpeg says of it
+        return None
+
+
+MAX_PICTURE_BYTES = 32 << 20  # a 48-megapixel JPEG has 20 MB; what never ends must not fill the memory
+
+_LENGTH = re.compile(rb"^content-length:[ \t]*(\d{1,9})[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
+_HEADERS_END = re.compile(rb"\r?\n\r?\n")
+
+
+class PictureCutter:
+    """Cuts the body of a `multipart/x-mixed-replace` response into its pictures.
+
+    A picture is whole once as many bytes came as its header promises. One whose header promises too much is cut at the
+    next boundary, so that it costs no other picture; one without a promise ends at a JPEG's end marker or a boundary.
+    """
+
+    def __init__(self, boundary: bytes) -> None:
+        self._boundary = boundary
+        self._received = bytearray()
+
+    def cut(self, received: bytes) -> list[bytes]:
+        """Takes what came and returns the pictures that it completed, oldest first.
+
+        Raises:
+            CameraError: there is more between two boundaries than any picture has.
+        """
+        self._received += received
+        pictures = []
+        while (picture := self._next()) is not None:
+            pictures.append(picture)
+        if len(self._received) > MAX_PICTURE_BYTES:
+            raise CameraError("sends no pictures but something without end")
+        return pictures
+
+    def _next(self) -> bytes | None:
+        at = self._received.find(self._boundary)
+        headers_end = _HEADERS_END.search(self._received, at) if at >= 0 else None
+        if headers_end is None:
+            return None
+        promised = _LENGTH.search(self._received, at, headers_end.end())
+        start = headers_end.end()
+        cut_at = self._received.find(self._boundary, start)
+        end = start + int(promised[1]) if promised else len(self._received)
+        if 0 <= cut_at < end:
+            end = cut_at
+        elif end > len(self._received) or (not promised and not self._received.rstrip(b"\r\n").endswith(END)):
+            return None
+        picture = bytes(self._received[start:end])
+        del self._received[:end]
+        return picture
+
+
+def boundary_of(content_type: str) -> bytes | None:
+    """What separates the pictures, or None where the response is not made of several.
+
+    Cameras disagree on whether the two leading dashes belong to the name; the dashes are left out here.
+    """
+    header = Message()
+    header["Content-Type"] = content_type
+    if header.get_content_maintype() != "multipart":
+        return None
+    name = header.get_boundary("").strip("-")
+    return f"--{name}".encode() if name else None
+
+
+class JpegCutter:
+    """Cuts JPEGs that follow each other with nothing between.
+
+    A picture ends at its end marker, which cannot stand within coded pixels: there, a zero follows each byte 0xFF. What
+    is no picture is cut all the same, and then decodes to nothing.
+    """
+
+    def __init__(self) -> None:
+        self._received = bytearray()
+
+    def cut(self, received: bytes) -> list[bytes]:
+        """Takes what came and returns the pictures that it completed, oldest first.
+
+        Raises:
+            CameraError: there is more without an end than any picture has.
+        """
+        looked_through = max(0, len(self._received) - 1)  # an end marker may have come in two halves
+        self._received += received
+        pictures = []
+        while (end := self._received.find(END, looked_through)) >= 0:
+            pictures.append(bytes(self._received[: end + len(END)]))
+            del self._received[: end + len(END)]
+            looked_through = 0
+        if len(self._received) > MAX_PICTURE_BYTES:
+            raise CameraError("sends no pictures but something without end")
+        return pictures

@@ -1,0 +1,31 @@
+"""Opens the web page of a run where one was asked for."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from edgebcnn.progress import Reporter
+from edgebcnn.web.listening import listen
+from edgebcnn.web.serving import need_web
+
+if TYPE_CHECKING:
+    from edgebcnn.web.server import WebPage
+
+
+@dataclass(frozen=True)
+class WebChoices:
+    """The flags of `edgebcnn run` that say where its page is."""
+
+    web: str | None
+    web_token: str | None
+
+    def open(self, *, reporter: Reporter, in_a_hurry: Callable[[], bool]) -> WebPage | None:
+        """The page, where one is asked for; its port is taken, and it does not answer yet."""
+        if self.web is None:
+            return None
+        need_web("edgebcnn run --web")
+        from edgebcnn.web.server import WebPage
+
+        return WebPage(listen(self.web, self.web_token), reporter=reporter, in_a_hurry=in_a_hurry)
