@@ -17,7 +17,7 @@ PACKAGE = ROOT / "edgebcnn"
 
 KERAS = {"keras", "tensorflow", "tf_keras"}
 TRAINING_ONLY = KERAS | {"jinja2", "matplotlib", "scipy", "sklearn", "tensorflow_model_optimization"}
-TRAINING_FOLDERS = {"cli", "demo", "model", "quantize", "train"}
+TRAINING_FOLDERS = {"cli", "demo", "evaluation", "images", "model", "quantize", "train"}
 PAGES = {
     PACKAGE / "report" / "figures.py": {"matplotlib"},
     PACKAGE / "report" / "latency_figure.py": {"matplotlib"},

@@ -14,8 +14,7 @@ from typing import Any, NoReturn
 import click
 
 from edgebcnn import __version__
-from edgebcnn.cli.console import prepare_streams
-from edgebcnn.cli.signals import sigterm_like_ctrl_c
+from edgebcnn.cli.process import prepare_streams, sigterm_like_ctrl_c
 from edgebcnn.errors import EdgebcnnError, Interrupted, MissingExtraError, StorageError
 from edgebcnn.native import muted_native_stderr
 

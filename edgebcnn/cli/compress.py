@@ -72,7 +72,7 @@ def command(
     table and a plot. What was stopped goes on when the same is typed again.
     """
     from edgebcnn.cli.console import TerminalReporter
-    from edgebcnn.cli.signals import stopped_by_signals
+    from edgebcnn.cli.process import stopped_by_signals
 
     reporter = TerminalReporter()
     with reporter.progress("starting TensorFlow", 0):

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import io
-import os
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -12,19 +9,6 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from edgebcnn.progress import Advance
-
-
-def prepare_streams() -> None:
-    """Makes stderr exist, and both streams escape a character that their encoding lacks, rather than end a command."""
-    while (descriptor := os.open(os.devnull, os.O_RDWR)) <= 2:
-        pass  # a closed one's number would go to the next file, and what is printed into it
-    os.close(descriptor)
-    if sys.stderr is None:  # closed by whoever started us
-        sys.stderr = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115 - it lives as long as the process
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(errors="backslashreplace")
-
 
 # Markup is off because product names and paths may hold square brackets; colour comes from `style=` and `Text`.
 stdout = Console(highlight=False, markup=False, emoji=False, soft_wrap=True)

@@ -28,7 +28,7 @@ def command(*, output: Path, seed: int, as_json: bool) -> None:
     and a compact one; exports int8; and runs the camera loop on the video.
     """
     from edgebcnn.cli.console import TerminalReporter
-    from edgebcnn.cli.signals import stopped_by_signals
+    from edgebcnn.cli.process import stopped_by_signals
 
     reporter = TerminalReporter()
     with reporter.progress("starting TensorFlow", 0):

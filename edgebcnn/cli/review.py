@@ -34,7 +34,7 @@ def command(*, sample: Path, audit_path: Path | None, output: Path | None, port:
     ended, by Finish or Ctrl-C, goes on.
     """
     from edgebcnn.cli.console import stdout
-    from edgebcnn.cli.signals import stopped_by_signals
+    from edgebcnn.cli.process import stopped_by_signals
     from edgebcnn.field.review import Review
     from edgebcnn.field.review_page import serve
 

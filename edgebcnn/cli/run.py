@@ -145,7 +145,7 @@ def command(
     """
     from edgebcnn.atomic import json_bytes
     from edgebcnn.cli.console import TerminalReporter
-    from edgebcnn.cli.signals import stopped_by_signals
+    from edgebcnn.cli.process import stopped_by_signals
     from edgebcnn.run import open_run
 
     _check_that_flags_do_something()

@@ -61,7 +61,7 @@ def command(
     from contextlib import closing
 
     from edgebcnn.cli.console import TerminalReporter
-    from edgebcnn.cli.signals import stopped_by_signals
+    from edgebcnn.cli.process import stopped_by_signals
     from edgebcnn.shelf.edit import SlotsEditor
     from edgebcnn.sources.open import masked, open_source
     from edgebcnn.sources.stills import Stills

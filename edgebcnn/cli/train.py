@@ -190,7 +190,7 @@ def command(context: click.Context, /, **flags: Any) -> None:
     was reached.
     """
     from edgebcnn.cli.console import TerminalReporter
-    from edgebcnn.cli.signals import stopped_by_signals
+    from edgebcnn.cli.process import stopped_by_signals
 
     if flags["resume"]:
         _refuse_other_flags(context)

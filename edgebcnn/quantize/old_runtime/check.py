@@ -32,7 +32,7 @@ OLD_RUNTIME = "tflite-runtime 2.14"
 INSTALL = "python3.11 -m venv old && old/bin/pip install 'numpy<2' tflite-runtime==2.14.0"
 """How an environment with it is made."""
 
-_READER = Path(__file__).with_name("old_runtime_reader.py")
+_READER = Path(__file__).with_name("reader.py")
 
 _NEWEST = """
     1: ADD_N ASSIGN_VARIABLE ATAN2 BITCAST BITWISE_XOR BROADCAST_ARGS BUCKETIZE CALL_ONCE CEIL COMPLEX_ABS
