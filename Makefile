@@ -14,7 +14,7 @@ TINY = $(BASE_VENV)/tiny
 TRAINING = $(patsubst %,tests/test_%.py,streams heads compress train)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint base-test clean
+.PHONY: help demo test test-slow lint base-test docs clean
 
 help:  ## Say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -49,8 +49,11 @@ base-test: $(VENV)/.dev $(BASE_VENV)/.created  ## A device without TensorFlow: i
 	code=0; $(BASE_BIN)/edgebcnn train || code=$$?; test $$code -eq 10
 	@echo "base-test passed"
 
+docs: $(VENV)/.docs  ## Build the docs site into site/; a broken link or a missing page fails
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
 clean:  ## Remove both environments and what was built
-	rm -rf $(VENV) $(BASE_VENV) build *.egg-info
+	rm -rf $(VENV) $(BASE_VENV) build site *.egg-info
 
 $(VENV)/.train: setup.py | $(VENV)/.created
 	$(BIN)/python $(PIP_INSTALL) -e '.[train]'
@@ -58,6 +61,10 @@ $(VENV)/.train: setup.py | $(VENV)/.created
 
 $(VENV)/.dev: $(VENV)/.train
 	$(BIN)/python $(PIP_INSTALL) -e '.[train,dev]'
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.dev
+	$(BIN)/python $(PIP_INSTALL) -e '.[docs]'
 	touch $@
 
 %/.created:

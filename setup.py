@@ -71,6 +71,9 @@ DEV = [
     *RTSP,
 ]
 
+# MkDocs 2 drops the plugins and themes that the site is made with.
+DOCS = ["mkdocs>=1.6,<2", "mkdocs-material>=9.6", "mkdocstrings[python]>=0.29"]
+
 OLD_RUNTIME = ["numpy<2", "tflite-runtime==2.14.0"]
 
 setup(
@@ -98,6 +101,7 @@ setup(
     extras_require={
         "train": TRAIN,
         "dev": DEV,
+        "docs": DOCS,
         "metrics": METRICS,
         "mqtt": MQTT,
         "old-runtime": OLD_RUNTIME,
