@@ -28,6 +28,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+LONGEST_REASON = 200  # of another package's message, within one of ours
+
 
 class EdgebcnnError(Exception):
     """A failure that we foresaw; the command line prints its message alone and exits with `exit_code`."""
@@ -146,3 +148,8 @@ class Interrupted(EdgebcnnError):
     """Somebody asked the command to end; the message says what was reached and how to go on."""
 
     exit_code = 130
+
+
+def first_line(error: BaseException) -> str:
+    """The first line of an error's message, or its type where it has none; what fits into a sentence of ours."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:LONGEST_REASON]

@@ -12,6 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgebcnn.backoff import Backoff
 from edgebcnn.camera_view import View
 from edgebcnn.errors import CameraError
 from edgebcnn.progress import Silent
@@ -22,7 +23,7 @@ from edgebcnn.sources.cameras import lasting_path
 from edgebcnn.sources.capture import Capture, OpenCvCapture, Picture
 from edgebcnn.sources.live import LiveStream
 from edgebcnn.sources.open import open_source
-from edgebcnn.sources.reconnect import Backoff, Patience
+from edgebcnn.sources.reconnect import Patience
 from tests.mjpeg_server import network_camera
 from tests.test_camera_source import Listener, grey, wait_until
 
@@ -186,7 +187,7 @@ def test_a_wait_for_a_lost_camera_ends_when_it_should_stop() -> None:
 
 
 def test_pauses_double_up_to_a_limit_below_the_promised_recovery() -> None:
-    backoff = Backoff()
+    backoff = Backoff(recovery.FIRST_PAUSE_S, recovery.LONGEST_PAUSE_S)
     pauses_s = [backoff.pause_s() for _ in range(8)]
     assert pauses_s[:3] == [0.2, 0.4, 0.8]
     assert pauses_s[-1] == recovery.LONGEST_PAUSE_S < 3

@@ -17,7 +17,8 @@ import pytest
 from edgebcnn.errors import StorageError
 from edgebcnn.sinks.event import ReadingEvent
 from edgebcnn.sinks.files import CSV_COLUMNS, CsvSink, JsonLinesSink, Rotation
-from edgebcnn.sinks.outlet import Counts, Deadline, Outlet, WhenFull
+from edgebcnn.sinks.outlet import Counts, Outlet
+from edgebcnn.worker import Deadline, WhenFull
 from tests.broker import wait_until
 from tests.readings import events, reading, stamp
 

@@ -10,7 +10,8 @@ import pytest
 from edgebcnn.errors import StorageError
 from edgebcnn.sinks.event import Event
 from edgebcnn.sinks.fan_out import EventSinks
-from edgebcnn.sinks.outlet import Counts, Deadline, EventSink, Outlet, WhenFull
+from edgebcnn.sinks.outlet import Counts, EventSink, Outlet
+from edgebcnn.worker import Deadline, WhenFull
 from tests.broker import wait_until
 from tests.readings import events, reading, stamp
 
@@ -89,7 +90,7 @@ def test_a_sink_that_must_lose_nothing_and_stands_still_ends_the_loop() -> None:
     stuck = Kept()
     stuck.may.clear()
     outlet = Outlet(stuck, when_full=WAIT, in_a_hurry=lambda: False, capacity=2, patience_s=0.1)
-    with pytest.raises(StorageError, match=r"kept has taken no event for 0.1 s"):
+    with pytest.raises(StorageError, match=r"kept has taken nothing for 0.1 s"):
         for event in events(5):
             outlet.put(event)
     stuck.may.set()

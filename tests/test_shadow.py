@@ -190,7 +190,7 @@ def test_a_process_that_stands_still_holds_up_no_frame(opened: Callable[..., Abs
         for _ in range(200):
             shop.show("Red")
         assert shop.shadow.agreement().looks == 0
-        assert shop.shadow._questions.empty(), "one frame is on its way, and none waits behind it"
+        assert len(shop.shadow._worker) == 0, "one frame is on its way, and none waits behind it"
         os.kill(shop.processes[0]._process.pid, signal.SIGCONT)
         shop.show_until(lambda: shop.shadow.agreement().looks >= 1, "Red")
 
@@ -198,14 +198,14 @@ def test_a_process_that_stands_still_holds_up_no_frame(opened: Callable[..., Abs
 def test_one_frame_of_a_scene_is_shown_and_every_photo(opened: Callable[..., AbstractContextManager[Shop]]) -> None:
     with opened(scene_s=3600) as shop:
         shop.show_until(lambda: shop.shadow.agreement().looks == 1, "Grey")
-        wait_until(shop.shadow._free.is_set, PATIENCE_S)
+        wait_until(lambda: shop.shadow._worker.is_idle, PATIENCE_S)
         for _ in range(20):
             shop.show("Grey")
-        assert shop.shadow._free.is_set()
+        assert shop.shadow._worker.is_idle
         for number in range(3):
-            wait_until(shop.shadow._free.is_set, PATIENCE_S)
+            wait_until(lambda: shop.shadow._worker.is_idle, PATIENCE_S)
             shop.show("Grey", photo=f"{number}.png")
-        wait_until(shop.shadow._free.is_set, PATIENCE_S)
+        wait_until(lambda: shop.shadow._worker.is_idle, PATIENCE_S)
         shop.show("Grey")
         assert shop.shadow.agreement().looks == 4
 
@@ -225,7 +225,7 @@ def test_a_frame_without_a_product_is_not_shown(opened: Callable[..., AbstractCo
     with opened() as shop:
         frame = Frame(0, np.zeros((48, 64, 3), np.uint8), time.monotonic())
         shop.shadow.write(frame, reading(class_id=None, label=None, score=None, reason="black"))
-        assert shop.shadow._free.is_set()
+        assert shop.shadow._worker.is_idle
         now = shop.shadow.agreement()
         assert (now.value, now.interval) == (None, (0.0, 1.0))
         assert str(now) == "no answer of full.tflite yet"
@@ -238,10 +238,10 @@ def test_each_slot_is_shown_once_a_scene_however_often_it_is_classified(
     with opened(scene_s=None) as shop:
         shop.show_slots_until(lambda: shop.shadow.agreement().looks == 2, A1="Green", A2="Red", shown={"A2": "Blue"})
         assert shop.shadow.agreement().agreed == 1
-        wait_until(shop.shadow._free.is_set, PATIENCE_S)
+        wait_until(lambda: shop.shadow._worker.is_idle, PATIENCE_S)
         for _ in range(50):
             shop.show_slots(A1="Green", A2="Red")
-        assert shop.shadow._free.is_set(), "an hour is one scene of a slot"
+        assert shop.shadow._worker.is_idle, "an hour is one scene of a slot"
         shop.show_slots_until(lambda: shop.shadow.agreement().looks == 3, A3="Grey")
         assert shop.shadow.agreement().agreed == 2
 

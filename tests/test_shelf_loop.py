@@ -30,8 +30,8 @@ from edgebcnn.shelf.tracker import ChangeGate
 from edgebcnn.shelf.watch import Classify, ShelfWatch
 from edgebcnn.sinks.event import SlotEvent
 from edgebcnn.sinks.metrics import MetricsSink
-from edgebcnn.sinks.outlet import Deadline
 from edgebcnn.sources.open import Done, Frame, Source
+from edgebcnn.worker import Deadline
 from tests.broker import Listener, running_broker, wait_until
 from tests.mjpeg_server import running_camera
 from tests.readings import stamp

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from edgebcnn.sinks.outlet import POLL_S
+from edgebcnn.worker import POLL_S
 
 Answer = tuple[int, dict[str, str]]
 

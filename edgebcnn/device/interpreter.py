@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from edgebcnn.device.profile import DeviceProfile, RuntimeName
 from edgebcnn.device.runtime import Runtime, TensorSpec
-from edgebcnn.errors import DeviceError
+from edgebcnn.errors import DeviceError, first_line
 
 _PACKAGES: dict[RuntimeName, tuple[str, str, str]] = {
     "litert": ("LiteRT", "ai-edge-litert", "ai_edge_litert"),
@@ -132,7 +132,7 @@ class InterpreterRuntime:
             self._interpreter.invoke()
         except RuntimeError as error:
             raise DeviceError(
-                f"{self.delegate or self.name} failed while it ran the model ({_first_line(error)}): "
+                f"{self.delegate or self.name} failed while it ran the model ({first_line(error)}): "
                 "look at its device and driver, or use another delegate"
             ) from error
         output: NDArray[Any] = self._interpreter.get_tensor(self._output_index)
@@ -219,7 +219,7 @@ def _opened(package: Package, model: Path, *, threads: int, xnnpack: bool, exter
             if not external:
                 raise
             raise DeviceError(
-                f"{external.library} loads but refuses {model} ({_first_line(error)}): "
+                f"{external.library} loads but refuses {model} ({first_line(error)}): "
                 "look in its documentation for the ops that it takes, or use another delegate"
             ) from error
 
@@ -236,11 +236,7 @@ def _refusals(package: Package, model: Path) -> Iterator[None]:
                 f"{said}: it has no {op} of version {version}, the model is too new for it; "
                 f"pip install --upgrade {package.distribution}, or export with the TensorFlow of its time"
             ) from error
-        raise DeviceError(f"{said} ({_first_line(error)}): install a newer runtime or export again") from error
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().partition("\n")[0]
+        raise DeviceError(f"{said} ({first_line(error)}): install a newer runtime or export again") from error
 
 
 def _spec(details: Mapping[str, Any]) -> TensorSpec:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import queue
-import threading
 from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
@@ -19,11 +17,10 @@ from edgebcnn.loop.reading import Reading
 from edgebcnn.loop.shelf_reading import ShelfReading
 from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.progress import Reporter
-from edgebcnn.sinks.outlet import POLL_S, Deadline
 from edgebcnn.sources.frames import Frame
+from edgebcnn.worker import WhenFull, Worker
 
 WAITING_FRAMES = 8  # 50 MB of 1080p; a disk that is so far behind does not catch up
-LEAVE_S = 0.4  # after the deadline, for the frame in hand
 
 Redact = Callable[[NDArray[np.uint8]], tuple[NDArray[np.uint8], int]]
 """From a frame `(h, w, 3)` uint8 BGR to one without faces, and the number of those that were there; it may be the same
@@ -98,21 +95,23 @@ class Sampler:
         self._preprocessing = preprocessing
         self._reporter = reporter
         self._redact = redact
-        self._may_wait = may_wait
-        self._in_a_hurry = in_a_hurry
         self._rng = rng or np.random.default_rng()
         self._boosts = Boosts(folder.frames_by_product(classes))
         self._offered = self._kept = self._lost = 0
         self._is_full = self._is_blind = False
-        self._failure: Exception | None = None
-        self._waiting: queue.Queue[tuple[Record, Frame] | None] = queue.Queue(WAITING_FRAMES * at_once)
-        self._thread = threading.Thread(target=self._work, name="sampler", daemon=True)
-        self._thread.start()
+        self._worker: Worker[tuple[Record, Frame]] = Worker(
+            "sampler",
+            self._keep,
+            capacity=WAITING_FRAMES * at_once,
+            when_full=WhenFull.WAIT if may_wait else WhenFull.DROP_NEWEST,
+            on_close=lambda deadline: self._close_folder(),
+            in_a_hurry=in_a_hurry,
+            label="--sample",
+        )
 
     def write(self, frame: Frame, reading: Reading) -> None:
         """Draws, and queues the frame if it is to be kept; a frame without a product is none of the sample's."""
-        if self._failure:
-            raise self._failure
+        self._worker.raise_failure()
         if reading.label is None:
             return
         boost = self._boosts.next(reading.top3)
@@ -139,51 +138,24 @@ class Sampler:
             shelf=frame.shelf,
             slot=frame.slot,
         )
-        self._put((record, frame))
+        self._worker.put((record, frame))
 
     def write_shelf(self, frame: Frame, reading: ShelfReading) -> None:
         """Draws for each slot that was classified with the frame."""
-        if self._failure:
-            raise self._failure
+        self._worker.raise_failure()
         for look in reading.looks(frame):
             self.write(*look)
 
     def close(self) -> None:
         """Writes what is queued: for seconds at the end of a source, for half a second once a signal came."""
-        deadline = Deadline(self._in_a_hurry)
-        self._put(None, deadline)
-        while self._thread.is_alive() and deadline.remaining_s:
-            self._thread.join(POLL_S)
-        self._thread.join(LEAVE_S)
-        if self._failure:
-            raise self._failure
+        self._worker.finish()
 
     def counts(self) -> SampleCounts:
         """What became of the frames so far."""
-        return SampleCounts(self._offered, self._kept, self._lost, self._folder.frames)
+        return SampleCounts(self._offered, self._kept, self._lost + self._worker.dropped, self._folder.frames)
 
-    def _put(self, item: tuple[Record, Frame] | None, deadline: Deadline | None = None) -> None:
-        waits = self._may_wait or deadline is not None
-        while True:
-            try:
-                return self._waiting.put(item, timeout=POLL_S) if waits else self._waiting.put_nowait(item)
-            except queue.Full:
-                is_over = self._in_a_hurry() if deadline is None else not deadline.remaining_s
-                if not waits or is_over or not self._thread.is_alive():
-                    self._lost += item is not None
-                    return None
-
-    def _work(self) -> None:
-        try:
-            try:
-                while item := self._waiting.get():
-                    self._keep(*item)
-            finally:
-                self._close_folder()
-        except Exception as error:  # whatever it is, `write` and `close` raise it in the loop's thread
-            self._failure = error
-
-    def _keep(self, record: Record, frame: Frame) -> None:
+    def _keep(self, drawn: tuple[Record, Frame]) -> None:
+        record, frame = drawn
         image_bgr = frame.image_bgr
         if self._redact:
             try:

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 from edgebcnn.device.classifier import Classifier
-from edgebcnn.errors import DeviceError
+from edgebcnn.errors import DeviceError, first_line
 from edgebcnn.loop.ahead import Ahead, PendingFrame
 from edgebcnn.loop.pace import Pace
 from edgebcnn.loop.quality import EVERY_FRAME, Fault, FrameCheck, FrameLimits
@@ -237,10 +237,9 @@ class CameraLoop:
             now_s = time.monotonic()
             self._failures_s = [*_since(now_s - FAILURES_WITHIN_S, self._failures_s), now_s]
             if len(self._failures_s) >= MAX_FAILURES:
-                reason = str(error).strip().partition("\n")[0]
                 raise DeviceError(
-                    f"the model failed on {MAX_FAILURES} frames within {FAILURES_WITHIN_S:g} s ({reason}): check the "
-                    f"delegate ({self._classifier.receipt}), or run without it"
+                    f"the model failed on {MAX_FAILURES} frames within {FAILURES_WITHIN_S:g} s ({first_line(error)}): "
+                    f"check the delegate ({self._classifier.receipt}), or run without it"
                 ) from error
             stop.wait(RETRY_PAUSE_S)
             return None

@@ -18,7 +18,7 @@ from contextlib import contextmanager, redirect_stdout
 from dataclasses import dataclass, field, replace
 from typing import Any, get_args
 
-from edgebcnn.errors import EdgebcnnError, TrainingError
+from edgebcnn.errors import EdgebcnnError, TrainingError, first_line
 from edgebcnn.model.efficientnet_lite import efficientnet_lite0
 from edgebcnn.model.keras import keras
 from edgebcnn.model.model_file import cut_model, for_any_size, read_model
@@ -201,7 +201,7 @@ def _own(stream: str, file: str, layer: str | None, pixels: str | None) -> Backb
             return keras.models.clone_model(for_any_size(model, pixel_format), input_tensors=image)
         except ValueError as error:
             raise TrainingError(
-                f"{file} takes pictures of one size alone ({_first_line(error)}): end the stream at an earlier layer "
+                f"{file} takes pictures of one size alone ({first_line(error)}): end the stream at an earlier layer "
                 f"than {layer}"
             ) from error
 
@@ -238,7 +238,7 @@ def _filled_from(weights: str, chosen: Backbone) -> Any:
         reference.load_weights(weights)
     except (ValueError, OSError, KeyError) as error:
         raise TrainingError(
-            f"{weights} does not hold weights of {chosen.name} without its classifier ({_first_line(error)}): "
+            f"{weights} does not hold weights of {chosen.name} without its classifier ({first_line(error)}): "
             "give --weights a file of that architecture, imagenet or none"
         ) from error
     return reference
@@ -254,7 +254,7 @@ def _pretrained(chosen: Backbone) -> Any:
         raise
     except Exception as error:  # Keras raises a bare Exception for a failed download
         raise TrainingError(
-            f"the ImageNet weights of {chosen.name} cannot be downloaded ({_first_line(error)}): "
+            f"the ImageNet weights of {chosen.name} cannot be downloaded ({first_line(error)}): "
             "use --weights FILE with a copy of them, or --weights none to start from nothing"
         ) from error
 
@@ -269,7 +269,3 @@ def _downloading() -> Iterator[None]:
             yield
     finally:
         socket.setdefaulttimeout(before)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).splitlines() or [type(error).__name__])[0][:160]

@@ -15,7 +15,7 @@ from zipfile import BadZipFile, ZipFile
 
 import h5py
 
-from edgebcnn.errors import TrainingError
+from edgebcnn.errors import TrainingError, first_line
 from edgebcnn.model.keras import keras, tf
 from edgebcnn.model.pixels import PixelFormat, Pixels
 
@@ -40,7 +40,7 @@ def read_model(file: str) -> Any:
         _check_harmless(file, description)
         return keras.models.load_model(file, compile=False, safe_mode=True)
     except (ValueError, TypeError, KeyError, AttributeError, ImportError, OSError, BadZipFile) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:160]
+        reason = first_line(error)
         raise TrainingError(
             f"{file} cannot be opened as a whole Keras model ({reason}): save it by model.save() of tf_keras, "
             "or of Keras in TensorFlow up to 2.15"

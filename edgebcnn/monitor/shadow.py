@@ -9,16 +9,15 @@ it is, one a scene (`edgebcnn.monitor.shadow_turns`), and the loop never waits f
 from __future__ import annotations
 
 import json
-import threading
 import time
 import zipfile
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from queue import SimpleQueue
 from typing import Any, Protocol
 
+from edgebcnn.backoff import Backoff
 from edgebcnn.bundle import REPORT_NAME, Bundle, Label, Precision
 from edgebcnn.device.selftest import GoldenFile
 from edgebcnn.errors import BundleError, EdgebcnnError
@@ -31,11 +30,11 @@ from edgebcnn.progress import Reporter
 from edgebcnn.report.agreement import CONFIDENCE, Proportion
 from edgebcnn.report.sequential import AgreementAlarm, SequentialShare, confidence_sequence
 from edgebcnn.sources.frames import Frame
+from edgebcnn.worker import Worker
 
 TELL_EVERY_S = 60.0
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 1.0, 300.0  # before a process that ended is started again
 HEALTHY_S = 60.0  # what lived for so long may be started again soon
-LEAVE_S = 0.4
 LABELS_FILE = "labels.txt"  # in the metadata of a model file
 
 
@@ -162,22 +161,17 @@ class Shadow:
         self._alarm = AgreementAlarm(floor)
         self._agreed = self._looks = self._restarts = 0
         self._problem: str | None = None
-        self._pause_s = FIRST_PAUSE_S
+        self._backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         self._started_s, self._cpu_s = time.monotonic(), aside.cpu_s
         self._told_s = -float("inf")
         self._told: LiveAgreement | None = None
         self._answers: deque[bool] = deque()
-        self._failure: Exception | None = None
-        self._over, self._free = threading.Event(), threading.Event()
-        self._questions: SimpleQueue[Question | None] = SimpleQueue()
-        self._free.set()
-        self._thread = threading.Thread(target=self._work, name="shadow", daemon=True)
-        self._thread.start()
+        self._worker: Worker[Question] = Worker("shadow", self._ask, capacity=1, drain_s=0.0)
 
     def write(self, frame: Frame, reading: Reading) -> None:
         """Takes the answers that came, and shows this frame where the full model is free and the last scene over."""
         self._attend()
-        if self._free.is_set():
+        if self._worker.is_idle:
             self._offer(frame, reading)
             self._show()
 
@@ -190,10 +184,9 @@ class Shadow:
 
     def close(self) -> None:
         """Ends the full model; an answer that it still owes is not waited for."""
-        self._over.set()
-        self._questions.put(None)
+        self._worker.start_to_close()
         self._aside.end()
-        self._thread.join(LEAVE_S)
+        self._worker.finish()
         self._take_answers()
 
     def agreement(self) -> LiveAgreement:
@@ -210,8 +203,7 @@ class Shadow:
         )
 
     def _attend(self) -> None:
-        if self._failure:
-            raise self._failure
+        self._worker.raise_failure()
         was_raised = self._alarm.raised
         self._take_answers()
         self._tell(at_once=self._alarm.raised and not was_raised)
@@ -221,9 +213,8 @@ class Shadow:
             self._turns.offer(Question(frame, reading.class_id), at_s=time.monotonic())
 
     def _show(self) -> None:
-        if self._free.is_set() and (question := self._turns.next(at_s=time.monotonic())):
-            self._free.clear()
-            self._questions.put(question)
+        if self._worker.is_idle and (question := self._turns.next(at_s=time.monotonic())):
+            self._worker.put(question)
 
     def _take_answers(self) -> None:
         while self._answers:
@@ -248,14 +239,6 @@ class Shadow:
             f"{100 * now.floor:.1f} % of them: keep frames with --sample, and ask edgebcnn audit what has changed"
         )
 
-    def _work(self) -> None:
-        try:
-            while (question := self._questions.get()) is not None:
-                self._ask(question)
-                self._free.set()
-        except Exception as error:  # whatever it is, `write` raises it in the loop's thread
-            self._failure = error
-
     def _ask(self, question: Question) -> None:
         began_s, own_cpu_s = time.monotonic(), time.thread_time()
         try:
@@ -268,7 +251,7 @@ class Shadow:
 
     def _rest(self, cpu_s: float, since_s: float) -> None:
         self._cpu_s += cpu_s
-        self._over.wait(max(0.0, cpu_s / self._cpu_share - (time.monotonic() - since_s)))
+        self._worker.pause(max(0.0, cpu_s / self._cpu_share - (time.monotonic() - since_s)))
 
     def _start(self) -> None:
         self._aside = self._opener()
@@ -277,15 +260,14 @@ class Shadow:
 
     def _restart(self, problem: str) -> None:
         """Starts it again, ever more slowly where it ends again and again."""
-        if self._over.is_set():
+        if self._worker.is_stopping:
             return
         self._problem = problem
         self._reporter.say(f"shadow: {problem}; the loop goes on, and it is started again")
         self._aside.end()
         if time.monotonic() - self._started_s > HEALTHY_S:
-            self._pause_s = FIRST_PAUSE_S
-        while not self._over.wait(self._pause_s):
-            self._pause_s = min(2 * self._pause_s, LONGEST_PAUSE_S)
+            self._backoff.reset()
+        while not self._worker.pause(self._backoff.pause_s()):
             try:
                 self._start()
             except EdgebcnnError as error:
@@ -293,9 +275,9 @@ class Shadow:
                 continue
             self._restarts += 1
             self._problem = None
-            self._over.wait(self._aside.cpu_s / self._cpu_share)
+            self._worker.pause(self._aside.cpu_s / self._cpu_share)
             break
-        if self._over.is_set():
+        if self._worker.is_stopping:
             self._aside.end()
 
 

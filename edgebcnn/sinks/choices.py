@@ -19,11 +19,12 @@ from edgebcnn.sinks.files import CsvSink, JsonLinesSink, Rotation
 from edgebcnn.sinks.metrics import MetricsSink
 from edgebcnn.sinks.mqtt import PORTS as MQTT_PORTS
 from edgebcnn.sinks.mqtt import READING_ENTITIES, Entity, MqttTransport, slot_entities
-from edgebcnn.sinks.outlet import EventSink, Outlet, WhenFull
+from edgebcnn.sinks.outlet import EventSink, Outlet
 from edgebcnn.sinks.remote import RemoteSink, Transport
 from edgebcnn.sinks.terminal import TerminalSink
 from edgebcnn.sinks.webhook import PORTS as WEBHOOK_PORTS
 from edgebcnn.sinks.webhook import WebhookTransport
+from edgebcnn.worker import WhenFull
 
 MB = 1_000_000
 

@@ -20,7 +20,8 @@ from typing import Any
 from edgebcnn.atomic import storage_errors
 from edgebcnn.errors import StorageError
 from edgebcnn.sinks.event import KINDS, SCHEMA_VERSION, Event
-from edgebcnn.sinks.outlet import Deadline, EventSink
+from edgebcnn.sinks.outlet import EventSink
+from edgebcnn.worker import Deadline
 
 MAX_LINE_BYTES = 1 << 20  # far longer than any event; how far back the last line is looked for
 

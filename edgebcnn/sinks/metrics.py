@@ -10,7 +10,8 @@ from typing import TYPE_CHECKING
 from edgebcnn.errors import MissingExtraError, SinkError
 from edgebcnn.shelf.watch import SlotState
 from edgebcnn.sinks.event import AgreementEvent, AlarmEvent, Event, GoldenEvent, ReadingEvent, SlotEvent
-from edgebcnn.sinks.outlet import Counts, Deadline, EventSink
+from edgebcnn.sinks.outlet import Counts, EventSink
+from edgebcnn.worker import Deadline
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry

@@ -6,16 +6,17 @@ It is sent again until the other side confirms it: at least once, in order, each
 from __future__ import annotations
 
 import random
-import threading
 from collections.abc import Sequence
 from contextlib import suppress
 from typing import Protocol
 
+from edgebcnn.backoff import Backoff
 from edgebcnn.errors import SinkError, StorageError
 from edgebcnn.progress import Reporter
 from edgebcnn.sinks.backlog import Backlog, Message
 from edgebcnn.sinks.event import Event
-from edgebcnn.sinks.outlet import POLL_S, Counts, Deadline, EventSink
+from edgebcnn.sinks.outlet import Counts, EventSink
+from edgebcnn.worker import BackgroundTask, Deadline
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
 MAX_RETRY_AFTER_S = 300.0  # what a server may ask us to wait
@@ -106,13 +107,11 @@ class RemoteSink(EventSink):
         self._backlog = backlog
         self._reporter = reporter
         self._delivered = self._refused = 0
-        self._failure: Exception | None = None
         self._is_online = True
-        self._pause_s = FIRST_PAUSE_S
+        self._backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         self._one_by_one = 0  # messages of a refused batch that go alone, to find the one at fault
-        self._closing = threading.Event()
         self._start(allow_offline)
-        self._sender = threading.Thread(target=self._send_until_closed, name=f"sender of {name}", daemon=True)
+        self._sender = BackgroundTask(f"sender of {name}", self._send_until_closed)
         self._sender.start()
 
     def write(self, event: Event) -> None:
@@ -126,12 +125,11 @@ class RemoteSink(EventSink):
 
     def close(self, deadline: Deadline) -> None:
         """Delivers what waits while there is time, and keeps the rest on the disk."""
-        while len(self._backlog) and self._sender.is_alive() and deadline.remaining_s:
-            self._sender.join(POLL_S)
+        self._sender.join_until(deadline, unless=lambda: not len(self._backlog))
         try:
             self._backlog.spare_the_disk(False)  # before anything that may hang
         finally:
-            self._closing.set()
+            self._sender.stop()
             self._backlog.wake()
             self._sender.join(LEAVE_S)
             waiting = len(self._backlog)
@@ -149,10 +147,9 @@ class RemoteSink(EventSink):
         )
 
     def _raise_failure(self) -> None:
-        if isinstance(self._failure, StorageError):  # not one to be tried again: nobody sends any more
-            raise SinkError(f"{self.name}: {self._failure}") from self._failure
-        if self._failure:
-            raise self._failure
+        if isinstance(self._sender.failure, StorageError):  # not one to be tried again: nobody sends any more
+            raise SinkError(f"{self.name}: {self._sender.failure}") from self._sender.failure
+        self._sender.raise_failure()
 
     def _start(self, allow_offline: bool) -> None:
         if self._backlog.damaged:
@@ -171,12 +168,9 @@ class RemoteSink(EventSink):
             self._went_away(error)
 
     def _send_until_closed(self) -> None:
-        try:
-            while not self._closing.is_set():
-                self._send_some()
-            self._transport.close()
-        except Exception as error:  # `write` raises it in the outlet's thread
-            self._failure = error
+        while not self._sender.is_stopping:
+            self._send_some()
+        self._transport.close()
 
     def _send_some(self) -> None:
         messages = self._backlog.first(1 if self._one_by_one else self._transport.batch, wait_s=IDLE_S)
@@ -191,7 +185,7 @@ class RemoteSink(EventSink):
         except UnreachableError as error:
             self._delivered_some(messages[: error.confirmed])
             self._went_away(error)
-            self._closing.wait(self._next_pause_s(error))
+            self._sender.pause(self._next_pause_s(error))
         except RefusedError as error:
             self._refuse(messages, error)
         else:
@@ -220,14 +214,13 @@ class RemoteSink(EventSink):
             self._backlog.spare_the_disk(False)
 
     def _came_back(self) -> None:
-        self._pause_s = FIRST_PAUSE_S
+        self._backoff.reset()
         if not self._is_online:
             self._is_online = True
             self._backlog.spare_the_disk(True)
             self._reporter.say(f"{self.name}: {self._transport.where} takes events again")
 
     def _next_pause_s(self, error: UnreachableError) -> float:
-        """Doubles from one to the next, less up to half, so that a hundred devices do not come back at once."""
-        pause_s, self._pause_s = self._pause_s, min(2 * self._pause_s, LONGEST_PAUSE_S)
+        """Up to half shorter at random, so that a hundred devices do not come back at once."""
         asked_s = min(error.retry_after_s or 0.0, MAX_RETRY_AFTER_S)
-        return max(asked_s, pause_s * random.uniform(0.5, 1.0))
+        return max(asked_s, self._backoff.pause_s() * random.uniform(0.5, 1.0))

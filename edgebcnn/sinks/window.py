@@ -28,6 +28,7 @@ from edgebcnn.progress import Reporter
 from edgebcnn.shelf.draw import Colour, enlarged, mark, write
 from edgebcnn.shelf.watch import SlotState
 from edgebcnn.sources.frames import Frame
+from edgebcnn.worker import BackgroundTask
 
 if TYPE_CHECKING:
     from edgebcnn.shelf.watch import ShelfWatch
@@ -79,10 +80,9 @@ class Window:
         self._outlines = watch.slot_map.outlines() if watch else []
         self._stop, self._reporter = stop, reporter
         self._newest: tuple[Frame, Reading | ShelfReading] | None = None
-        self._closing = threading.Event()
         self._process = _opened([*command, title])
-        self._thread = threading.Thread(target=self._work, name="window", daemon=True)
-        self._thread.start()
+        self._task = BackgroundTask("window", self._work)
+        self._task.start()
 
     def write(self, frame: Frame, reading: Reading) -> None:
         """Takes a frame and its reading."""
@@ -94,22 +94,23 @@ class Window:
 
     def close(self) -> None:
         """Closes the window; one that hangs is ended."""
-        self._closing.set()
-        self._thread.join(LEAVE_S)
+        self._task.stop()
+        self._task.join(LEAVE_S)
         self._process.kill()
         self._process.wait()
+        self._task.raise_failure()
 
     def _work(self) -> None:
         pipe = self._process.stdin
         assert pipe is not None
         shown: tuple[Frame, Reading | ShelfReading] | None = None
         with suppress(OSError), pipe:  # it ended in the meantime
-            while self._process.poll() is None and not self._closing.wait(1 / PICTURES_PER_S):
+            while self._process.poll() is None and not self._task.pause(1 / PICTURES_PER_S):
                 newest = self._newest
                 if newest is not None and newest is not shown:
                     shown = newest
                     _send(pipe, draw_frame(*newest, self._outlines))
-        if self._closing.is_set():
+        if self._task.is_stopping:
             return
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(LEAVE_S)

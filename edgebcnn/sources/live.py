@@ -16,12 +16,13 @@ from itertools import cycle
 
 import cv2
 
+from edgebcnn.backoff import Backoff
 from edgebcnn.camera_view import AS_IT_IS, View
 from edgebcnn.errors import CameraError
 from edgebcnn.progress import Reporter
 from edgebcnn.sources.capture import Capture, Opener, Picture
 from edgebcnn.sources.frames import Done, Frame, Source
-from edgebcnn.sources.reconnect import HEALTHY_S, Backoff, Patience
+from edgebcnn.sources.reconnect import FIRST_PAUSE_S, HEALTHY_S, LONGEST_PAUSE_S, Patience
 
 OPEN_TIMEOUT_S = 10.0  # a camera that wakes up answers within seconds
 REOPEN_TIMES = 3.0  # times as long as the first opening: on a network that was cut, a new attempt beats an old one
@@ -251,7 +252,7 @@ class _Reader(threading.Thread):
 
     def run(self) -> None:
         """Reads, and mends what broke."""
-        backoff = Backoff()
+        backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
         try:
             while not self.retired.is_set():
                 reason = self._read_until_lost(backoff)

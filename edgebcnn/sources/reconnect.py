@@ -33,19 +33,3 @@ class Patience:
         if interval_s is None:
             return self.stall_timeout_s
         return min(self.stall_timeout_s, max(SHORTEST_STALL_S, STALL_INTERVALS * interval_s))
-
-
-class Backoff:
-    """Pauses that double from one attempt to the next, up to `LONGEST_PAUSE_S`."""
-
-    def __init__(self) -> None:
-        self._next_s = FIRST_PAUSE_S
-
-    def pause_s(self) -> float:
-        """The pause before the next attempt."""
-        pause_s, self._next_s = self._next_s, min(2 * self._next_s, LONGEST_PAUSE_S)
-        return pause_s
-
-    def reset(self) -> None:
-        """The source is well again."""
-        self._next_s = FIRST_PAUSE_S
