@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Sequence
 from typing import Any
@@ -16,7 +15,6 @@ from edgebcnn.sinks.event import ReadingEvent, Stamp
 from edgebcnn.sources.frames import Frame
 
 READING = Reading(
-    schema_version=2,
     source="shelf.avi",
     frame=0,
     photo=None,
@@ -34,7 +32,7 @@ READING = Reading(
 
 def reading(frame: int = 0, **changes: Any) -> Reading:
     """The reading of one frame."""
-    return dataclasses.replace(READING, frame=frame, **changes)
+    return Reading(**{**dict(READING), "frame": frame, **changes})
 
 
 def shelf_reading(seen: Sequence[SeenSlot]) -> tuple[Frame, ShelfReading]:

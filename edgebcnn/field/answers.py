@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgebcnn.atomic import write_json
 from edgebcnn.errors import DataError
-from edgebcnn.sinks.event import Text
+from edgebcnn.loop.reading import Text
 
 ANSWERS_NAME = "answers.json"
 

@@ -20,7 +20,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgebcnn.bundle import Precision
 from edgebcnn.errors import DataError
-from edgebcnn.sinks.event import Text
+from edgebcnn.loop.reading import Text
 
 SUFFIX = ".png"
 

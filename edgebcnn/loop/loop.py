@@ -15,7 +15,7 @@ from edgebcnn.errors import DeviceError, first_line
 from edgebcnn.loop.ahead import Ahead, PendingFrame
 from edgebcnn.loop.pace import Pace
 from edgebcnn.loop.quality import EVERY_FRAME, Fault, FrameCheck, FrameLimits
-from edgebcnn.loop.reading import Reading, make_reading, no_reading
+from edgebcnn.loop.reading import Reading, make_reading, skipped_reading
 from edgebcnn.loop.shelf_reading import ShelfReader, ShelfReading
 from edgebcnn.loop.summary import Summary, Tally
 from edgebcnn.loop.supervise import Watchdog
@@ -221,12 +221,12 @@ class CameraLoop:
         age_ms, latency_ms = _age_ms(frame), turn.latency_ms
         if turn.answer is None:
             assert turn.fault is not None
-            return no_reading(frame, turn.fault, source=name, age_ms=age_ms)
+            return skipped_reading(frame, turn.fault, source=name, age_ms=age_ms)
         prediction = self._answer(turn.answer.result, stop)
         if prediction is None:
-            return no_reading(frame, "model failed", source=name, age_ms=age_ms)
+            return skipped_reading(frame, "model failed", source=name, age_ms=age_ms)
         if self._check.is_stale(frame, time.monotonic()):
-            return no_reading(frame, "stale", source=name, age_ms=age_ms, latency_ms=latency_ms)
+            return skipped_reading(frame, "stale", source=name, age_ms=age_ms, latency_ms=latency_ms)
         return make_reading(frame, prediction, source=name, labels=labels, age_ms=age_ms, latency_ms=latency_ms)
 
     def _answer(self, ask: Callable[[], Answer], stop: threading.Event) -> Answer | None:

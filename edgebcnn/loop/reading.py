@@ -1,22 +1,40 @@
-"""What is known about one frame once it was judged and classified? `docs/events.md` describes each field."""
+"""The result for one frame: its product, or the reason why it has none. `docs/events.md` describes each field."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
-from typing import Any, Literal
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from edgebcnn.bundle import Label
 from edgebcnn.device.classifier import Prediction
 from edgebcnn.loop.quality import Fault
 from edgebcnn.sources.frames import Frame
 
-SCHEMA_VERSION = 2
 CANDIDATES = 3
 
 Reason = Fault | Literal["model failed"]
 """Why a frame has no product."""
+
+
+def _as_text(value: object) -> object:
+    """Escapes the bytes of a file name that are not valid text, as JSON would."""
+    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
+
+
+Text = Annotated[str, BeforeValidator(_as_text)]
+"""Text that may come from a file name, and can always be written as UTF-8."""
+
+Time = Annotated[
+    str,
+    Field(description="When it happened: ISO 8601, UTC, milliseconds.", json_schema_extra={"format": "date-time"}),
+]
+SourceName = Annotated[
+    Text, Field(description="What `--camera` named; user, password and query of an address are `***`.")
+]
 
 
 @dataclass(frozen=True)
@@ -28,46 +46,26 @@ class Candidate:
     score: float
 
 
-@dataclass(frozen=True)
-class Reading:
-    """One frame: its product, or the reason why it has none.
+class Reading(BaseModel):
+    """One frame: its product, or the reason why it has none."""
 
-    Attributes:
-        schema_version: Version of this record.
-        source: Name of the source, without credentials.
-        frame: Number of the frame in the source, from 0.
-        photo: Path within the folder, for photos.
-        time: When the frame arrived, ISO 8601 in UTC.
-        label: The most probable product; None where there is a reason.
-        class_id: Its place in the bundle's labels.
-        gtin: Its GTIN/UPC, where the bundle has one.
-        score: Its probability, 0-1.
-        top3: The most probable products, best first.
-        reason: Why no product is said: the frame is stale, frozen, black, overexposed or blurred, or the model failed.
-        age_ms: From the frame's capture to the end of its classification, or to the moment when it was refused.
-        latency_ms: Preprocessing and inference; None for a frame that was not classified, and for a slot, which is
-            classified together with others.
-        truth: What the frame really shows, where the source knows.
-    """
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
-    schema_version: int
-    source: str
-    frame: int
-    photo: str | None
-    time: str
-    label: str | None
-    class_id: int | None
-    gtin: str | None
-    score: float | None
-    top3: tuple[Candidate, ...]
-    age_ms: float
-    latency_ms: float | None
-    truth: str | None
-    reason: Reason | None = None
-
-    def as_json(self) -> dict[str, Any]:
-        """Every field by name."""
-        return asdict(self)
+    time: Time
+    source: SourceName
+    frame: int = Field(description="Number of the frame in its source, from 0. Gaps are dropped or unreadable frames.")
+    photo: Text | None = Field(description="Path of the photo within the folder; null for cameras and videos.")
+    label: str | None = Field(description="The most probable product; null where there is a `reason`.")
+    class_id: int | None = Field(description="Its place in the bundle's `labels.json`, from 0.")
+    gtin: str | None = Field(description="Its GTIN/UPC, where the bundle has one.")
+    score: float | None = Field(description="Its probability, 0-1, as the model gives it.")
+    top3: tuple[Candidate, ...] = Field(
+        description="The most probable products, best first. Fewer where the model knows fewer."
+    )
+    age_ms: float = Field(description="From capture or arrival to the end of its classification, or to its refusal.")
+    latency_ms: float | None = Field(description="Preprocessing and inference; null where it was not.")
+    truth: str | None = Field(description="What the frame really shows, where the source knows.")
+    reason: str | None = Field(default=None, description='Why no product is said: see "No reading".')
 
 
 def make_reading(
@@ -79,9 +77,17 @@ def make_reading(
     age_ms: float,
     latency_ms: float | None = None,
 ) -> Reading:
-    """Puts together what is known about a frame that was just classified."""
+    """Makes the reading of a frame that was classified.
+
+    Args:
+        frame: The frame.
+        prediction: What the model predicted.
+        source: Name of the source, without credentials.
+        labels: Products of the bundle, in the order of class ids.
+        age_ms: From the frame's capture to now.
+        latency_ms: Preprocessing and inference; None for a slot, which is classified together with others.
+    """
     return Reading(
-        schema_version=SCHEMA_VERSION,
         source=source,
         frame=frame.index,
         photo=frame.photo,
@@ -100,10 +106,11 @@ def make_reading(
     )
 
 
-def no_reading(frame: Frame, reason: Reason, *, source: str, age_ms: float, latency_ms: float | None = None) -> Reading:
-    """What is known about a frame whose product must not or cannot be said."""
+def skipped_reading(
+    frame: Frame, reason: Reason, *, source: str, age_ms: float, latency_ms: float | None = None
+) -> Reading:
+    """Makes the reading of a frame that was skipped: it was not classified, or its result came too late."""
     return Reading(
-        schema_version=SCHEMA_VERSION,
         source=source,
         frame=frame.index,
         photo=frame.photo,
@@ -121,9 +128,9 @@ def no_reading(frame: Frame, reason: Reason, *, source: str, age_ms: float, late
 
 
 def utc(age_ms: float) -> str:
-    """When a frame of that age was captured: ISO 8601, UTC, milliseconds."""
-    arrived = datetime.now(timezone.utc) - timedelta(milliseconds=age_ms)
-    return arrived.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    """The time at which a frame of that age was captured: ISO 8601, UTC, milliseconds."""
+    captured = datetime.now(timezone.utc) - timedelta(milliseconds=age_ms)
+    return captured.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def _probability(value: float) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 
 from edgebcnn.device.classifier import Prediction
 from edgebcnn.errors import CameraError
@@ -55,7 +55,7 @@ class ShelfReading:
             picture = Frame(frame.index, each.crop_bgr, frame.captured_monotonic_s, shelf=each.shelf, slot=each.slot)
             said = Prediction.of(each.probabilities, each.labels)
             reading = make_reading(picture, said, source=self.source, labels=each.labels, age_ms=self.age_ms)
-            yield picture, replace(reading, time=self.time)
+            yield picture, reading.model_copy(update={"time": self.time})
 
 
 class ShelfReader:

@@ -10,27 +10,19 @@ import json
 import secrets
 from collections.abc import Iterator
 from functools import cached_property
-from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 from urllib.parse import quote
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field
 from pydantic.json_schema import models_json_schema
 
 from edgebcnn.atomic import json_bytes
-from edgebcnn.loop.reading import Candidate, Reading
+from edgebcnn.loop.reading import Reading, SourceName, Text, Time
 from edgebcnn.loop.shelf_reading import ShelfReading
 from edgebcnn.shelf.watch import Compliance, SlotChange
 
 SCHEMA_VERSION: Literal[2] = 2
 RUN_ID_BYTES = 6  # a chance of one in a million that two of 20,000 runs share an id
-
-
-def _as_text(value: object) -> object:
-    """A file's name may hold bytes that are no text; they are written as JSON would escape them."""
-    return value.encode(errors="backslashreplace").decode() if isinstance(value, str) else value
-
-
-Text = Annotated[str, BeforeValidator(_as_text)]
 
 
 class Event(BaseModel):
@@ -48,12 +40,10 @@ class Event(BaseModel):
     )
     kind: str = Field(description="What happened. Pass over kinds that you do not know.")
     id: str = Field(description="`RUN-NUMBER`: no other event has it. Within a run, numbers go up by one from 0.")
-    time: str = Field(
-        description="When it happened: ISO 8601, UTC, milliseconds.", json_schema_extra={"format": "date-time"}
-    )
+    time: Time
     device: Text = Field(description="Name of the device: `--device-id`, by default the machine's.")
     bundle: str = Field(description="Which bundle ran: the first 16 characters of the `digest` in its `bundle.json`.")
-    source: Text = Field(description="What `--camera` named; user, password and query of an address are `***`.")
+    source: SourceName
 
     @property
     def subtopic(self) -> str:
@@ -70,23 +60,10 @@ class Event(BaseModel):
         return f"{self.time}  {self.kind}"
 
 
-class ReadingEvent(Event):
+class ReadingEvent(Reading, Event):
     """One frame: its product, or the reason why it has none."""
 
     kind: Literal["reading"] = Field("reading", description="What happened.")
-    frame: int = Field(description="Number of the frame in its source, from 0. Gaps are dropped or unreadable frames.")
-    photo: Text | None = Field(description="Path of the photo within the folder; null for cameras and videos.")
-    label: str | None = Field(description="The most probable product; null where there is a `reason`.")
-    class_id: int | None = Field(description="Its place in the bundle's `labels.json`, from 0.")
-    gtin: str | None = Field(description="Its GTIN/UPC, where the bundle has one.")
-    score: float | None = Field(description="Its probability, 0-1, as the model gives it.")
-    top3: tuple[Candidate, ...] = Field(
-        description="The most probable products, best first. Fewer where the model knows fewer."
-    )
-    age_ms: float = Field(description="From capture or arrival to the end of its classification, or to its refusal.")
-    latency_ms: float | None = Field(description="Preprocessing and inference; null where it was not.")
-    truth: str | None = Field(description="What the frame really shows, where the source knows.")
-    reason: str | None = Field(None, description='Why no product is said: see "No reading".')
 
     def for_people(self) -> str:
         """`frame 12  Oatly Oat Milk  98.4 %  age 21 ms  latency 1.9 ms`."""
@@ -242,8 +219,7 @@ class Stamp:
 
     def reading(self, reading: Reading) -> ReadingEvent:
         """The event of one reading."""
-        fields = (ReadingEvent.model_fields.keys() & vars(reading).keys()) - {"schema_version"}
-        return self(ReadingEvent, **{name: getattr(reading, name) for name in fields})
+        return self(ReadingEvent, **dict(reading))
 
     def slots(self, reading: ShelfReading) -> Iterator[SlotEvent]:
         """The events of the slots whose state settled with one frame."""

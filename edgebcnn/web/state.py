@@ -11,9 +11,8 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from edgebcnn.atomic import json_bytes
 from edgebcnn.device.classifier import Receipt
-from edgebcnn.loop.reading import Candidate
+from edgebcnn.loop.reading import Candidate, Text
 from edgebcnn.shelf.watch import SlotState
-from edgebcnn.sinks.event import Text
 from edgebcnn.sinks.outlet import Counts
 
 SCHEMA_VERSION: Literal[1] = 1
