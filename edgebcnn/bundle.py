@@ -32,7 +32,9 @@ from edgebcnn.errors import BundleError, StorageError
 from edgebcnn.pack import PackedBundle, write_archive
 from edgebcnn.preprocessing import Preprocessing
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
+READABLE_VERSIONS = (1, 2)
+"""Version 1 lacks `scores`."""
 MANIFEST_NAME = "bundle.json"
 LABELS_NAME = "labels.json"
 GOLDEN_NAME = "golden.npz"
@@ -101,10 +103,44 @@ class CalibrationRecord(_Strict):
     photo_sha256: tuple[str, ...]
 
 
+class ScoreCalibration(_Strict):
+    """How the scores of a bundle's models became probabilities, and from which score a product is named.
+
+    Attributes:
+        temperature: T of the compact model, folded into its classifier (Guo et al. 2017).
+        full_temperature: T of the full model.
+        split: Held-out photos that both were fitted on.
+        photos: How many.
+        min_score: Score that `kept` of the held-out photos of known products reach; below it a product is unknown.
+        kept: Their share, 0-1, with the ends of its 95 % interval.
+        kept_low: Lower end.
+        kept_high: Upper end.
+        kept_photos: How many photos there were.
+    """
+
+    temperature: float = Field(gt=0)
+    full_temperature: float = Field(gt=0)
+    split: Literal["val", "test"]
+    photos: int = Field(ge=1)
+    min_score: float = Field(ge=0, le=1)
+    kept: float = Field(ge=0, le=1)
+    kept_low: float = Field(ge=0, le=1)
+    kept_high: float = Field(ge=0, le=1)
+    kept_photos: int = Field(ge=1)
+
+    def __str__(self) -> str:
+        """`calibrated (temperature 0.54, 296 val photos) · unknown below 41 %, which keeps 95.0 % of known (n=80)`."""
+        return (
+            f"calibrated (temperature {self.temperature:.2f}, {self.photos} {self.split} photos) · unknown below "
+            f"{100 * self.min_score:.0f} %, which keeps {100 * self.kept:.1f} % of known (n={self.kept_photos})"
+        )
+
+
 class Manifest(_Strict):
     """`bundle.json`, less the digests.
 
-    `full` is the full model in float, for devices that can run it beside the loop.
+    `full` is the full model in float, for devices that can run it beside the loop. Without `scores`, the scores of its
+    models are not calibrated.
     """
 
     schema_version: int
@@ -115,6 +151,7 @@ class Manifest(_Strict):
     models: dict[Precision, ModelFile] = Field(min_length=1)
     full: ModelFile | None = None
     calibration: CalibrationRecord | None = None
+    scores: ScoreCalibration | None = None
     tools: dict[str, str]
 
 
@@ -340,9 +377,9 @@ def _read_document(path: Path, contents: _Contents) -> dict[str, Any]:
     if not isinstance(document, dict) or not isinstance(document.get("files"), dict) or "digest" not in document:
         raise BundleError(f"{file} is not a bundle's manifest: copy the bundle again")
     version = document.get("schema_version")
-    if version != SCHEMA_VERSION:
+    if version not in READABLE_VERSIONS:
         raise BundleError(
-            f"{file} has schema version {version}, this edgebcnn reads {SCHEMA_VERSION}: "
+            f"{file} has schema version {version}, this edgebcnn reads {SCHEMA_VERSION} and older: "
             "export again with this version, or install the one that made it"
         )
     if not is_as_written:

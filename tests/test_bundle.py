@@ -118,6 +118,11 @@ def test_every_missing_or_shortened_file_is_refused(path: Path) -> None:
     open_bundle(path)
 
 
+def test_a_bundle_of_the_version_without_calibrated_scores_is_read(path: Path) -> None:
+    _rewrite(path, schema_version=1)
+    assert open_bundle(path).manifest.scores is None
+
+
 def test_a_folder_or_file_that_is_no_bundle_is_refused(tmp_path: Path) -> None:
     (tmp_path / "model.tflite").touch()
     for path in (tmp_path, tmp_path / "model.tflite", tmp_path / "missing"):

@@ -165,17 +165,30 @@ def test_the_figures_are_those_of_the_devices_own_code(
 
 
 def test_the_golden_set_is_labelled_held_out_photos_with_what_each_model_says(
-    run: TrainedRun, golden: dict[str, NDArray[Any]]
+    run: TrainedRun, exported: ExportResult, golden: dict[str, NDArray[Any]]
 ) -> None:
     np.testing.assert_array_equal(golden["pixels"], PreparedPhotos(run.dataset.test, run.preprocessing)[:])
     np.testing.assert_array_equal(golden["class_ids"], [photo.class_id for photo in run.dataset.test])
     images = run.preprocessing.normalize(golden["pixels"])
     for role in ROLES:
-        expected = tf.nn.softmax(run.load(role).model(images, training=False))
-        np.testing.assert_allclose(golden[role], expected.numpy(), atol=1e-5)
+        scores = exported.bundle.manifest.scores
+        assert scores is not None
+        temperature = scores.full_temperature if role == "full" else scores.temperature
+        expected = tf.nn.softmax(run.load(role).model(images, training=False) / temperature)
+        np.testing.assert_allclose(golden[role], expected.numpy(), atol=1e-4)  # the manifest rounds the temperature
     assert golden["edge_int8"].dtype == np.uint8
     # Twice the step of the output: one for the rounding, one for the model.
     assert np.median(np.abs(golden["edge_int8"].astype(float) / 256 - golden["compact"].astype(float))) <= 2 / 256
+
+
+def test_scores_are_calibrated_on_val_photos_and_the_bundle_says_from_which_a_product_is_named(
+    run: TrainedRun, exported: ExportResult
+) -> None:
+    scores = exported.bundle.manifest.scores
+    assert scores is not None
+    assert (scores.split, scores.photos, scores.kept_photos) == ("val", len(run.dataset.val), len(run.dataset.test))
+    assert scores.kept >= 0.95
+    assert scores.kept_low < scores.kept < scores.kept_high or scores.kept == 1
 
 
 def test_ranges_are_measured_on_training_photos_alone(run: TrainedRun, exported: ExportResult) -> None:
@@ -208,6 +221,8 @@ def test_the_page_in_the_bundle_shows_each_model_file_and_every_photo_that_chang
 def test_every_bar_is_filled(exported: ExportResult, diary: Diary) -> None:
     assert exported.held_out == "test"
     assert set(diary.bars) == {
+        "calibrating the scores of the full model",
+        "calibrating the scores of the compact model",
         "choosing calibration photos",
         "converting to int8",
         "converting to fp16",

@@ -10,7 +10,7 @@ import pytest
 from edgebcnn.bundle import Label
 from edgebcnn.errors import DataError
 from edgebcnn.shelf.regions import crop, polygon_region, surroundings
-from edgebcnn.shelf.slots import load_slots
+from edgebcnn.shelf.slots import Rules, load_slots
 from edgebcnn.shelf.toml_lines import line_of
 
 LABELS = (Label(name="Oat-Milk", gtin="7394376616037"), Label(name="Oat-Yoghurt"), Label(name="Nothing"))
@@ -152,3 +152,12 @@ def test_the_surroundings_of_a_slot_hold_no_slot() -> None:
     assert not free[20:60, 42:62].any()
     assert not free[30, 41], "packs may stick out a little"
     assert free[15, 30]
+
+
+@pytest.mark.parametrize(
+    ("given", "of_bundle", "needed"), [(None, None, 0.6), (None, 0.35, 0.35), (None, 0.97, 0.6), (0.8, 0.35, 0.8)]
+)
+def test_a_bundle_lowers_the_default_score_and_the_slots_file_has_the_last_word(
+    given: float | None, of_bundle: float | None, needed: float
+) -> None:
+    assert Rules(min_score=given).with_default(of_bundle).needed_score == needed

@@ -30,6 +30,7 @@ from edgebcnn.field.findings import Findings, Frames, findings, looks
 from edgebcnn.field.record import Record
 from edgebcnn.field.sample import Sample, open_sample
 from edgebcnn.monitor.scene import scene_length_s
+from edgebcnn.model.temperature import fold_temperature
 from edgebcnn.progress import Advance, Reporter
 from edgebcnn.report.page import field_page
 from edgebcnn.train.claim import check_writable
@@ -114,7 +115,7 @@ def audit(
     """
     sample, bundle = _sample_and_bundle(sample_path, bundle_path or open_run(full_path).path / "bundle")
     full = open_model(full_path, role="full")
-    key, ask_full = _key(full, bundle), _asking(full, _columns(full, bundle))
+    key, ask_full = _key(full, bundle), _asking(full, bundle)
     check_writable(output)
     with reporter.progress("full model on the sample", len(sample.records)) as advance:
         names = [each.id for each in sample.records]
@@ -154,9 +155,12 @@ def _sample_and_bundle(sample_path: Path, bundle_path: Path) -> tuple[Sample, Bu
     return sample, bundle
 
 
-def _asking(full: OpenedModel, columns: list[int]) -> Ask:
-    """What the full model, and a look, say of pictures as the edge model sees them."""
+def _asking(full: OpenedModel, bundle: Bundle) -> Ask:
+    """What the full model, its scores calibrated as at export, and a look say of pictures as the edge model sees them."""
     assert full.bcnn is not None
+    columns, scores = _columns(full, bundle), bundle.manifest.scores
+    if scores:
+        fold_temperature(full.bcnn, scores.full_temperature)
     ask = with_embedding(full.bcnn)
 
     def ask_full(pixels: NDArray[np.uint8]) -> Answers:

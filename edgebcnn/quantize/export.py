@@ -46,6 +46,7 @@ from edgebcnn.quantize.inspect.layers import LayerErrors
 from edgebcnn.quantize.inspect.layers_figure import layers_figure
 from edgebcnn.quantize.model_files import CALIBRATED, MadeFile, Maker
 from edgebcnn.quantize.old_runtime.check import OldRuntimeResult, check_known
+from edgebcnn.quantize.score_calibration import ScoreFit, calibrate_scores
 from edgebcnn.quantize.tflite.convert import check_pixel_input
 from edgebcnn.report.calibration import CalibrationReport
 from edgebcnn.report.comparison import ModelComparison, compare
@@ -138,6 +139,7 @@ def export(run: TrainedRun, output: Path, *, choices: ExportChoices, reporter: R
     output = output.absolute()  # `.` has no name to put a draft or a report beside
     _check_start(run, output, choices, reporter)
     full, compact = run.load("full"), run.load("compact")
+    scores = calibrate_scores(run, full, compact, reporter)
     maker = Maker(run, full, compact, choices=choices, reporter=reporter)
     made = maker.make()
     _check_made(made, run, choices)
@@ -148,7 +150,8 @@ def export(run: TrainedRun, output: Path, *, choices: ExportChoices, reporter: R
     files = _files(manifest, made, shadow)
     references = {"full": full, "compact": compact}
     said = ask(run, references, manifest, files, untuned=maker.untuned, output=output, reporter=reporter)
-    models = _judged(run, made, said, choices, reporter)
+    models = _judged(run, made, said, scores, choices, reporter)
+    manifest = manifest.model_copy(update={"scores": scores.record(said.edges)})
     calibration = None if maker.calibrated is None else maker.calibrated.report(run.dataset.labels)
     report = _report(run, models, choices, calibration)
     files |= {REPORT_NAME: json_bytes(report), PAGE_NAME: _page(run, report, reporter)}
@@ -238,6 +241,7 @@ def _judged(
     run: TrainedRun,
     made: Mapping[Precision, MadeFile],
     said: HeldOutAnswers,
+    scores: ScoreFit,
     choices: ExportChoices,
     reporter: Reporter,
 ) -> dict[Precision, EdgeModel]:
@@ -256,7 +260,7 @@ def _judged(
             **vars(file),
             untuned=untuned,
             comparison=compare(truth, answers, labels),
-            fidelity=fidelity(truth, answers, labels),
+            fidelity=fidelity(truth, answers, labels, scores=scores.unseen(answers)),
             verdict=judge_export(truth, compact, edge, labels=labels, gates=choices.recipe.gates),
             old_runtime=in_old_runtime.get(precision),
         )

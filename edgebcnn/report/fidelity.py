@@ -243,7 +243,11 @@ class Fidelity:
 
 
 def fidelity(
-    truth: NDArray[np.integer], probabilities: Mapping[str, NDArray[np.floating]], labels: Sequence[Label]
+    truth: NDArray[np.integer],
+    probabilities: Mapping[str, NDArray[np.floating]],
+    labels: Sequence[Label],
+    *,
+    scores: Mapping[str, NDArray[np.floating]] | None = None,
 ) -> Fidelity:
     """All figures of the three models, from their probabilities on the same photos.
 
@@ -251,6 +255,8 @@ def fidelity(
         truth: `(n,)` integer class ids.
         probabilities: `(n, classes)` of `full`, `compact` and `edge`, 0-1.
         labels: The products, in the order of class ids.
+        scores: `(n, classes)` of the same models, from temperatures that were fitted without each photo: the
+            calibration error is of these. None where `probabilities` were not fitted on these photos.
 
     Raises:
         ValueError: shapes, dtypes or class ids do not fit, or a probability is NaN or outside 0-1.
@@ -261,7 +267,7 @@ def fidelity(
     names = [label.name for label in labels]
     return Fidelity(
         n=len(truth),
-        quality={name: _quality(of_model, truth) for name, of_model in probabilities.items()},
+        quality={name: _quality((scores or probabilities)[name], truth) for name in probabilities},
         distances=tuple(_distance(pair.first, pair.second, probabilities, truth) for pair in pairs),
         products=_products(top1, truth, names),
         confusions=_confusions(top1["full"], top1["edge"], truth, names),

@@ -34,20 +34,39 @@ class _Strict(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
 
+MIN_SCORE = 0.6
+"""Score from which a product is named where the slots file has none and the bundle no lower one."""
+
+
 class Rules(_Strict):
     """When a slot's state is believed.
 
     Attributes:
-        min_score: Voted probability from which a product is named; below it the slot is unknown.
+        min_score: Voted probability from which a product is named; below it the slot is unknown. None for
+            `MIN_SCORE`, or the lower one that the bundle chose on photos of known products.
         margin: How much more it takes to change a settled state than to keep it, as a probability.
         settle_s: How long a new state must hold before it counts.
         occluded_after_s: How long something must be in the way before the slot counts as occluded.
     """
 
-    min_score: float = Field(default=0.6, ge=0.0, le=1.0)
+    min_score: float | None = Field(default=None, ge=0.0, le=1.0)
     margin: float = Field(default=0.15, ge=0.0, lt=1.0)
     settle_s: float = Field(default=1.0, ge=0.0, le=3600.0)
     occluded_after_s: float = Field(default=3.0, ge=0.0, le=3600.0)
+
+    @property
+    def needed_score(self) -> float:
+        """`min_score`, or `MIN_SCORE` where there is none."""
+        return MIN_SCORE if self.min_score is None else self.min_score
+
+    def with_default(self, min_score: float | None) -> Rules:
+        """These rules with the bundle's `min_score`, where the slots file has none and it is lower than `MIN_SCORE`.
+
+        A higher one is left alone: it says how sure the model is of photos, and a slot shows less of a pack than they do.
+        """
+        if self.min_score is not None or min_score is None:
+            return self
+        return self.model_copy(update={"min_score": min(MIN_SCORE, min_score)})
 
 
 class Slot(_Strict):

@@ -77,6 +77,6 @@ def elect(ballot: Ballot, held: Content | None, rules: Rules) -> Content:
     winner = EMPTY if best == len(mean) - 1 else Content(Kind.PRODUCT, best)
     if held is not None and held.kind in (Kind.PRODUCT, Kind.EMPTY):
         of_held = ballot.score(held)
-        if of_held >= rules.min_score - rules.margin and mean[best] - of_held < rules.margin:
+        if of_held >= rules.needed_score - rules.margin and mean[best] - of_held < rules.margin:
             return held
-    return winner if mean[best] >= rules.min_score else UNKNOWN
+    return winner if mean[best] >= rules.needed_score else UNKNOWN

@@ -150,11 +150,19 @@ class ShelfWatch:
     """
 
     def __init__(
-        self, slots: SlotMap, labels: Sequence[Label], classify: Classify, *, width_over_height: float, gate: ChangeGate
+        self,
+        slots: SlotMap,
+        labels: Sequence[Label],
+        classify: Classify,
+        *,
+        width_over_height: float,
+        gate: ChangeGate,
+        min_score: float | None = None,
     ) -> None:
         self.names = tuple((shelf.name, slot.name) for shelf, slot in slots.slots())
         self.slot_map, self._labels, self._classify = slots, labels, classify
         self._aspect, self._gate = width_over_height, gate
+        self._rules = slots.file.rules.with_default(min_score)
         self._expected = slots.class_ids(labels)
         self._empty_class, self._unknown_class = slots.empty_class_id(labels), slots.unknown_class_id(labels)
         self._empty_picture = read_photo(slots.empty_picture) if slots.empty_picture else None
@@ -277,7 +285,7 @@ class ShelfWatch:
         self._trackers = [
             SlotTracker(
                 len(self._labels),
-                self.slot_map.file.rules,
+                self._rules,
                 gate=self._gate,
                 empty=None if empty is None else grid.look(empty),
             )
