@@ -29,8 +29,8 @@ from edgebcnn.field.answers import Answer, AnswersFile, write_answers
 from edgebcnn.field.findings import Findings, Frames, findings, looks
 from edgebcnn.field.record import Record
 from edgebcnn.field.sample import Sample, open_sample
-from edgebcnn.monitor.scene import scene_length_s
 from edgebcnn.model.temperature import fold_temperature
+from edgebcnn.monitor.scene import scene_length_s
 from edgebcnn.progress import Advance, Reporter
 from edgebcnn.report.page import field_page
 from edgebcnn.train.claim import check_writable
@@ -156,7 +156,7 @@ def _sample_and_bundle(sample_path: Path, bundle_path: Path) -> tuple[Sample, Bu
 
 
 def _asking(full: OpenedModel, bundle: Bundle) -> Ask:
-    """What the full model, its scores calibrated as at export, and a look say of pictures as the edge model sees them."""
+    """Runs the full model, its scores calibrated as at export, on frames as the edge model sees them."""
     assert full.bcnn is not None
     columns, scores = _columns(full, bundle), bundle.manifest.scores
     if scores:

@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from edgebcnn.bundle import Precision, ScoreCalibration
 from edgebcnn.model.bcnn import Bcnn
-from edgebcnn.progress import Reporter
 from edgebcnn.model.temperature import cross_fitted, fit_temperature, fold_temperature
+from edgebcnn.progress import Reporter
 from edgebcnn.report.agreement import Proportion
 from edgebcnn.train.features import PreparedPhotos
 from edgebcnn.train.run_folder import TrainedRun

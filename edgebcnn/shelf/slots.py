@@ -62,7 +62,7 @@ class Rules(_Strict):
     def with_default(self, min_score: float | None) -> Rules:
         """These rules with the bundle's `min_score`, where the slots file has none and it is lower than `MIN_SCORE`.
 
-        A higher one is left alone: it says how sure the model is of photos, and a slot shows less of a pack than they do.
+        A higher one is left alone: it comes from whole photos, and a slot shows less of a pack than they do.
         """
         if self.min_score is not None or min_score is None:
             return self
