@@ -45,8 +45,8 @@ from edgebcnn.atomic import json_bytes, replacing_file
 from edgebcnn.cli.console import TerminalReporter, stdout
 from edgebcnn.device.runtime import Runtime
 from edgebcnn.errors import EdgebcnnError, QuantizationError
+from edgebcnn.model import heads
 from edgebcnn.model.bcnn import Architecture, build
-from edgebcnn.model.heads import HEADS, Pooling
 from edgebcnn.model.keras import keras, tf
 from edgebcnn.model.spelling import check_shared
 from edgebcnn.model.streams import align, build_streams, packed
@@ -113,8 +113,8 @@ def built(
     *, streams: str, input_px: int, classes: int, class_rank: int, ranks: Sequence[int], reporter: Reporter
 ) -> list[Part]:
     """The backbone, then every head on it, each in both precisions."""
-    chosen: list[tuple[Pooling, int | None]] = [("outer", None), *(("hadamard", rank) for rank in ranks)]
-    chosen += [(name, head.rank) for name, head in HEADS.items() if name not in ("outer", "hadamard")]
+    chosen: list[tuple[str, int | None]] = [("outer", None), *(("hadamard", rank) for rank in ranks)]
+    chosen += [(name, heads.find(name).rank) for name in heads.compact_names() if name != "hadamard"]
     shape = Architecture(streams=streams, pooling="gap", tail="none", classes=classes, class_rank=class_rank)
     with reporter.progress("building and converting", 1 + len(chosen)) as advance:
         backbone, channels = backbone_of(streams, input_px)
@@ -122,7 +122,7 @@ def built(
         advance(1)
         maps = (1, *backbone.output_shape[1:])
         for pooling, rank in chosen:
-            tail = HEADS[pooling].tails[0]
+            tail = heads.find(pooling).tails[0]
             of_head = shape.model_copy(update={"pooling": pooling, "rank": rank, "tail": tail})
             head = build(of_head).head
             cost = multiply_adds(of_head, math.prod(maps[1:3]), channels)

@@ -14,8 +14,8 @@ from click import Command
 from click.testing import CliRunner
 
 from benchmarks import field, head_cost, int8_remedies, recipe, training_speed
+from edgebcnn.model import heads
 from edgebcnn.model.bcnn import Architecture
-from edgebcnn.model.heads import HEADS
 from tests.blocks import QUICK, draw_blocks
 
 SMALL_TRAINING = (
@@ -85,7 +85,7 @@ def test_every_head_is_measured_beside_its_backbone(tmp_path: Path) -> None:
     document = said(head_cost.main, *SMALL_HEADS, "--plot", plot)
     names = [row["name"] for row in document["parts"]]
     assert names[0] == "backbone"
-    assert {name.split()[0] for name in names[1:]} == set(HEADS)
+    assert {name.split()[0] for name in names[1:]} == set(heads.names())
     for row in document["parts"]:
         assert set(row["latency_ms"]) == set(row["share_of_backbone"]) == {"float32", "int8"}
         assert all(0 < value < 1e9 for value in numbers(row)), row
@@ -119,7 +119,7 @@ def test_the_time_of_a_run_includes_what_was_stopped(tmp_path: Path) -> None:
 def test_multiply_adds_are_those_of_a_hand_count() -> None:
     def cost(pooling: Any, rank: int | None = None) -> int:
         of_head = Architecture(
-            streams="small", pooling=pooling, rank=rank, tail=HEADS[pooling].tails[0], classes=3, class_rank=2
+            streams="small", pooling=pooling, rank=rank, tail=heads.find(pooling).tails[0], classes=3, class_rank=2
         )
         return head_cost.multiply_adds(of_head, locations=4, channels=[8])
 

@@ -12,7 +12,7 @@ from ai_edge_litert.interpreter import Interpreter
 from numpy.typing import NDArray
 
 from edgebcnn.model.bcnn import Architecture, build, folded
-from edgebcnn.model.heads import CompactPooling, Tail
+from edgebcnn.model.head import Tail
 from edgebcnn.model.keras import keras
 from edgebcnn.quantize.calibration.observe import Activation, observe
 from edgebcnn.quantize.calibration.ranges import Int8Rules
@@ -72,7 +72,7 @@ def _relu6(name: str) -> Any:
     return layers.ReLU(6.0, name=name)
 
 
-def _bilinear(streams: str, pooling: CompactPooling = "hadamard", tail: Tail = "tanh") -> Any:
+def _bilinear(streams: str, pooling: str = "hadamard", tail: Tail = "tanh") -> Any:
     keras.utils.set_random_seed(6)
     rank = None if pooling == "gap" else 12
     bcnn = build(Architecture(streams=streams, pooling=pooling, rank=rank, tail=tail, classes=5))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from functools import cache
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,9 +18,10 @@ from edgebcnn.bundle import Precision
 from edgebcnn.cli.train import command
 from edgebcnn.device.runtime import load_runtime
 from edgebcnn.errors import TrainingError
+from edgebcnn.model import heads
 from edgebcnn.model.backbones import BACKBONES
 from edgebcnn.model.bcnn import Architecture, Bcnn, build, folded
-from edgebcnn.model.heads import HEADS, CompactPooling, Pooling, Tail
+from edgebcnn.model.head import Tail
 from edgebcnn.model.keras import keras
 from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.quantize.inspect.audit import audit
@@ -30,8 +31,8 @@ from edgebcnn.train.run_folder import architecture
 
 CLASSES = 4
 PREPROCESSING = Preprocessing(height_px=64, width_px=64)
-PAIRS: list[tuple[Pooling, Tail]] = [(pooling, tail) for pooling, head in HEADS.items() for tail in head.tails]
-ALL_INTEGER: list[tuple[Pooling, Tail]] = [
+PAIRS: list[tuple[str, Tail]] = [(pooling, tail) for pooling in heads.names() for tail in heads.find(pooling).tails]
+ALL_INTEGER: list[tuple[str, Tail]] = [
     ("hadamard", "tanh"),
     ("quadratic", "tanh"),
     ("projected", "tanh"),
@@ -43,15 +44,15 @@ ALL_INTEGER: list[tuple[Pooling, Tail]] = [
 every_head = pytest.mark.parametrize(
     ("pooling", "tail"),
     [
-        pytest.param(pooling, tail, marks=[] if tail == HEADS[pooling].tails[0] else [pytest.mark.slow])
+        pytest.param(pooling, tail, marks=[] if tail == heads.find(pooling).tails[0] else [pytest.mark.slow])
         for pooling, tail in PAIRS
     ],
     ids=["-".join(pair) for pair in PAIRS],
 )
 
 
-def shape(pooling: Pooling, tail: Tail, **changes: Any) -> Architecture:
-    rank = None if HEADS[pooling].rank is None else 16
+def shape(pooling: str, tail: Tail, **changes: Any) -> Architecture:
+    rank = None if heads.find(pooling).rank is None else 16
     choices = {"streams": "small", "pooling": pooling, "rank": rank, "tail": tail, "class_rank": 4, "classes": CLASSES}
     return Architecture(**{**choices, **changes})
 
@@ -71,7 +72,7 @@ def pictures() -> NDArray[np.float32]:
 
 
 @cache
-def trained(pooling: Pooling, tail: Tail) -> tuple[Bcnn, list[float]]:
+def trained(pooling: str, tail: Tail) -> tuple[Bcnn, list[float]]:
     """A model that has learned the photos, and the loss of each epoch."""
     keras.utils.set_random_seed(1)
     bcnn = build(shape(pooling, tail, dropout=0.0))
@@ -83,7 +84,7 @@ def trained(pooling: Pooling, tail: Tail) -> tuple[Bcnn, list[float]]:
 
 @every_head
 def test_a_head_learns_and_comes_back_from_its_weights_and_folds_with_equal_outputs(
-    pooling: Pooling, tail: Tail, tmp_path: Path
+    pooling: str, tail: Tail, tmp_path: Path
 ) -> None:
     bcnn, losses = trained(pooling, tail)
     assert losses[-1] < 0.5 * losses[0]
@@ -102,7 +103,7 @@ def test_a_head_learns_and_comes_back_from_its_weights_and_folds_with_equal_outp
 
 
 @pytest.mark.parametrize("pooling", ["maclaurin", "tensor_sketch"])
-def test_what_is_drawn_is_drawn_from_the_seed_and_never_trained(pooling: Pooling) -> None:
+def test_what_is_drawn_is_drawn_from_the_seed_and_never_trained(pooling: str) -> None:
     def drawn(bcnn: Bcnn) -> list[NDArray[Any]]:
         return [weight.numpy() for weight in bcnn.head.non_trainable_weights if "tail_BN" not in weight.name]
 
@@ -117,7 +118,9 @@ def test_what_is_drawn_is_drawn_from_the_seed_and_never_trained(pooling: Pooling
 
 def test_a_head_has_as_many_parameters_as_a_hand_count() -> None:
     m, d, r, k = 128, 16, 4, CLASSES  # channels of `small`, rank, class rank, products
-    counts = {pooling: build(shape(pooling, head.tails[0])).head.count_params() for pooling, head in HEADS.items()}
+    counts = {
+        pooling: build(shape(pooling, heads.find(pooling).tails[0])).head.count_params() for pooling in heads.names()
+    }
     classifier, normalization = (d + 1) * k, 4 * d
     assert counts == {
         "outer": (m**2 + 1) * k,
@@ -132,9 +135,9 @@ def test_a_head_has_as_many_parameters_as_a_hand_count() -> None:
 
 
 @pytest.mark.parametrize(("pooling", "tail"), PAIRS[1:])
-def test_a_fresh_compact_head_gives_logits_of_order_one(pooling: Pooling, tail: Tail, rng: np.random.Generator) -> None:
+def test_a_fresh_compact_head_gives_logits_of_order_one(pooling: str, tail: Tail, rng: np.random.Generator) -> None:
     keras.utils.set_random_seed(2)
-    rank = None if HEADS[pooling].rank is None else 64
+    rank = None if heads.find(pooling).rank is None else 64
     head = build(shape(pooling, tail, rank=rank, classes=20)).head
     maps = rng.standard_normal((64, 1, 1, 128)).astype(np.float32)  # one location: nothing is averaged away
     assert 0.3 < np.std(head(maps, training=True)) < 4
@@ -142,7 +145,7 @@ def test_a_fresh_compact_head_gives_logits_of_order_one(pooling: Pooling, tail: 
 
 @pytest.mark.parametrize(("pooling", "tail"), ALL_INTEGER)
 def test_int8_is_integer_throughout_taken_by_xnnpack_and_follows_the_float_model(
-    pooling: Pooling, tail: Tail, tmp_path: Path
+    pooling: str, tail: Tail, tmp_path: Path
 ) -> None:
     bcnn, _ = trained(pooling, tail)
     content = convert(
@@ -194,24 +197,24 @@ def run(content: bytes, images: NDArray[Any]) -> NDArray[Any]:
     ],
 )
 def test_a_head_that_does_not_exist_is_refused(changes: dict[str, Any], sentence: str) -> None:
-    pooling: Pooling = changes["pooling"]
+    pooling: str = changes["pooling"]
     with pytest.raises(ValidationError, match=sentence):
-        shape(**{"tail": HEADS[pooling].tails[0], **changes})
+        shape(**{"tail": heads.find(pooling).tails[0], **changes})
 
 
 @pytest.mark.parametrize(
     ("pooling", "rank", "most"), [("lrbc", 129, 128), ("projected", 129, 128), ("hadamard", 16385, 16384)]
 )
-def test_a_rank_above_what_the_channels_allow_is_refused(pooling: Pooling, rank: int, most: int) -> None:
+def test_a_rank_above_what_the_channels_allow_is_refused(pooling: str, rank: int, most: int) -> None:
     with pytest.raises(TrainingError, match=f"rank of {rank} is too large: .* takes at most {most}"):
-        build(shape(pooling, HEADS[pooling].tails[0], rank=rank))
+        build(shape(pooling, heads.find(pooling).tails[0], rank=rank))
 
 
-@pytest.mark.parametrize("pooling", get_args(CompactPooling))
-def test_a_run_gives_its_compact_model_the_chosen_head_with_its_own_rank_and_tail(pooling: CompactPooling) -> None:
+@pytest.mark.parametrize("pooling", heads.compact_names())
+def test_a_run_gives_its_compact_model_the_chosen_head_with_its_own_rank_and_tail(pooling: str) -> None:
     config = TrainConfig(data="unused", pooling=pooling, class_rank=6, seed=7)
     compact = architecture(config, 5, "compact")
-    own = HEADS[pooling]
+    own = heads.find(pooling)
     assert (compact.pooling, compact.rank, compact.tail) == (pooling, own.rank, own.tails[0])
     assert (compact.class_rank, compact.seed) == (6, 7)
     assert architecture(config, 5, "full").pooling == "outer"
@@ -220,7 +223,7 @@ def test_a_run_gives_its_compact_model_the_chosen_head_with_its_own_rank_and_tai
 def test_the_command_line_offers_every_compact_pooling() -> None:
     (flag,) = (parameter for parameter in command.params if parameter.name == "pooling")
     assert isinstance(flag.type, Choice)
-    assert tuple(flag.type.choices) == get_args(CompactPooling)
+    assert tuple(flag.type.choices) == heads.compact_names()
 
 
 def test_the_command_line_names_every_backbone() -> None:

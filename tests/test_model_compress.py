@@ -9,16 +9,17 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from edgebcnn.model import heads
 from edgebcnn.model.bcnn import Architecture, Bcnn, build
 from edgebcnn.model.compress import settle, start_from_full
-from edgebcnn.model.heads import HEADS, Pooling, Tail
+from edgebcnn.model.head import Tail
 from edgebcnn.model.keras import keras
 from edgebcnn.model.pooling import signed_sqrt
 
 CLASSES, CHANNELS, PHOTOS, LOCATIONS = 5, 128, 200, 16
 
-FORMS: list[tuple[Pooling, Tail]] = [
-    (pooling, tail) for pooling, head in HEADS.items() if head.rank is not None for tail in head.tails
+FORMS: list[tuple[str, Tail]] = [
+    (pooling, tail) for pooling in heads.names() if heads.find(pooling).rank for tail in heads.find(pooling).tails
 ]
 
 
@@ -62,7 +63,7 @@ def logits(bcnn: Bcnn) -> NDArray[np.float32]:
     return np.asarray(bcnn.head(full_maps(), training=False))
 
 
-def started(pooling: Pooling, tail: Tail, **changes: Any) -> Bcnn:
+def started(pooling: str, tail: Tail, **changes: Any) -> Bcnn:
     rank = {"lrbc": 64, "projected": 48}.get(pooling, 1024)
     choices = {"pooling": pooling, "tail": tail, "rank": rank, "class_rank": 16, "classes": CLASSES, **changes}
     compact = build(Architecture(streams="small", **choices))
@@ -118,7 +119,7 @@ def test_unequal_streams_are_factorized_as_they_are_aligned() -> None:
 
 
 @pytest.mark.parametrize(("pooling", "tail"), FORMS, ids=["-".join(form) for form in FORMS])
-def test_most_answers_survive_without_any_training(pooling: Pooling, tail: Tail) -> None:
+def test_most_answers_survive_without_any_training(pooling: str, tail: Tail) -> None:
     compact = started(pooling, tail)
     settle(compact, full_maps(), logits(full()))
     assert agreeing(compact) >= (0.85 if pooling in ("maclaurin", "tensor_sketch") else 0.92)  # chance is 0.2

@@ -22,7 +22,7 @@ from edgebcnn.cli import main
 from edgebcnn.errors import DataError, QuantizationError
 from edgebcnn.images.dataset import Photo, ProductDataset
 from edgebcnn.model.bcnn import Architecture, build, folded
-from edgebcnn.model.heads import CompactPooling, Tail
+from edgebcnn.model.head import Tail
 from edgebcnn.model.keras import keras, tf
 from edgebcnn.progress import Silent
 from edgebcnn.quantize.calibration.observe import flowing
@@ -152,7 +152,7 @@ def _every_op() -> Any:
     return keras.Model(image, layers.Dense(5, kernel_initializer=keras.initializers.RandomNormal(stddev=2.0))(x))
 
 
-def _head(pooling: CompactPooling, tail: Tail) -> Callable[[], Any]:
+def _head(pooling: str, tail: Tail) -> Callable[[], Any]:
     def model() -> Any:
         keras.utils.set_random_seed(8)
         architecture = Architecture(streams="custom", pooling=pooling, rank=8, tail=tail, classes=5)

@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 from pydantic import ValidationError
 
 from edgebcnn.errors import TrainingError
+from edgebcnn.model import heads
 from edgebcnn.model.backbones import BACKBONES, backbone
 from edgebcnn.model.bcnn import Architecture, Bcnn, build, folded, with_descriptor
-from edgebcnn.model.heads import HEADS, Pooling
 from edgebcnn.model.keras import keras, tf
 from edgebcnn.model.pixels import normalized
 from edgebcnn.model.spelling import both, with_absolute_files
@@ -35,9 +35,9 @@ ALL_BACKBONES = [
 ]
 
 
-def shape(streams: str, pooling: Pooling = "hadamard", **changes: Any) -> Architecture:
-    rank = None if HEADS[pooling].rank is None else 16
-    own = {"rank": rank, "tail": HEADS[pooling].tails[0], "class_rank": 4, "classes": CLASSES}
+def shape(streams: str, pooling: str = "hadamard", **changes: Any) -> Architecture:
+    rank = None if heads.find(pooling).rank is None else 16
+    own = {"rank": rank, "tail": heads.find(pooling).tails[0], "class_rank": 4, "classes": CLASSES}
     return Architecture(**{**own, "streams": streams, "pooling": pooling, **changes})
 
 
@@ -77,10 +77,10 @@ def comes_back(architecture: Architecture, pictures: NDArray[np.float32], folder
     np.testing.assert_allclose(fixed(pictures), logits, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("pooling", HEADS)
+@pytest.mark.parametrize("pooling", heads.names())
 @pytest.mark.parametrize("streams", ["custom", TWO])
 def test_every_pooling_of_equal_and_of_different_streams_learns_and_comes_back(
-    streams: str, pooling: Pooling, pictures: NDArray[np.float32], tmp_path: Path
+    streams: str, pooling: str, pictures: NDArray[np.float32], tmp_path: Path
 ) -> None:
     comes_back(shape(streams, pooling), pictures, tmp_path)
 
@@ -96,10 +96,10 @@ def test_a_head_tells_its_descriptor_too(streams: str, pictures: NDArray[np.floa
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("pooling", HEADS)
+@pytest.mark.parametrize("pooling", heads.names())
 @pytest.mark.parametrize("name", (*BACKBONES, "mobilenet_v2_0.35", "vgg16,mobilenet_v2", "resnet50,efficientnet_b0"))
 def test_every_backbone_with_every_pooling_learns_and_comes_back(
-    name: str, pooling: Pooling, pictures: NDArray[np.float32], tmp_path: Path
+    name: str, pooling: str, pictures: NDArray[np.float32], tmp_path: Path
 ) -> None:
     comes_back(shape(name, pooling), pictures, tmp_path)
 
@@ -189,12 +189,12 @@ def test_unequal_channels_pool_as_numpy_does(
     expected = np.einsum("nhwi,nhwj->nij", a, b).reshape(len(a), -1) / locations
     np.testing.assert_allclose(outputs(full, "outer_product", pictures), expected, rtol=1e-4, atol=1e-6)
 
-    def same_streams(pooling: Pooling) -> Bcnn:
+    def same_streams(pooling: str) -> Bcnn:
         bcnn = build(shape(TWO, pooling))
         bcnn.suffix.set_weights(full.suffix.get_weights())
         return bcnn
 
-    poolings: tuple[Pooling, ...] = ("hadamard", "maclaurin")
+    poolings: tuple[str, ...] = ("hadamard", "maclaurin")
     for pooling in poolings:
         low_rank = same_streams(pooling)
         u, v = (low_rank.model.get_layer(f"project_{side}").get_weights()[0][0, 0] for side in "uv")
@@ -359,7 +359,7 @@ def test_a_backbone_sees_what_the_published_network_sees(name: str, pixels: NDAr
 
 @pytest.mark.slow
 @pytest.mark.parametrize("pooling", ["hadamard", "lrbc", "gap"])
-def test_two_different_streams_are_integer_throughout_in_int8(pooling: Pooling, pixels: NDArray[np.uint8]) -> None:
+def test_two_different_streams_are_integer_throughout_in_int8(pooling: str, pixels: NDArray[np.uint8]) -> None:
     bcnn = build(shape("vgg16:block2_conv2,small", pooling))
     assert bcnn.alignment is not None
     assert_integer(bcnn, pixels)

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import click
 
 from edgebcnn.cli.flags.sections import SectionedCommand, section
+from edgebcnn.model import heads
+from edgebcnn.model.backbones import BACKBONES
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -17,12 +19,8 @@ if TYPE_CHECKING:
     from edgebcnn.train.config import TrainConfig
     from edgebcnn.train.steps import TrainResult
 
-POOLINGS = ("hadamard", "quadratic", "projected", "lrbc", "maclaurin", "tensor_sketch", "gap")
+POOLINGS = heads.compact_names()
 _INTERPOLATIONS = ("halving", "area", "linear")
-_STREAMS = (
-    *("vgg16", "vgg19", "resnet50", "mobilenet_v2", "mobilenet_v3_small", "mobilenet_v3_large", "efficientnet_b0"),
-    *("efficientnet_lite0", "small", "custom"),
-)
 _WHERE = {"name", "runs", "resume", "as_json"}
 _MAX_NAME_BYTES = 255  # of a folder's name, on every file system of Linux
 
@@ -71,7 +69,7 @@ def folder_name(_context: click.Context, _parameter: click.Parameter, name: str 
         "--streams",
         default="mobilenet_v2",
         metavar="A,B",
-        help=f"The two convolutional streams, or one for both: {', '.join(_STREAMS)}, mobilenet_v2_ALPHA (a width), "
+        help=f"The two convolutional streams, or one for both: {', '.join(BACKBONES)}, mobilenet_v2_ALPHA (a width), "
         "or a Keras model of yours, FILE.keras:LAYER. NAME:LAYER ends one of ours at another layer.",
     ),
     click.option(

@@ -1,4 +1,7 @@
-"""Which convolutional streams there are, where each one ends, and how it gets its weights.
+"""The convolutional backbones: the network of each, the layer that ends it, and the layers that stay frozen.
+
+To add one, add it to `BACKBONES`; the command line and the tests take its name from there. Keras is imported when a
+network is built, so that the names cost no start of TensorFlow.
 
 `docs/streams.md` has the table. VGG16 to `block5_conv3` is network D of Lin et al. 2015. The others end before the
 layers that only serve a classifier of 1000 classes: they cost as much as all our heads and add no accuracy. ResNet-50
@@ -9,26 +12,19 @@ frozen by default leaves a cache that fits on a disk and a part to train that a 
 from __future__ import annotations
 
 import difflib
-import os
 import re
-import socket
-import sys
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, redirect_stdout
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any
 
-from edgebcnn.errors import EdgebcnnError, TrainingError, first_line
-from edgebcnn.model.efficientnet_lite import efficientnet_lite0
-from edgebcnn.model.keras import keras
-from edgebcnn.model.model_file import cut_model, for_any_size, read_model
-from edgebcnn.model.pixels import PixelFormat, Pixels
+from edgebcnn.errors import TrainingError
 from edgebcnn.model.spelling import model_file
+
+if TYPE_CHECKING:
+    from edgebcnn.model.pixels import PixelFormat
 
 IMAGENET = "imagenet"
 NONE = "none"
-
-DOWNLOAD_TIMEOUT_S = 10.0  # of silence; Keras would wait for a server that never answers for as long as the system does
 
 
 @dataclass(frozen=True)
@@ -59,6 +55,8 @@ class Backbone:
             image: Input tensor.
             prefix: Put before the name of every layer, so that two networks fit into one model.
         """
+        from edgebcnn.model.keras import keras
+
         # Layers that Keras names by itself are then named alike every time.
         keras.backend.reset_uids()
         if not prefix and not self.replaced:
@@ -75,6 +73,9 @@ class Backbone:
 
 def _application(name: str, pixel_format: PixelFormat = "tf", **arguments: Any) -> Callable[[Any, str | None], Any]:
     def published(image: Any, weights: str | None) -> Any:
+        from edgebcnn.model.keras import keras
+        from edgebcnn.model.pixels import Pixels
+
         pixels = image if pixel_format == "tf" else Pixels(pixel_format, name="pixels")(image)
         application = getattr(keras.applications, name)
         return application(input_tensor=pixels, include_top=False, weights=weights, **arguments)
@@ -83,6 +84,8 @@ def _application(name: str, pixel_format: PixelFormat = "tf", **arguments: Any) 
 
 
 def _small(image: Any, _weights: str | None) -> Any:
+    from edgebcnn.model.keras import keras
+
     x = image
     for block, (filters, stride) in enumerate(_SMALL_BLOCKS, start=1):
         name = f"small_{block}"
@@ -97,6 +100,8 @@ _SMALL_MOMENTUM = 0.9  # a few hundred steps are all it gets: the usual 0.99 wou
 
 
 def _custom(image: Any, _weights: str | None) -> Any:
+    from edgebcnn.model.keras import keras
+
     x = image
     for block, filters in enumerate((16, 32, 64), start=1):
         if block > 1:
@@ -114,11 +119,27 @@ def _mobilenet_v2(name: str, alpha: float) -> Backbone:
 _PUBLISHED_ALPHAS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
 _ALPHAS = (0.1, 4.0)  # narrower than that all layers have 8 channels, wider nobody has measured
 
-_EFFICIENTNET_FRONT: dict[str, Callable[[], Any]] = {
-    # Its own rescaling takes 0-255 in three steps, of which int8 would round every one.
-    "rescaling": lambda: Pixels("torch"),
-    "normalization": lambda: keras.layers.Activation("linear"),
-}
+
+def _efficientnet_lite(image: Any, _weights: str | None) -> Any:
+    from edgebcnn.model.efficientnet_lite import efficientnet_lite0
+
+    return efficientnet_lite0(image)
+
+
+def _torch_pixels() -> Any:
+    from edgebcnn.model.pixels import Pixels
+
+    return Pixels("torch")
+
+
+def _nothing() -> Any:
+    from edgebcnn.model.keras import keras
+
+    return keras.layers.Activation("linear")
+
+
+# EfficientNet's own rescaling takes 0-255 in three steps, and int8 would round every one of them.
+_EFFICIENTNET_FRONT: dict[str, Callable[[], Any]] = {"rescaling": _torch_pixels, "normalization": _nothing}
 
 BACKBONES: dict[str, Backbone] = {
     backbone.name: backbone
@@ -148,7 +169,7 @@ BACKBONES: dict[str, Backbone] = {
         ),
         Backbone(
             "efficientnet_lite0",
-            lambda image, _: efficientnet_lite0(image),
+            _efficientnet_lite,
             "block7a_project_bn",
             "block3b_add",
             pretrained=False,
@@ -186,86 +207,8 @@ def _of_width(name: str) -> Backbone | None:
 
 
 def _own(stream: str, file: str, layer: str | None, pixels: str | None) -> Backbone:
+    from edgebcnn.model.model_file import pixel_format_of, published_by
+
     if layer is None:
-        raise TrainingError(f"{file} is a model file, and not said which layer ends the stream: give {file}:LAYER")
-    formats = get_args(PixelFormat)
-    if pixels is not None and pixels not in formats:
-        raise TrainingError(f"unknown pixels {pixels!r} in {stream}: give one of {', '.join(formats)}, or leave it out")
-    pixel_format: PixelFormat = next(known for known in formats if known == (pixels or "tf"))
-
-    def published(image: Any, weights: str | None) -> Any:
-        model = cut_model(read_model(file), file, layer)
-        if weights:
-            return model
-        try:
-            return keras.models.clone_model(for_any_size(model, pixel_format), input_tensors=image)
-        except ValueError as error:
-            raise TrainingError(
-                f"{file} takes pictures of one size alone ({first_line(error)}): end the stream at an earlier layer "
-                f"than {layer}"
-            ) from error
-
-    return Backbone(stream, published, layer)
-
-
-def load_weights(network: Any, chosen: Backbone, weights: str, *, prefix: str = "") -> None:
-    """Gives a freshly built backbone its starting weights.
-
-    Args:
-        network: What `chosen.build` returned.
-        chosen: The backbone.
-        weights: `imagenet`, `none`, or the path of a weights file (HDF5) of this architecture without classifier.
-        prefix: What `chosen.build` was given.
-
-    Raises:
-        TrainingError: ImageNet weights that do not exist or cannot be downloaded, or a file that does not fit.
-    """
-    if weights == NONE:
-        return
-    reference = _pretrained(chosen) if weights == IMAGENET else _filled_from(weights, chosen)
-    for layer in network.layers:
-        if layer.weights:
-            layer.set_weights(reference.get_layer(layer.name.removeprefix(prefix)).get_weights())
-
-
-def _filled_from(weights: str, chosen: Backbone) -> Any:
-    if not os.path.isfile(weights):
-        raise TrainingError(
-            f"no weights file at {weights}: put it there, or give --weights another file, imagenet or none"
-        )
-    reference = chosen.published(keras.Input((None, None, 3)), None)
-    try:
-        reference.load_weights(weights)
-    except (ValueError, OSError, KeyError) as error:
-        raise TrainingError(
-            f"{weights} does not hold weights of {chosen.name} without its classifier ({first_line(error)}): "
-            "give --weights a file of that architecture, imagenet or none"
-        ) from error
-    return reference
-
-
-def _pretrained(chosen: Backbone) -> Any:
-    if not chosen.pretrained:
-        raise TrainingError(f"there are no ImageNet weights for {chosen.name}: use --weights none or --weights FILE")
-    try:
-        with _downloading():
-            return chosen.published(keras.Input((224, 224, 3)), IMAGENET)
-    except EdgebcnnError:
-        raise
-    except Exception as error:  # Keras raises a bare Exception for a failed download
-        raise TrainingError(
-            f"the ImageNet weights of {chosen.name} cannot be downloaded ({first_line(error)}): "
-            "use --weights FILE with a copy of them, or --weights none to start from nothing"
-        ) from error
-
-
-@contextmanager
-def _downloading() -> Iterator[None]:
-    """Keras reports a download on stdout, where only results belong, and takes no timeout."""
-    before = socket.getdefaulttimeout()
-    socket.setdefaulttimeout(DOWNLOAD_TIMEOUT_S)
-    try:
-        with redirect_stdout(sys.stderr):
-            yield
-    finally:
-        socket.setdefaulttimeout(before)
+        raise TrainingError(f"{file} is a model file, and no layer is given that ends the stream: give {file}:LAYER")
+    return Backbone(stream, published_by(file, layer, pixel_format_of(stream, pixels)), layer)

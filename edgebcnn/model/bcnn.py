@@ -7,24 +7,18 @@ Streams may differ; equal ones share their weights unless told otherwise. The sy
 1504.07889) do the same at twice the cost: their two copies start alike, get equal gradients, and so stay alike.
 Separate copies are for streams that start from different weights.
 
-The full model pools by the outer product; the compact one replaces it by one of the forms in `edgebcnn.model.heads`:
+The full model pools by the outer product; the compact one replaces it by another pooling of `edgebcnn.model.heads`, one
+file for each. After the pooling comes a tail:
 
-    hadamard       project_u, project_v ─ mean of products ─ tail ─ classifier     all learned
-    quadratic      project ─ mean of squares ─ tail ─ classifier                   the same with U = V, at half the cost
-    maclaurin      as hadamard                                                     projections drawn, frozen
-    tensor_sketch  two count sketches ─ mean of convolutions ─ tail ─ classifier   hashes drawn, frozen
-    lrbc           project ─ factors ─ mean of squares ─ signed sums               a quadratic form for each product
-    gap            mean ─ classifier                                               no second order, for reference
-
-Of two streams, `gap` takes the means of both, and `quadratic` and `lrbc` square sums of both projections. Nothing is
-lost: uᵀa · vᵀb = ¼ (uᵀa + vᵀb)² - ¼ (uᵀa - vᵀb)², so every bilinear form of rank r/2 is among those of r squares, a
-positive and a negative one for each of its terms. `quadratic` of rank 2d thus holds `hadamard` of rank d, in as many
-parameters of the projections.
+    sqrt    signed square root, then L2 norm, as published
+    tanh    batch normalization, then tanh: every op of it is an integer op after quantization
+    l2      L2 norm alone, which changes no prediction of a linear classifier
+    none
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -35,19 +29,9 @@ from pydantic import BaseModel, ConfigDict, Field, model_validator
 from edgebcnn.errors import TrainingError
 from edgebcnn.model import heads
 from edgebcnn.model.backbones import NONE
-from edgebcnn.model.heads import HEADS, Pooling, Tail
+from edgebcnn.model.head import Head, HeadShape, Tail, Weights
 from edgebcnn.model.keras import keras
-from edgebcnn.model.pooling import (
-    Bias,
-    HadamardProduct,
-    L2Normalize,
-    MeanSquare,
-    OuterProduct,
-    RandomSigns,
-    SignedSqrt,
-    SignedSums,
-    TensorSketch,
-)
+from edgebcnn.model.pooling import Bias, L2Normalize, SignedSqrt
 from edgebcnn.model.spelling import check_shared
 from edgebcnn.model.streams import UnpackMaps, align, build_streams, cut
 
@@ -79,7 +63,7 @@ class Architecture(BaseModel):
 
     streams: str
     shared_weights: bool | None = None
-    pooling: Pooling
+    pooling: str
     rank: int | None = Field(default=None, ge=1)
     tail: Tail
     class_rank: int = Field(default=8, ge=2, multiple_of=2)
@@ -89,11 +73,21 @@ class Architecture(BaseModel):
 
     @model_validator(mode="after")
     def _is_a_head_that_exists(self) -> Architecture:
-        heads.check(self.pooling, self.rank, self.tail)
+        self.head.check(self.rank, self.tail)
         check_shared(self.streams, self.shared_weights)
-        if self.rank is None and HEADS[self.pooling].rank is not None:
+        if self.rank is None and self.head.rank is not None:
             raise ValueError(f"{self.pooling} pooling needs a rank")
         return self
+
+    @property
+    def head(self) -> Head:
+        """The pooling and its rules."""
+        return heads.find(self.pooling)
+
+    @property
+    def head_shape(self) -> HeadShape:
+        """Sizes of the head."""
+        return HeadShape(self.rank or 0, self.class_rank, self.classes, self.seed)
 
     @property
     def shares_weights(self) -> bool:
@@ -193,35 +187,23 @@ def folded(bcnn: Bcnn, *, height_px: int, width_px: int) -> Any:
     architecture = bcnn.architecture
     image = keras.Input((height_px, width_px, 3), name="image")
     maps, _ = align(image, build_streams(architecture.streams, image, shared=architecture.shares_weights))
-    fold = architecture.tail == "tanh" and architecture.pooling in _FOLDED
-    model = keras.Model(image, _head(architecture, maps, fold=fold), name=bcnn.model.name)
-    replaced = _folded_weights(bcnn) if fold else {}
+    replaced = _folded_weights(bcnn) if architecture.tail == "tanh" else {}
+    model = keras.Model(image, _head(architecture, maps, fold=bool(replaced)), name=bcnn.model.name)
     for layer in model.layers:
         layer.set_weights(replaced.get(layer.name) or bcnn.model.get_layer(layer.name).get_weights())
     return model
 
 
-def _folded_weights(bcnn: Bcnn) -> dict[str, list[Any]]:
+def _folded_weights(bcnn: Bcnn) -> Weights:
     weights = {layer.name: layer.get_weights() for layer in bcnn.model.layers}
     gamma, beta, mean, variance = weights["tail_BN"]
     scale = gamma / np.sqrt(variance + bcnn.model.get_layer("tail_BN").epsilon)
-    shift = beta - mean * scale
-    if bcnn.architecture.pooling != "quadratic":
-        return {"project_u": [weights["project_u"][0] * scale], "tail_BN": [shift]}
-    sign = np.where(scale < 0, -1.0, 1.0)
-    projections = [name for name in _SQUARED if weights.get(name)]
-    kernel, bias = weights["logits"]
-    return {
-        **{name: [weights[name][0] * np.sqrt(np.abs(scale))] for name in projections},
-        "tail_BN": [shift * sign],
-        "logits": [kernel * sign[:, np.newaxis], bias],
-    }
+    return bcnn.architecture.head.folded(weights, scale, beta - mean * scale)
 
 
 def _check_rank(architecture: Architecture, channels: Sequence[int]) -> None:
     """Above these ranks a head is larger than what it replaces and computes nothing more."""
-    limits = {"lrbc": sum(channels), "projected": min(channels)}
-    most = limits.get(architecture.pooling, channels[0] * channels[-1])
+    most = architecture.head.max_rank(channels)
     if architecture.rank is not None and architecture.rank > most:
         raise TrainingError(
             f"a rank of {architecture.rank} is too large: {architecture.pooling} pooling of the "
@@ -240,7 +222,8 @@ def _head_of_packed(maps: Sequence[Any], logits: Any) -> Any:
 
 def _head(architecture: Architecture, maps: Sequence[Any], *, fold: bool = False) -> Any:
     """Logits of the feature maps: two on one grid, or one that stands for both."""
-    x = _POOL[architecture.pooling](architecture, maps)
+    head, shape = architecture.head, architecture.head_shape
+    x = head.pool(shape, maps)
     if architecture.tail == "sqrt":
         x = L2Normalize(DESCRIPTOR_LENGTH, name="tail_norm")(SignedSqrt(name="tail_sqrt")(x))
     elif architecture.tail == "tanh":
@@ -249,89 +232,4 @@ def _head(architecture: Architecture, maps: Sequence[Any], *, fold: bool = False
     elif architecture.tail == "l2":
         x = L2Normalize(DESCRIPTOR_LENGTH, name="tail_norm")(x)
     x = keras.layers.Dropout(architecture.dropout, name="dropout")(x)
-    classifier = SignedSums if architecture.pooling == "lrbc" else keras.layers.Dense
-    return classifier(architecture.classes, name="logits")(x)
-
-
-def _outer(architecture: Architecture, maps: Sequence[Any]) -> Any:
-    return OuterProduct(name="outer_product")([maps[0], maps[-1]])
-
-
-def _hadamard(architecture: Architecture, maps: Sequence[Any]) -> Any:
-    return HadamardProduct(name="hadamard_product")(_two_projections(architecture, maps))
-
-
-def _projected(architecture: Architecture, maps: Sequence[Any]) -> Any:
-    return OuterProduct(name="outer_product")(_two_projections(architecture, maps))
-
-
-def _two_projections(architecture: Architecture, maps: Sequence[Any]) -> list[Any]:
-    u, v = (_projection(architecture.rank, f"project_{side}") for side in "uv")
-    return [u(maps[0]), v(maps[-1])]
-
-
-def _quadratic(architecture: Architecture, maps: Sequence[Any]) -> Any:
-    return MeanSquare(name="mean_square")(_shared_projection(architecture, maps))
-
-
-def _maclaurin(architecture: Architecture, maps: Sequence[Any]) -> Any:
-    u, v = (
-        _projection(architecture.rank, f"project_{side}", RandomSigns([architecture.seed, number]), trainable=False)
-        for number, side in enumerate("uv")
-    )
-    return HadamardProduct(name="hadamard_product")([u(maps[0]), v(maps[-1])])
-
-
-def _tensor_sketch(architecture: Architecture, maps: Sequence[Any]) -> Any:
-    assert architecture.rank is not None, "the architecture has checked it"
-    return TensorSketch(architecture.rank, architecture.seed, name="tensor_sketch")([maps[0], maps[-1]])
-
-
-def _lrbc(architecture: Architecture, maps: Sequence[Any]) -> Any:
-    rank = architecture.class_rank
-    # All r squares of a product then add up to one channel's, so that no product starts out sure of itself.
-    factor = keras.initializers.VarianceScaling(1 / rank, "fan_in", "untruncated_normal")
-    factors = _projection(architecture.classes * rank, "factors", factor)(_shared_projection(architecture, maps))
-    return MeanSquare(name="mean_square")(factors)
-
-
-def _shared_projection(architecture: Architecture, maps: Sequence[Any]) -> Any:
-    """One projection of the maps side by side, as a sum of theirs: joined first, int8 would give both one range."""
-    channels = sum(each.shape[-1] for each in maps)
-    names = _SQUARED[:1] if len(maps) == 1 else _SQUARED[1:]
-    parts = []
-    for name, each in zip(names, maps, strict=True):
-        unit = keras.initializers.VarianceScaling(each.shape[-1] / channels, "fan_in", "untruncated_normal")
-        parts.append(_projection(architecture.rank, name, unit)(each))
-    return parts[0] if len(parts) == 1 else keras.layers.Add(name="project")(parts)
-
-
-def _gap(architecture: Architecture, maps: Sequence[Any]) -> Any:
-    if len(maps) == 1:
-        return keras.layers.GlobalAveragePooling2D(name="average")(maps[0])
-    averages = [
-        keras.layers.GlobalAveragePooling2D(name=f"average_{side}")(each) for side, each in zip("ab", maps, strict=True)
-    ]
-    return keras.layers.Concatenate(name="average")(averages)
-
-
-def _projection(size: int | None, name: str, initializer: Any = "glorot_uniform", *, trainable: bool = True) -> Any:
-    return keras.layers.Conv2D(size, 1, use_bias=False, kernel_initializer=initializer, trainable=trainable, name=name)
-
-
-_POOL: dict[Pooling, Callable[[Architecture, Sequence[Any]], Any]] = {
-    "outer": _outer,
-    "hadamard": _hadamard,
-    "quadratic": _quadratic,
-    "projected": _projected,
-    "lrbc": _lrbc,
-    "maclaurin": _maclaurin,
-    "tensor_sketch": _tensor_sketch,
-    "gap": _gap,
-}
-
-_FOLDED = ("hadamard", "quadratic", "maclaurin")
-"""Poolings whose channels each come from one row of a projection, which can take a factor of theirs."""
-
-_SQUARED = ("project", "project_a", "project_b")
-"""Projections of `quadratic`: of one map, or of two."""
+    return head.classifier(shape)(x)

@@ -18,7 +18,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebcnn.model.bcnn import DESCRIPTOR_LENGTH, Bcnn
-from edgebcnn.model.factorize import Array, combine, combine_buckets, factorize, project, quadratic_forms, squares
+from edgebcnn.model.factorize import Array
+from edgebcnn.model.head import BilinearClassifier
 from edgebcnn.model.keras import keras
 from edgebcnn.progress import Advance
 
@@ -39,55 +40,30 @@ def start_from_full(full: Bcnn, compact: Bcnn, *, advance: Advance = lambda swee
 
     Args:
         full: A trained model with the outer product.
-        compact: Its replacement, changed; `gap` takes the backbone alone.
-        advance: Called with 1 after each of `factorize.SWEEPS` sweeps, of `hadamard` and `quadratic` pooling.
+        compact: Its replacement, changed; a pooling without second order takes the backbone alone.
+        advance: Called with 1, as often as `Head.sweeps` of the pooling says.
     """
     for part in ("prefix", "suffix"):
         if getattr(full, part) is not None:
             getattr(compact, part).set_weights(getattr(full, part).get_weights())
-    if compact.architecture.pooling == "gap":
-        return
-    weights, scales = _linear_classifier(full)
-    bias = full.model.get_layer("logits").get_weights()[1]
-    symmetric = _is_symmetric(full)
-    layer = compact.model.get_layer
-    if compact.architecture.pooling == "lrbc":
-        shared, of_products = quadratic_forms(weights, *_ranks(compact), symmetric=symmetric, scales=scales)
-        parts = {"project": shared} if symmetric else _by_stream(shared, len(weights))
-        for name, kernel in {**parts, "factors": of_products}.items():
-            layer(name).set_weights([kernel[np.newaxis, np.newaxis]])
-        layer("logits").set_weights([bias])
-        return
-    if compact.architecture.pooling in ("hadamard", "projected"):
-        if compact.architecture.pooling == "hadamard":
-            factors = factorize(weights, _ranks(compact)[0], symmetric=symmetric, scales=scales, advance=advance)
-            u, v, p = factors.u, factors.v, factors.p
-        else:
-            u, v, p = project(weights, _ranks(compact)[0], symmetric=symmetric, scales=scales)
-        layer("project_u").set_weights([u[np.newaxis, np.newaxis]])
-        layer("project_v").set_weights([v[np.newaxis, np.newaxis]])
-    elif compact.architecture.pooling == "quadratic":
-        shared, p = squares(weights, _ranks(compact)[0], symmetric=symmetric, scales=scales, advance=advance)
-        parts = {"project": shared} if symmetric else _by_stream(shared, len(weights))
-        for name, kernel in parts.items():
-            layer(name).set_weights([kernel[np.newaxis, np.newaxis]])
-    elif compact.architecture.pooling == "maclaurin":
-        u, v = (np.asarray(layer(f"project_{side}").get_weights()[0][0, 0], np.float64) for side in "uv")
-        p = combine(weights, u, v, symmetric=symmetric)
-    else:
-        p = combine_buckets(weights, *_buckets(layer("tensor_sketch"), weights.shape[:2]), _ranks(compact)[0])
-    layer("logits").set_weights([p, bias])
+    head, layer = compact.architecture.head, compact.model.get_layer
+    if head.starts_from_full:
+        classifier, shape = _linear_classifier(full), compact.architecture.head_shape
+        weights = head.from_full(classifier, shape, lambda name: list(layer(name).get_weights()), advance)
+        for name, of_layer in weights.items():
+            layer(name).set_weights(of_layer)
 
 
 def settle(compact: Bcnn, maps: NDArray[Any], logits: NDArray[np.floating]) -> None:
     """Fits what the factorization leaves open: the ranges of a `tanh` tail, and the size of all logits.
 
     Args:
-        compact: A model that was started from a full one, changed; of `gap` there is nothing to settle.
+        compact: A model that was started from a full one, changed; nothing where its pooling took the backbone alone.
         maps: `(n, h, w, M)` feature maps of a few hundred photos, which need no labels.
         logits: `(n, K)` the full model's logits of them.
     """
-    if compact.architecture.pooling == "gap":
+    head = compact.architecture.head
+    if not head.starts_from_full:
         return
     # Spread over all photos, which lie product by product.
     chosen = np.unique(np.linspace(0, len(maps) - 1, SETTLING_PHOTOS, dtype=np.intp))
@@ -98,7 +74,7 @@ def settle(compact: Bcnn, maps: NDArray[Any], logits: NDArray[np.floating]) -> N
     own, taught = (each - each.mean(axis=1, keepdims=True) for each in (own, logits))
     size = float(np.sum(own * taught) / max(np.sum(own * own), np.finfo(np.float32).tiny))
     if size > 0:
-        name, power = ("factors", 0.5) if compact.architecture.pooling == "lrbc" else ("logits", 1.0)
+        name, power = head.scaled_layer
         kernel, *rest = compact.model.get_layer(name).get_weights()
         compact.model.get_layer(name).set_weights([kernel * size**power, *rest])
 
@@ -116,20 +92,18 @@ def _settle_tanh(compact: Bcnn, maps: NDArray[np.float32]) -> None:
     classifier.set_weights([p * deviation[:, np.newaxis] / _TANH_GAIN, bias + mean @ p])
 
 
-def _linear_classifier(full: Bcnn) -> tuple[Array, tuple[Array, Array]]:
-    """The classifier as it would act on the outer product itself, `(M, N, K)`, and the sizes of the channels.
+def _linear_classifier(full: Bcnn) -> BilinearClassifier:
+    """The classifier as it would act on the outer product itself.
 
     ssqrt(x)/‖ssqrt(x)‖ is x/√|x| divided by √Σ|x|; |xᵢⱼ| is taken for the product of the sizes of channels i and j.
     """
-    rows, columns = (_channel_sizes(each) for each in full.model.get_layer("outer_product").input)
-    sizes = np.outer(rows, columns)
-    kernel = np.asarray(full.model.get_layer("logits").get_weights()[0], np.float64).reshape(*sizes.shape, -1)
-    return kernel * (DESCRIPTOR_LENGTH / np.sqrt(sizes * sizes.sum()))[..., np.newaxis], (rows, columns)
-
-
-def _is_symmetric(full: Bcnn) -> bool:
     a, b = full.model.get_layer("outer_product").input
-    return a is b
+    rows, columns = _channel_sizes(a), _channel_sizes(b)
+    sizes = np.outer(rows, columns)
+    kernel, bias = full.model.get_layer("logits").get_weights()
+    weights = np.asarray(kernel, np.float64).reshape(*sizes.shape, -1)
+    weights *= (DESCRIPTOR_LENGTH / np.sqrt(sizes * sizes.sum()))[..., np.newaxis]
+    return BilinearClassifier(weights, bias, scales=(rows, columns), symmetric=a is b)
 
 
 def _channel_sizes(feature_map: Any) -> Array:
@@ -142,19 +116,3 @@ def _channel_sizes(feature_map: Any) -> Array:
     gamma, beta = (np.asarray(weight.numpy(), np.float64) for weight in (layer.gamma, layer.beta))
     sizes = np.sqrt(gamma**2 + beta**2)
     return np.asarray(np.maximum(sizes, _SMALLEST_SCALE * sizes.max()))
-
-
-def _ranks(compact: Bcnn) -> tuple[int, int]:
-    assert compact.architecture.rank is not None, "every pooling but gap has one"
-    return compact.architecture.rank, compact.architecture.class_rank
-
-
-def _by_stream(shared: Array, channels: int) -> dict[str, Array]:
-    return {"project_a": shared[:channels], "project_b": shared[channels:]}
-
-
-def _buckets(sketch: Any, shape: tuple[int, ...]) -> tuple[NDArray[np.integer], Array]:
-    """Bucket and factor of every entry of the outer product in a Tensor Sketch."""
-    a, b = (hashes.numpy() for hashes in sketch.hashes)
-    buckets = (np.abs(a)[:, np.newaxis] + np.abs(b) - 2) % sketch.size
-    return buckets, np.outer(np.sign(a), np.sign(b)) * np.sqrt(sketch.size / np.prod(shape))

@@ -9,8 +9,8 @@ from __future__ import annotations
 import difflib
 import json
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from typing import Any, get_args
 from zipfile import BadZipFile, ZipFile
 
 import h5py
@@ -40,11 +40,41 @@ def read_model(file: str) -> Any:
         _check_harmless(file, description)
         return keras.models.load_model(file, compile=False, safe_mode=True)
     except (ValueError, TypeError, KeyError, AttributeError, ImportError, OSError, BadZipFile) as error:
-        reason = first_line(error)
         raise TrainingError(
-            f"{file} cannot be opened as a whole Keras model ({reason}): save it by model.save() of tf_keras, "
-            "or of Keras in TensorFlow up to 2.15"
+            f"{file} cannot be opened as a whole Keras model ({first_line(error)}): save it with model.save() of "
+            "tf_keras, or of Keras in TensorFlow up to 2.15"
         ) from error
+
+
+def pixel_format_of(stream: str, pixels: str | None) -> PixelFormat:
+    """The pixel format that a stream of a model file names; `tf` where it names none.
+
+    Raises:
+        TrainingError: there is no such format.
+    """
+    formats = get_args(PixelFormat)
+    if pixels is not None and pixels not in formats:
+        raise TrainingError(f"unknown pixels {pixels!r} in {stream}: give one of {', '.join(formats)}, or leave it out")
+    chosen: PixelFormat = next(known for known in formats if known == (pixels or "tf"))
+    return chosen
+
+
+def published_by(file: str, layer: str, pixel_format: PixelFormat) -> Callable[[Any, str | None], Any]:
+    """What `Backbone.published` is for a stream that is cut from a model file."""
+
+    def published(image: Any, weights: str | None) -> Any:
+        model = cut_model(read_model(file), file, layer)
+        if weights:
+            return model
+        try:
+            return keras.models.clone_model(for_any_size(model, pixel_format), input_tensors=image)
+        except ValueError as error:
+            raise TrainingError(
+                f"{file} takes images of one size only ({first_line(error)}): end the stream at an earlier layer "
+                f"than {layer}"
+            ) from error
+
+    return published
 
 
 def cut_model(model: Any, file: str, layer: str) -> Any:

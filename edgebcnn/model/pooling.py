@@ -23,6 +23,7 @@ mean square), so that the tails see numbers of order one at every size.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -311,3 +312,28 @@ class Bias(keras.layers.Layer):  # type: ignore[misc]
     def call(self, inputs: Any) -> Any:
         """Adds the bias."""
         return inputs + self.bias
+
+
+def projection(size: int, name: str, initializer: Any = "glorot_uniform", *, trainable: bool = True) -> Any:
+    """A 1×1 convolution without bias, from the channels of a map to `size` channels."""
+    return keras.layers.Conv2D(size, 1, use_bias=False, kernel_initializer=initializer, trainable=trainable, name=name)
+
+
+def two_projections(maps: Sequence[Any], size: int) -> list[Any]:
+    """Two learned projections, `project_u` of the first map and `project_v` of the last."""
+    u, v = (projection(size, f"project_{side}") for side in "uv")
+    return [u(maps[0]), v(maps[-1])]
+
+
+def shared_projection(maps: Sequence[Any], size: int) -> Any:
+    """One projection of the maps side by side, as a sum of theirs: joined first, int8 would give both one range.
+
+    Its layer is `project`; of two maps the layers are `project_a`, `project_b` and their sum `project`.
+    """
+    channels = sum(each.shape[-1] for each in maps)
+    names = ["project"] if len(maps) == 1 else ["project_a", "project_b"]
+    parts = []
+    for name, each in zip(names, maps, strict=True):
+        unit = keras.initializers.VarianceScaling(each.shape[-1] / channels, "fan_in", "untruncated_normal")
+        parts.append(projection(size, name, unit)(each))
+    return parts[0] if len(parts) == 1 else keras.layers.Add(name="project")(parts)

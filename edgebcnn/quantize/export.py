@@ -34,6 +34,7 @@ from edgebcnn.bundle import (
 )
 from edgebcnn.errors import DataError, QuantizationError
 from edgebcnn.images.dataset import Photo
+from edgebcnn.model import heads
 from edgebcnn.model.keras import keras, tf
 from edgebcnn.progress import Reporter
 from edgebcnn.quantize.calibrate_run import Int8Calibration
@@ -174,11 +175,9 @@ def _check_start(run: TrainedRun, output: Path, choices: ExportChoices, reporter
     check_photos(run.path, run.dataset)
     if run.state != "finished":
         reporter.say(f"{run.path} is not finished, this is what it has reached; go on with {resume_command(run.path)}")
-    if not (choices.allow_float or CALIBRATED.isdisjoint(choices.precisions)) and run.config.pooling == "tensor_sketch":
-        raise QuantizationError(
-            "tensor_sketch pooling has no int8 form, because no TFLite runtime computes its FFT in integers: export it "
-            "with --fp16, or train with --pooling maclaurin, which sketches the same and is all integer"
-        )
+    no_int8 = heads.find(run.config.pooling).no_int8
+    if no_int8 and not (choices.allow_float or CALIBRATED.isdisjoint(choices.precisions)):
+        raise QuantizationError(f"{run.config.pooling} pooling has no int8 form, because {no_int8}")
 
 
 def _check_made(made: Mapping[Precision, MadeFile], run: TrainedRun, choices: ExportChoices) -> None:

@@ -25,7 +25,7 @@ from edgebcnn.images.dataset import Photo, ProductDataset, open_photos
 from edgebcnn.images.layouts import natural_order
 from edgebcnn.model import heads
 from edgebcnn.model.bcnn import build
-from edgebcnn.model.heads import HEADS, CompactPooling, Tail
+from edgebcnn.model.head import Tail
 from edgebcnn.preprocessing import PHOTO_SUFFIXES
 from edgebcnn.progress import Reporter
 from edgebcnn.report.agreement import Proportion
@@ -83,7 +83,7 @@ class CompressChoices(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
-    pooling: CompactPooling = "hadamard"
+    pooling: str = "hadamard"
     tail: Tail | None = None
     class_rank: int = Field(default=8, ge=2, multiple_of=2)
     epochs: int = Field(default=8, ge=0)
@@ -113,10 +113,10 @@ class CompressChoices(BaseModel):
         Raises:
             TrainingError: the pooling takes no such rank or tail.
         """
-        tails = HEADS[self.pooling].tails
-        tail = self.tail or (TAIL if TAIL in tails else tails[0])
         try:
-            heads.check(self.pooling, rank, tail)
+            head = heads.find_compact(self.pooling)
+            tail = self.tail or (TAIL if TAIL in head.tails else head.tails[0])
+            head.check(rank, tail)
         except ValueError as error:
             raise TrainingError(str(error)) from error
         stage = StageConfig(
@@ -163,7 +163,7 @@ def compress(
     """
     run = _origin(source)
     check_photos(run.path, run.dataset)
-    asked: Sequence[int | None] = ranks or [HEADS[choices.pooling].rank]
+    asked: Sequence[int | None] = ranks or [heads.find(choices.pooling).rank]
     sizes = tuple(dict.fromkeys(asked))
     path = (path or _place_beside(run, choices.pooling, sizes)).absolute()
     targets = [path] if len(sizes) == 1 else [path / str(size) for size in sizes]

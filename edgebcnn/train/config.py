@@ -8,7 +8,7 @@ from typing import Literal
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from edgebcnn.model import heads
-from edgebcnn.model.heads import CompactPooling, Tail
+from edgebcnn.model.head import Tail
 from edgebcnn.model.spelling import both, check_shared, with_absolute_files
 from edgebcnn.preprocessing import Interpolation, Preprocessing
 from edgebcnn.train.augment import Augmentation
@@ -98,7 +98,7 @@ class TrainConfig(BaseModel):
     train_px: int = Field(default=320, ge=32, le=1024, multiple_of=32)
     input_px: int = Field(default=384, ge=32, le=1024, multiple_of=32)
     interpolation: Interpolation = "halving"
-    pooling: CompactPooling = "quadratic"
+    pooling: str = "quadratic"
     rank: int | None = Field(default=None, ge=1)
     tail: Tail | None = None
     class_rank: int = Field(default=8, ge=2, multiple_of=2)
@@ -168,7 +168,7 @@ class TrainConfig(BaseModel):
 
     @model_validator(mode="after")
     def _the_compact_head_exists(self) -> TrainConfig:
-        heads.check(self.pooling, self.rank, self.tail)
+        heads.find_compact(self.pooling).check(self.rank, self.tail)
         return self
 
     def preprocessing(self, side_px: int) -> Preprocessing:

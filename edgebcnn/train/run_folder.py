@@ -33,8 +33,8 @@ from edgebcnn.atomic import write_bytes, write_json
 from edgebcnn.bundle import Label
 from edgebcnn.errors import DataError, RunError
 from edgebcnn.images.dataset import Photo, ProductDataset
+from edgebcnn.model import heads
 from edgebcnn.model.bcnn import Architecture, Bcnn, Role, build
-from edgebcnn.model.heads import HEADS
 from edgebcnn.model.keras import keras
 from edgebcnn.preprocessing import Interpolation, Preprocessing
 from edgebcnn.train.config import TrainConfig
@@ -119,7 +119,7 @@ def architecture(config: TrainConfig, classes: int, role: Role) -> Architecture:
             classes=classes,
             dropout=config.dropout,
         )
-    own = HEADS[config.pooling]
+    own = heads.find(config.pooling)
     return Architecture(
         streams=config.streams,
         shared_weights=config.shared_weights,

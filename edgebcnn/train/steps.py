@@ -29,7 +29,6 @@ from edgebcnn.images.layouts import read_layout
 from edgebcnn.model.backbones import NONE
 from edgebcnn.model.bcnn import Bcnn, Role, build, with_descriptor
 from edgebcnn.model.compress import settle, start_from_full
-from edgebcnn.model.factorize import SWEEPS
 from edgebcnn.model.keras import keras, tf
 from edgebcnn.model.spelling import both
 from edgebcnn.progress import Advance, Reporter
@@ -226,8 +225,7 @@ class _Training:
             self._load("compact", compact)
             return
         assert maps.teacher is not None, "the full model has been asked"
-        sweeps = SWEEPS if self._config.pooling in ("hadamard", "quadratic") else 0
-        with self._bar("factorizing the full model's classifier", sweeps) as advance:
+        with self._bar("factorizing the full model's classifier", compact.architecture.head.sweeps) as advance:
             start_from_full(full, compact, advance=advance)
         settle(compact, maps.inputs, maps.teacher)
         for name in ("weights", *(["factorized"] if self._compresses else [])):
