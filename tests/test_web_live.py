@@ -43,10 +43,11 @@ class LiveRun:
     Attributes:
         shown: The pack at the right: what a person puts there.
         address: Of its page.
+        errors: What it wrote to stderr after that address, once it has ended.
     """
 
     def __init__(self, process: subprocess.Popen[str], events: Path) -> None:
-        self.process, self.shown, self.address = process, "Green", ""
+        self.process, self.shown, self.address, self.errors = process, "Green", "", ""
         self._events = events
 
     def events(self) -> list[dict[str, Any]]:
@@ -90,10 +91,10 @@ def live(shelf: Path, folder: Path, *flags: str, **environment: str) -> Iterator
             yield run
         finally:
             process.send_signal(signal.SIGTERM)
-            _, errors = process.communicate(timeout=30)
+            _, run.errors = process.communicate(timeout=30)
             over.set()
             filming.join()
-            assert "Traceback" not in errors
+            assert "Traceback" not in run.errors
 
 
 def _said(stream: IO[str], pattern: str) -> str:

@@ -66,9 +66,10 @@ def web_page(
     told: Told | None = None,
     agreements: Callable[[], Mapping[str, Proportion]] = dict,
     hang_s: float = HANG_S,
+    origin: str | None = None,
 ) -> Iterator[tuple[WebPage, Listening]]:
     """Yields a page that answers until the block ends."""
-    listening = listen(at, token)
+    listening = listen(at, token, origin=origin)
     page = WebPage(listening, reporter=told or Told(), hang_s=hang_s)
     page.start(
         LiveRun(

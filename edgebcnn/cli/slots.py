@@ -10,7 +10,7 @@ from click.core import ParameterSource
 
 from edgebcnn.cli.flags.device import DEFAULT_BUNDLE
 from edgebcnn.cli.flags.view import typed, view_flags
-from edgebcnn.cli.flags.web import TOKEN
+from edgebcnn.cli.flags.web import ORIGIN, TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     "--web", metavar="[HOST:]PORT", default="0", help="Where the page is; 0 for any port that is free, here alone."
 )
 @TOKEN
+@ORIGIN
 @click.pass_context
 def command(
     context: click.Context,
@@ -49,6 +50,7 @@ def command(
     bundle_path: Path | None,
     web: str,
     web_token: str | None,
+    web_origin: str | None,
 ) -> None:
     """Draw the slots of a shelf on its picture, and check them.
 
@@ -73,7 +75,7 @@ def command(
     from edgebcnn.web.guard import Guard
 
     reporter = TerminalReporter()
-    listening = listen(web, web_token)
+    listening = listen(web, web_token, origin=web_origin)
     model = _model(bundle_path)
 
     def editor(width_px: int, height_px: int) -> SlotsEditor:
@@ -82,7 +84,7 @@ def command(
     opened = open_source(camera, reporter=reporter, view=view)
     with listening.socket, closing(opened) as source, stopped_by_signals() as stop:
         page = DrawingPage(Stills(source, stop), source.name, editor=editor, model=model, done=stop.set)
-        guard = Guard(page.application(), token=listening.token, host=listening.host, port=listening.port)
+        guard = Guard.of(page.application(), listening)
         serve_until(stop, guard, listening.socket, ready=lambda: reporter.say(str(listening)))
     given = ["--bundle", str(bundle_path)] if bundle_path else []
     _print_command(["--camera", masked(camera), *typed(view), *given, "--slots", str(path)], saved=page.saved)

@@ -125,7 +125,10 @@ def _sinks(
     if choices.csv is not None:
         yield CsvSink(choices.csv, rotation=rotation), WhenFull.WAIT
     if choices.metrics is not None:
-        yield MetricsSink(*listening_at(choices.metrics, flag="--metrics")), WhenFull.DROP_OLDEST
+        metrics = MetricsSink(*listening_at(choices.metrics, flag="--metrics"))
+        if metrics.warning:
+            reporter.say(metrics.warning)
+        yield metrics, WhenFull.DROP_OLDEST
     if choices.mqtt is not None:
         yield _remote("mqtt", _mqtt(choices.mqtt, choices, device, entities), choices, reporter), WhenFull.DROP_OLDEST
     if choices.webhook is not None:

@@ -1,15 +1,21 @@
-"""What does Prometheus see? Counts and times of this run, at `/metrics` on a port of its own."""
+"""Serves counts and times of this run to Prometheus, at `/metrics` on a port of its own."""
 
 from __future__ import annotations
 
+import ipaddress
 import math
+import socket
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from socketserver import TCPServer, ThreadingMixIn
 from typing import TYPE_CHECKING
+from wsgiref.simple_server import WSGIRequestHandler, WSGIServer
 
 from edgebcnn.errors import MissingExtraError, SinkError
 from edgebcnn.shelf.watch import SlotState
 from edgebcnn.sinks.event import AgreementEvent, AlarmEvent, Event, GoldenEvent, ReadingEvent, SlotEvent
+from edgebcnn.sinks.listener import BoundedListener, Limits
 from edgebcnn.sinks.outlet import Counts, EventSink
 from edgebcnn.worker import Deadline
 
@@ -19,6 +25,9 @@ if TYPE_CHECKING:
 
 # From a small model on a fast machine to a frame that is of no use any more.
 SECONDS = (0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+LIMITS = Limits(connections=32, per_address=16)  # a thread each; Prometheus keeps none open between scrapes
 
 
 class MetricsSink(EventSink):
@@ -40,7 +49,7 @@ class MetricsSink(EventSink):
 
     def __init__(self, host: str, port: int) -> None:
         try:
-            from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+            from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, make_wsgi_app
         except ModuleNotFoundError as error:
             raise MissingExtraError("edgebcnn run --metrics", "metrics") from error
         self._registry = CollectorRegistry()
@@ -63,11 +72,23 @@ class MetricsSink(EventSink):
         self._compliance = Gauge("edgebcnn_shelf_compliance", "Share of slots.", shelf, registry=self._registry)
         self._health = _Health(self._registry)
         try:
-            self._server, self._thread = start_http_server(port, host, self._registry)
+            self._server = _Server(host, port, make_wsgi_app(self._registry))
         except (OSError, OverflowError) as error:
             reason = (error.strerror or str(error)).lower() if isinstance(error, OSError) else "there is no such port"
             raise SinkError(f"--metrics cannot listen on {host}:{port} ({reason}): give another port") from error
         self.port = self._server.server_port
+        threading.Thread(target=self._server.serve_forever, name="metrics server", daemon=True).start()
+
+    @property
+    def warning(self) -> str | None:
+        """What a user must know of where it listens; None where only this machine can read the figures."""
+        host = str(self._server.socket.getsockname()[0])
+        if ipaddress.ip_address(host).is_loopback:
+            return None
+        return (
+            f"--metrics has no login: whoever reaches port {self.port} reads product names, counts and states; "
+            "let only your Prometheus reach it, by a firewall or a proxy with a login"
+        )
 
     def watch(self, counts: Callable[[], Iterable[Counts]]) -> None:
         """Shows what became of each sink's events, asked for at each scrape."""
@@ -95,6 +116,33 @@ class MetricsSink(EventSink):
         """Stops listening."""
         self._server.shutdown()
         self._server.server_close()
+
+
+class _Server(ThreadingMixIn, WSGIServer):
+    """Answers each scrape in a thread, within limits and without a word on stderr."""
+
+    daemon_threads = True
+
+    def __init__(self, host: str, port: int, app: Callable[..., Iterable[bytes]]) -> None:
+        found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
+        self.address_family = found[0][0]
+        super().__init__((str(found[0][4][0]), port), _Handler)
+        self.socket = BoundedListener(self.socket, LIMITS)
+        self.set_app(app)
+
+    def server_bind(self) -> None:
+        """Binds without asking a name server for this machine's name, which may take half a minute."""
+        TCPServer.server_bind(self)
+        self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
+        self.setup_environ()
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """Says nothing: a client that goes away in the middle of an answer is no fault of the run."""
+
+
+class _Handler(WSGIRequestHandler):
+    def log_message(self, format: str, *args: object) -> None:
+        """Says nothing of requests, nor of what is no request."""
 
 
 class _Health:

@@ -1,4 +1,4 @@
-"""Opens the web page of a run where one was asked for."""
+"""Opens the web page of a run, where one was asked for."""
 
 from __future__ import annotations
 
@@ -20,12 +20,15 @@ class WebChoices:
 
     web: str | None
     web_token: str | None
+    web_origin: str | None = None
 
     def open(self, *, reporter: Reporter, in_a_hurry: Callable[[], bool]) -> WebPage | None:
-        """The page, where one is asked for; its port is taken, and it does not answer yet."""
+        """Returns the page, where one is asked for; its port is open, and it does not answer yet."""
         if self.web is None:
             return None
         need_web("edgebcnn run --web")
         from edgebcnn.web.server import WebPage
 
-        return WebPage(listen(self.web, self.web_token), reporter=reporter, in_a_hurry=in_a_hurry)
+        return WebPage(
+            listen(self.web, self.web_token, origin=self.web_origin), reporter=reporter, in_a_hurry=in_a_hurry
+        )

@@ -1,9 +1,12 @@
-"""Who is let in to the web page, and what may a browser do with it?
+"""Decides who is let in to a web page, and what a browser may do with it.
 
 Without a token, only this machine reaches the port; but a web page elsewhere could make this machine's browser ask for
 it under a name of its own (DNS rebinding), so that only this machine's names are answered. With a token, such a page
 lacks the cookie, which belongs to the name under which the token was given. What changes something must come from the
-page itself: a browser says in `Origin` for which page it asks, and cannot be made to say another.
+page itself: a browser states in `Origin` for which page it asks, and no page can change that.
+
+Behind a proxy with TLS the page has another origin, which `--web-origin` names. `X-Forwarded-Host` is not used for
+this: a page that was pointed at this machine could send it too.
 """
 
 from __future__ import annotations
@@ -15,6 +18,8 @@ from typing import TYPE_CHECKING
 from starlette.datastructures import MutableHeaders
 from starlette.requests import Request
 from starlette.responses import PlainTextResponse, RedirectResponse, Response
+
+from edgebcnn.web.listening import Listening
 
 if TYPE_CHECKING:
     from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -42,16 +47,23 @@ class Guard:
         token: What must be known; None where only this machine can ask.
         host: Name of this machine that is allowed without a token, beside `OWN_NAMES`.
         port: On which it listens; cookies know none, and two runs on a machine have two tokens.
+        origin: Where a proxy shows the page, if one does.
     """
 
-    def __init__(self, app: ASGIApp, *, token: str | None, host: str, port: int) -> None:
+    def __init__(self, app: ASGIApp, *, token: str | None, host: str, port: int, origin: str | None = None) -> None:
         self._app = app
         self._token = token
+        self._origin = origin
         self._names = OWN_NAMES | {host.lower()}
         self._cookie = f"edgebcnn_{port}"
 
+    @classmethod
+    def of(cls, app: ASGIApp, listening: Listening) -> Guard:
+        """The guard of a page that listens there."""
+        return cls(app, token=listening.token, host=listening.host, port=listening.port, origin=listening.origin)
+
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Lets one request through or refuses it."""
+        """Lets one request through, or refuses it."""
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -59,7 +71,7 @@ class Guard:
             await send(message)
 
         request = Request(scope)
-        answer = _refusal(request) or self._answer(request) or self._app
+        answer = self._refusal(request) or self._answer(request) or self._app
         await answer(scope, receive, send_with_headers)
 
     def _answer(self, request: Request) -> Response | None:
@@ -72,7 +84,14 @@ class Guard:
         if request.url.path == "/" and given is not None and self._is_token(given):
             answer = RedirectResponse("./", 303)  # the token leaves the address, the history and what is sent on
             # Not strict: the address may be opened from a message, and the cookie must survive the redirection.
-            answer.set_cookie(self._cookie, self._cookie_value(), max_age=COOKIE_LASTS_S, httponly=True, samesite="lax")
+            answer.set_cookie(
+                self._cookie,
+                self._cookie_value(),
+                max_age=COOKIE_LASTS_S,
+                httponly=True,
+                samesite="lax",
+                secure=self._is_behind_tls(request),
+            )
             return answer
         kind, _, bearer = request.headers.get("Authorization", "").partition(" ")
         if kind.lower() == "bearer" and self._is_token(bearer.strip()):
@@ -82,20 +101,26 @@ class Guard:
         advice = "This page needs its token: open the address with ?token=... that edgebcnn printed.\n"
         return PlainTextResponse(advice, 401, {"WWW-Authenticate": "Bearer"})
 
+    def _refusal(self, request: Request) -> Response | None:
+        """Refuses what would change something and does not come from the page itself."""
+        origin = request.headers.get("Origin")
+        if request.method in {"GET", "HEAD"} or origin is None:
+            return None
+        is_own = origin.partition("://")[2].lower() == request.headers.get("Host", "").lower()
+        is_own = is_own or origin.lower() == self._origin
+        return None if is_own else PlainTextResponse("Not from another page.\n", 403)
+
+    def _is_behind_tls(self, request: Request) -> bool:
+        """Whether the request came through the proxy; a cookie for https alone would be lost without it."""
+        forwarded = request.headers.get("X-Forwarded-Proto", "").lower() == "https"
+        return forwarded and (self._origin or "").startswith("https://")
+
     def _is_token(self, given: str) -> bool:
         return _same(given, self._token or "")
 
     def _cookie_value(self) -> str:
         """From which the token cannot be told, and which stays the same from one run to the next."""
         return hmac.new((self._token or "").encode(), b"edgebcnn web page", hashlib.sha256).hexdigest()
-
-
-def _refusal(request: Request) -> Response | None:
-    origin = request.headers.get("Origin")
-    if request.method in {"GET", "HEAD"} or origin is None:
-        return None
-    is_own = origin.partition("://")[2].lower() == request.headers.get("Host", "").lower()
-    return None if is_own else PlainTextResponse("Not from another page.\n", 403)
 
 
 def _same(given: str, right: str) -> bool:

@@ -22,15 +22,16 @@ from starlette.routing import Route
 from edgebcnn.loop.reading import Reading
 from edgebcnn.loop.shelf_reading import ShelfReading
 from edgebcnn.progress import Reporter
+from edgebcnn.sinks.listener import BoundedListener
 from edgebcnn.sources.frames import Frame
 from edgebcnn.web.board import Board, LiveRun, NewsSink, jpeg_of
 from edgebcnn.web.feed import Feed
 from edgebcnn.web.guard import Guard
 from edgebcnn.web.listening import Listening
+from edgebcnn.web.serving import within
 
 PICTURES_PER_S = 5
 STATE_EVERY_S = 1.0
-MAX_CONNECTIONS = 128  # a page has two that stay open
 BEAT_S = 0.1
 HANG_S = 10.0
 LEAVE_S = 0.25  # for clients to take the end of what they were reading
@@ -130,8 +131,9 @@ class WebPage:
     async def _serve(self) -> None:
         for feed in self._feeds.values():
             feed.start()
+        listener = BoundedListener(self._listening.socket)
         config = uvicorn.Config(
-            self._app(),
+            within(listener, self._app()),
             http="h11",
             ws="none",
             lifespan="off",
@@ -141,7 +143,6 @@ class WebPage:
             access_log=False,
             server_header=False,
             proxy_headers=False,
-            limit_concurrency=MAX_CONNECTIONS,
         )
         errors = logging.getLogger("uvicorn.error")
         errors.addHandler(handler := _Errors(self._failed))
@@ -149,9 +150,10 @@ class WebPage:
         server = uvicorn.Server(config)
         beating = asyncio.create_task(self._beat(server))
         try:
-            await server.serve(sockets=[self._listening.socket])
+            await server.serve(sockets=[listener])
         finally:
             beating.cancel()
+            listener.close()
             self._let_go()
             errors.removeHandler(handler)
 
@@ -195,7 +197,7 @@ class WebPage:
             Route("/picture.mjpg", self._streamed(self._parts, "multipart/x-mixed-replace; boundary=frame")),
         ]
         listening = self._listening
-        return Guard(Starlette(routes=routes), token=listening.token, host=listening.host, port=listening.port)
+        return Guard.of(Starlette(routes=routes), listening)
 
     def _once(self, feed: str, kind: str) -> Callable[[Request], object]:
         async def answer(_: Request) -> Response:

@@ -1,4 +1,4 @@
-"""How is a page served for as long as a person works on it?"""
+"""Serves a page for as long as a person works on it."""
 
 from __future__ import annotations
 
@@ -9,41 +9,64 @@ from threading import Event, Thread
 from typing import TYPE_CHECKING
 
 from edgebcnn.errors import MissingExtraError
+from edgebcnn.sinks.listener import BoundedListener
 
 if TYPE_CHECKING:
-    from starlette.types import ASGIApp
+    from starlette.types import ASGIApp, Receive, Scope, Send
 
 POLL_S = 0.1
 LEAVE_S = 3.0  # for requests in flight
 
 
 def need_web(feature: str) -> None:
-    """Makes sure that what serves pages is installed.
+    """Checks that Starlette and uvicorn are installed.
 
     Raises:
-        MissingExtraError: it is not.
+        MissingExtraError: one of them is not.
     """
     if not (find_spec("starlette") and find_spec("uvicorn")):
         raise MissingExtraError(feature, "web")
 
 
 def serve_until(stop: Event, app: ASGIApp, listener: socket.socket, *, ready: Callable[[], None]) -> None:
-    """Answers on a socket that listens until `stop` is set.
+    """Answers on a listening socket until `stop` is set.
 
     Args:
         stop: Ends it.
         app: What answers.
-        listener: Bound, and closed by the caller.
+        listener: Bound and listening; it is closed at the end.
         ready: Called once the page can be opened.
     """
     from uvicorn import Config, Server
 
-    server = Server(Config(app, log_config=None, access_log=False, lifespan="off", timeout_graceful_shutdown=1))
+    bounded = BoundedListener(listener)
+    config = Config(
+        within(bounded, app),
+        http="h11",
+        ws="none",
+        loop="asyncio",  # the only one that accepts through a socket of another class
+        log_config=None,
+        access_log=False,
+        lifespan="off",
+        timeout_graceful_shutdown=1,
+    )
+    server = Server(config)
     # In a thread of its own it leaves the signals alone.
-    thread = Thread(target=server.run, kwargs={"sockets": [listener]}, name="page", daemon=True)
-    thread.start()
-    ready()
-    while thread.is_alive() and not stop.wait(POLL_S):
-        pass
-    server.should_exit = True
-    thread.join(LEAVE_S)
+    thread = Thread(target=server.run, kwargs={"sockets": [bounded]}, name="page", daemon=True)
+    with bounded:
+        thread.start()
+        ready()
+        while thread.is_alive() and not stop.wait(POLL_S):
+            pass
+        server.should_exit = True
+        thread.join(LEAVE_S)
+
+
+def within(listener: BoundedListener, app: ASGIApp) -> ASGIApp:
+    """Wraps an app so that a connection counts as idle except while one of its requests is answered."""
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        with listener.serving(scope["client"]):
+            await app(scope, receive, send)
+
+    return answer

@@ -11,16 +11,22 @@ TOKEN = click.option(
     metavar="TOKEN",
     envvar="EDGEBCNN_WEB_TOKEN",
     show_envvar=True,
-    help="What whoever looks must know; beyond this machine one is drawn where none is given.",
+    help="Access token for the page; generated when none is given and the page is not local.",
 )
-"""Of every page that may listen beyond this machine."""
+ORIGIN = click.option(
+    "--web-origin",
+    metavar="ORIGIN",
+    help="Where a proxy with TLS shows the page, such as https://shelf.example; the page then needs its token.",
+)
+"""Both are flags of every page that may listen beyond this machine."""
 
 _FLAGS = (
     click.option("--web", metavar="[HOST:]PORT", help="Serve a web page of the run, to this machine alone."),
     TOKEN,
+    ORIGIN,
 )
 
-SERVES = {"--web-token": ("--web",)}
+SERVES = {"--web-token": ("--web",), "--web-origin": ("--web",)}
 """Flags that do nothing without --web."""
 
 web_flags = grouped(_FLAGS, into="web", kind="edgebcnn.web.choices:WebChoices")
