@@ -17,7 +17,7 @@ import pytest
 
 from edgebcnn.sinks.listener import BoundedListener, Limits
 from edgebcnn.sinks.metrics import LIMITS, MetricsSink
-from edgebcnn.sinks.outlet import Deadline
+from edgebcnn.worker import Deadline
 from tests.broker import wait_until
 from tests.shelf_video import make_shelf
 from tests.test_web_live import live

@@ -122,6 +122,7 @@ class _Server(ThreadingMixIn, WSGIServer):
     """Answers each scrape in a thread, within limits and without a word on stderr."""
 
     daemon_threads = True
+    request_queue_size = 128  # what a flood fills while one connection after another is turned away
 
     def __init__(self, host: str, port: int, app: Callable[..., Iterable[bytes]]) -> None:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
