@@ -65,7 +65,7 @@ class Reading(BaseModel):
     age_ms: float = Field(description="From capture or arrival to the end of its classification, or to its refusal.")
     latency_ms: float | None = Field(description="Preprocessing and inference; null where it was not.")
     truth: str | None = Field(description="What the frame really shows, where the source knows.")
-    reason: str | None = Field(default=None, description='Why no product is said: see "No reading".')
+    reason: str | None = Field(default=None, description="Why the frame was skipped; null where it was not.")
 
 
 def make_reading(
