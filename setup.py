@@ -88,7 +88,7 @@ setup(
     # These two hold data: a new board or recipe needs no Python.
     package_dir={"edgebcnn._calibration": "calibration", "edgebcnn._devices": "devices"},
     package_data={
-        "edgebcnn": ["py.typed"],
+        "edgebcnn": ["py.typed", "*.pyi"],
         "edgebcnn.field": ["*.html", "*.js"],
         "edgebcnn.report": ["*.j2"],
         "edgebcnn.images": ["*.j2"],

@@ -197,7 +197,7 @@ def _watched(bundle: Bundle, days: Iterable[int], duration_s: float, unknown_pro
                 shelf,
                 prepared(shelf, Path(folder), unknown_product=unknown_product),
                 classifier.labels,
-                classifier.classify_many,
+                classifier.scores,
                 gate=gate,
                 width_over_height=bundle.manifest.preprocessing.width_over_height,
             )

@@ -68,7 +68,7 @@ def main(bundle: Path) -> None:
             frame = shelf.picture(contents, time_s=float(time_s), rng=rng)
             for name, cut in CUTS.items():
                 seen = [np.ascontiguousarray(cut(frame, region)) for region in regions]
-                answers[name] += [classifier.classify(one).probabilities for one in seen]
+                answers[name] += [classifier.classify(one).scores for one in seen]
     answers[BOTH] = [(one + other) / 2 for one, other in zip(answers[WHOLE], answers[MIDDLE], strict=True)]
     names = [label.name for label in classifier.labels]
     for name, of_name in answers.items():

@@ -30,6 +30,12 @@ from pathlib import Path
 
 LONGEST_REASON = 200  # of another package's message, within one of ours
 
+TRAIN_PACKAGES = frozenset(
+    {"flatbuffers", "h5py", "jinja2", "matplotlib", "scipy", "sklearn", "tensorboard", "tensorflow"}
+    | {"tensorflow_model_optimization", "tf_keras"}
+)
+"""What `pip install 'edgebcnn[train]'` adds to a device."""
+
 
 class EdgebcnnError(Exception):
     """A failure that we foresaw; the command line prints its message alone and exits with `exit_code`."""
@@ -104,6 +110,11 @@ class MissingExtraError(EdgebcnnError):
 
     def __init__(self, feature: str, extra: str) -> None:
         super().__init__(f"{feature} needs packages that are not installed: pip install 'edgebcnn[{extra}]'")
+
+    @classmethod
+    def behind(cls, error: ModuleNotFoundError, feature: str) -> MissingExtraError | None:
+        """The train extra's absence that made an import fail; None where the import failed for another reason."""
+        return cls(feature, "train") if (error.name or "").partition(".")[0] in TRAIN_PACKAGES else None
 
 
 class TrainingError(EdgebcnnError):

@@ -98,6 +98,22 @@ def read_photo(path: Path) -> NDArray[np.uint8]:
         encoded = path.read_bytes()
     except OSError as error:
         raise UnreadablePhotoError(path, error.strerror or str(error)) from error
+    return decode_photo(encoded, path)
+
+
+def decode_photo(encoded: bytes, path: Path) -> NDArray[np.uint8]:
+    """Decodes the content of an image file, turned upright as its EXIF orientation says.
+
+    Args:
+        encoded: The content.
+        path: What the error names.
+
+    Returns:
+        `(h, w, 3)` uint8 BGR.
+
+    Raises:
+        UnreadablePhotoError: it is cut short, or is not an image.
+    """
     if not encoded:
         raise UnreadablePhotoError(path, "the file is empty")
     if is_cut_short(encoded):

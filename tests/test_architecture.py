@@ -29,7 +29,10 @@ PAGES = {
 KERAS_MODULE = PACKAGE / "model" / "keras.py"
 
 MAX_FILES = 15  # what a reader still takes in at a glance, `__init__.py` included
-LARGER_FOLDERS = {"cli": "one file per command, so that its name is the file's"}
+LARGER_FOLDERS = {
+    ".": "the front door (api, __init__, __main__) beside what all folders share",
+    "cli": "one file per command, so that its name is the file's",
+}
 
 
 def _imports(source: str) -> list[tuple[int, str]]:

@@ -71,8 +71,8 @@ def test_a_frame_in_opencvs_colour_order_gets_its_colours_name(
     prediction = Classifier.from_bundle(bundle, precision=precision).classify(coloured(label, rng))
     assert prediction.label == label
     assert LABELS[prediction.class_id].name == label
-    assert prediction.score == prediction.probabilities.max()
-    assert prediction.top(1) == (prediction.class_id,)
+    assert prediction.score == prediction.scores.max()
+    assert [product.class_id for product in prediction.top(1)] == [prediction.class_id]
 
 
 # int8 logits span -12 to 12 in steps of about 0.1, and half a step of logit moves a probability by up to 3 steps of
@@ -93,7 +93,7 @@ def test_one_frame_and_a_batch_give_the_same_probabilities(bundle: Bundle, rng: 
     frames = [coloured(label, rng, height_px=90, width_px=70) for label in COLOURS_BGR]
     batch = classifier.probabilities(np.stack([bundle.manifest.preprocessing.apply(frame) for frame in frames]))
     for frame, probabilities in zip(frames, batch, strict=True):
-        np.testing.assert_array_equal(classifier.classify(frame).probabilities, probabilities)
+        np.testing.assert_array_equal(classifier.classify(frame).scores, probabilities)
 
 
 def test_the_lowest_class_id_wins_among_equals() -> None:
@@ -101,7 +101,7 @@ def test_the_lowest_class_id_wins_among_equals() -> None:
     output[[17, 60, 80]] = 9
     prediction = FixedRuntime(output, input_dtype="uint8").classifier().classify(np.zeros((8, 8, 3), np.uint8))
     assert prediction.class_id == 17
-    assert prediction.top(6) == (17, 60, 80, 0, 1, 2)
+    assert [product.class_id for product in prediction.top(6)] == [17, 60, 80, 0, 1, 2]
 
 
 def test_an_int8_output_is_dequantized_without_wrapping_around() -> None:
@@ -235,11 +235,11 @@ def test_several_frames_at_once_get_what_each_gets_alone(tmp_path: Path) -> None
     rng = np.random.default_rng(5)
     frames = [coloured(label, rng, height_px=40 + 9 * i) for i, label in enumerate(COLOURS_BGR)]
     classifier = Classifier.from_bundle(make_tiny_bundle(tmp_path / "bundle", ["int8"]))
-    alone = np.stack([classifier.classify(frame).probabilities for frame in frames])
+    alone = np.stack([classifier.classify(frame).scores for frame in frames])
     for _ in range(2):  # the first batch is checked photo by photo, the second is not
-        assert np.abs(classifier.classify_many(frames) - alone).max() <= 1 / 256
-    assert np.array_equal(classifier.classify(frames[0]).probabilities, alone[0]), "a batch must leave no trace"
-    assert np.array_equal(classifier.classify_many(frames[:1]), alone[:1])
+        assert np.abs(classifier.scores(frames) - alone).max() <= 1 / 256
+    assert np.array_equal(classifier.classify(frames[0]).scores, alone[0]), "a batch must leave no trace"
+    assert np.array_equal(classifier.scores(frames[:1]), alone[:1])
 
 
 def test_a_graph_that_computes_other_values_from_a_batch_gets_photos_one_by_one(
@@ -247,12 +247,12 @@ def test_a_graph_that_computes_other_values_from_a_batch_gets_photos_one_by_one(
 ) -> None:
     frames = [coloured(label, np.random.default_rng(5)) for label in COLOURS_BGR]
     classifier = Classifier.from_bundle(make_tiny_bundle(tmp_path / "bundle", ["int8"]))
-    alone = np.stack([classifier.classify(frame).probabilities for frame in frames])
+    alone = np.stack([classifier.classify(frame).scores for frame in frames])
     monkeypatch.setattr(
         type(classifier._runtime), "invoke_batch", lambda self, batch: np.zeros((len(batch), 4), np.uint8)
     )
     for _ in range(2):
-        assert np.array_equal(classifier.classify_many(frames), alone)
+        assert np.array_equal(classifier.scores(frames), alone)
 
 
 def test_several_threads_that_ask_one_classifier_each_get_their_own_answer(bundle: Bundle) -> None:

@@ -103,7 +103,7 @@ def test_slots_that_nobody_sees_in_the_dark_are_occluded_and_come_back(
     shelf: Path, bundle: Bundle, classifier: Classifier
 ) -> None:
     source = Filmed([*right(20), *[np.zeros_like(picture("Green", 0))] * 40, *right(20)])
-    reader, sink = ShelfReader(watch(shelf, bundle, classifier.classify_many), source), Kept()
+    reader, sink = ShelfReader(watch(shelf, bundle, classifier.scores), source), Kept()
     loop = CameraLoop(source, classifier, shelf=reader, shelf_sinks=[sink], limits=FrameLimits())
     loop.run()
     told = [(event.slot, event.state, event.previous, event.reason) for event in sink.events]
@@ -127,7 +127,7 @@ def failing(classifier: Classifier, failures: int) -> Classify:
         if left:
             left.pop()
             raise RuntimeError("Node number 3 (EdgeTpuDelegate) failed to invoke.")
-        return classifier.classify_many(crops)
+        return classifier.scores(crops)
 
     return classify
 
@@ -158,7 +158,7 @@ def test_photos_have_no_time_between_them(shelf: Path, bundle: Bundle, classifie
         is_live = False
 
     with pytest.raises(CameraError, match="filmed does not say how much time lies between its frames"):
-        ShelfReader(watch(shelf, bundle, classifier.classify_many), Photos([]))
+        ShelfReader(watch(shelf, bundle, classifier.scores), Photos([]))
 
 
 # ---- rest

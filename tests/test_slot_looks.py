@@ -90,9 +90,9 @@ class Kept:
 
 @pytest.fixture(scope="module")
 def kept(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Kept:
-    seen, asked = Seen(), Classifier.classify_many
+    seen, asked = Seen(), Classifier.scores
 
-    def classify_many(self: Classifier, frames_bgr: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    def scores(self: Classifier, frames_bgr: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         answers = asked(self, frames_bgr)
         seen.pixels_rgb += [self.prepare(frame) for frame in frames_bgr]
         seen.answers += [*answers]
@@ -101,7 +101,7 @@ def kept(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Kept:
     path = tmp_path_factory.mktemp("kept") / "sample"
     given = ["--bundle", shelf / "bundle", "--camera", shelf / "shelf.avi", "--slots", shelf / "empty.toml", "--json"]
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Classifier, "classify_many", classify_many)
+        patch.setattr(Classifier, "scores", scores)
         result = CliRunner().invoke(main, ["run", *map(str, [*given, "--sample", path, "--sample-rate", "1"])])
     assert result.exit_code == 0, result.stderr
     return Kept(json.loads(result.stdout), seen, open_sample(path))
@@ -166,7 +166,7 @@ def test_a_frame_that_was_not_classified_has_no_looks_of_the_frame_before(shelf:
     def classify(crops: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         if fails:
             raise DeviceError("the delegate failed")
-        return classifier.classify_many(crops)
+        return classifier.scores(crops)
 
     source = Filmed([picture("Green", index) for index in range(8)])
     watch = ShelfWatch(

@@ -31,17 +31,13 @@ COMMANDS = {
     "devices": "List the device profiles, and what this machine can run them with",
     "check": "Check that a bundle is right on this device, and measure it",
     "benchmark": "Measure how fast a bundle is here, on each delegate and number of threads",
+    "predict": "Name the products on photos",
     "slots": "Draw the slots of a shelf on its picture, and check them",
     "run": "Name the products that a camera, video or folder of photos shows",
     "audit": "Ask the full model about the frames that a device kept",
     "review": "Let a person label the frames that a device kept",
 }
 """Commands and their first sentence, in the order in which a user meets them."""
-
-TRAIN_PACKAGES = frozenset(
-    {"jinja2", "matplotlib", "sklearn", "tensorboard", "tensorflow", "tensorflow_model_optimization", "tf_keras"}
-)
-"""What `pip install 'edgebcnn[train]'` adds to a device."""
 
 
 class CommandLine(click.Group):
@@ -83,9 +79,10 @@ class CommandLine(click.Group):
         except EdgebcnnError as error:
             _fail(ctx, error)
         except ModuleNotFoundError as error:
-            if (error.name or "").partition(".")[0] not in TRAIN_PACKAGES:
+            missing = MissingExtraError.behind(error, f"edgebcnn {ctx.invoked_subcommand}")
+            if missing is None:
                 raise
-            _fail(ctx, MissingExtraError(f"edgebcnn {ctx.invoked_subcommand}", "train"))
+            _fail(ctx, missing)
         except KeyboardInterrupt:
             ctx.exit(Interrupted.exit_code)
         except OSError as error:

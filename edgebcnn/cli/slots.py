@@ -107,7 +107,7 @@ def _model(path: Path | None) -> Model | None:
     if path is None and not DEFAULT_BUNDLE.exists():
         return None
     bundle = open_bundle(path or DEFAULT_BUNDLE)
-    many = Classifier.from_bundle(bundle).classify_many
+    many = Classifier.from_bundle(bundle).scores
     return Model(bundle.labels, many, bundle.manifest.preprocessing.width_over_height)
 
 
@@ -146,7 +146,7 @@ def check(*, file: Path, photo: Path, output: Path | None, bundle_path: Path | N
 
         bundle = open_bundle(bundle_path)
         aspect = bundle.manifest.preprocessing.width_over_height
-        many = Classifier.from_bundle(bundle).classify_many
+        many = Classifier.from_bundle(bundle).scores
         checks = read_slots(slots, picture_bgr, bundle.labels, many, width_over_height=aspect)
     if output is not None:
         from edgebcnn.shelf.check import write_png

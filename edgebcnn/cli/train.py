@@ -26,16 +26,6 @@ _MAX_NAME_BYTES = 255  # of a folder's name, on every file system of Linux
 
 _OPTIMIZER = click.Choice(["adamw", "adam", "sgd"])
 
-# Where a field of a stage comes from a flag of another name.
-_HEAD = {"epochs": "head_epochs", "optimizer": "head_optimizer", "head_rate": "head_rate", "patience": "patience"}
-_FINETUNE = {name: name for name in ("epochs", "optimizer", "backbone_rate", "patience")}
-_STAGES = {
-    "full_head": _HEAD,
-    "full_finetune": {**_FINETUNE, "head_rate": "full_head_rate"},
-    "compact_head": _HEAD,
-    "compact_finetune": {**_FINETUNE, "epochs": "compact_epochs", "head_rate": "compact_head_rate"},
-}
-
 Choices = TypeVar("Choices", bound="BaseModel")
 
 
@@ -209,13 +199,13 @@ def command(context: click.Context, /, **flags: Any) -> None:
 
 def _config(flags: dict[str, Any]) -> TrainConfig:
     from edgebcnn.train.augment import Augmentation
-    from edgebcnn.train.config import StageConfig, TrainConfig
+    from edgebcnn.train.config import STAGE_OPTIONS, StageConfig, TrainConfig
 
     values = {**flags, "data": str(flags["data"])}
     if values["compact_epochs"] is None:
         values["compact_epochs"] = values["epochs"]
     values["augmentation"] = _checked(Augmentation, values, {name: name for name in Augmentation.model_fields})
-    for stage, flag_of in _STAGES.items():
+    for stage, flag_of in STAGE_OPTIONS.items():
         values[stage] = _checked(StageConfig, values, flag_of)
     return _checked(TrainConfig, values, {field: field for field in TrainConfig.model_fields})
 

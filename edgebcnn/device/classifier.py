@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+import os
 import threading
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from types import TracebackType
+from typing import Any, Literal, Protocol, get_args, runtime_checkable
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,8 +18,8 @@ from numpy.typing import NDArray
 from edgebcnn.bundle import Bundle, Label, ModelFile, Precision, Tensor
 from edgebcnn.device.profile import DeviceProfile
 from edgebcnn.device.runtime import Runtime, TensorSpec, load_runtime
-from edgebcnn.errors import BundleError
-from edgebcnn.preprocessing import Preprocessing
+from edgebcnn.errors import BundleError, DeviceError
+from edgebcnn.preprocessing import Preprocessing, read_photo
 
 PREFERRED: tuple[Precision, ...] = ("int8", "mixed", "dynamic", "fp16", "float32", "int16")
 """The smallest and fastest first; int16 last, because no CPU is fast at it."""
@@ -26,31 +28,67 @@ BATCH_TOLERANCE = 1 / 128  # two steps of a uint8 probability: other kernels may
 INT8_OFFSET = 128  # an int8 input is the uint8 pixel less this
 
 
+Image = str | os.PathLike[str] | NDArray[np.uint8]
+"""A photo's path, or a `(h, w, 3)` uint8 array."""
+
+ColorOrder = Literal["bgr", "rgb"]
+"""Order of the channels of an image: OpenCV reads BGR, Pillow and most other libraries RGB."""
+
+
 @dataclass(frozen=True)
-class Prediction:
-    """What the model says about one frame.
+class RankedProduct:
+    """A product that an image may show.
 
     Attributes:
-        class_id: Place of the most probable product in the bundle's labels; the lowest among equals.
+        class_id: Its index in the bundle's labels.
+        label: Its name.
+        gtin: Its GTIN/UPC, where the bundle has one.
+        score: Its probability, 0-1.
+    """
+
+    class_id: int
+    label: str
+    gtin: str | None
+    score: float
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """The product of one image, and the scores of all products.
+
+    Attributes:
+        class_id: Index of the most probable product in `labels`; the lowest among equals.
         label: Its name.
         score: Its probability, 0-1.
-        probabilities: `(classes,)` float32.
+        scores: `(classes,)` float32: the probability of every product, in the order of `labels`.
+        labels: All products of the bundle.
     """
 
     class_id: int
     label: str
     score: float
-    probabilities: NDArray[np.float32]
+    scores: NDArray[np.float32] = field(repr=False)
+    labels: tuple[Label, ...] = field(repr=False)
 
     @classmethod
-    def of(cls, probabilities: NDArray[np.float32], labels: Sequence[Label]) -> Prediction:
-        """What probabilities `(classes,)` float32 say, where `labels` are the products in their order."""
-        class_id = int(probabilities.argmax())
-        return cls(class_id, labels[class_id].name, float(probabilities[class_id]), probabilities)
+    def of(cls, scores: NDArray[np.float32], labels: Sequence[Label]) -> Prediction:
+        """The prediction that scores `(classes,)` float32 make, where `labels` are the products in their order."""
+        class_id = int(scores.argmax())
+        return cls(class_id, labels[class_id].name, float(scores[class_id]), scores, tuple(labels))
 
-    def top(self, k: int) -> tuple[int, ...]:
-        """The k most probable class ids, best first; equals in the order of their ids, as `class_id` is chosen."""
-        return tuple(int(class_id) for class_id in np.argsort(-self.probabilities, kind="stable")[:k])
+    @property
+    def gtin(self) -> str | None:
+        """GTIN/UPC of the most probable product, where the bundle has one."""
+        return self.labels[self.class_id].gtin
+
+    def top(self, k: int = 5) -> tuple[RankedProduct, ...]:
+        """The k most probable products, best first; equals in the order of their ids, as `class_id` is chosen."""
+        ranked = np.argsort(-self.scores, kind="stable")[:k]
+        products = ((int(class_id), self.labels[class_id]) for class_id in ranked)
+        return tuple(
+            RankedProduct(class_id, label.name, label.gtin, float(self.scores[class_id]))
+            for class_id, label in products
+        )
 
 
 @runtime_checkable
@@ -129,9 +167,10 @@ class Receipt:
 
 
 class Classifier:
-    """A bundle's model in a runtime, with the bundle's preprocessing and labels.
+    """A bundle's model in a runtime, with the bundle's preprocessing and labels; `edgebcnn.load` opens one.
 
-    Several threads may ask it, as frames and golden photos do; a runtime itself serves one at a time.
+    Several threads may use it, as frames and golden photos do; a runtime itself serves one at a time. `close`, or the
+    end of a `with` block, frees the model.
 
     Attributes:
         labels: Products, in the order of the model's outputs.
@@ -149,7 +188,7 @@ class Classifier:
     ) -> None:
         self.labels = tuple(labels)
         self.receipt = Receipt.of(runtime, precision, fallback=fallback)
-        self._runtime = runtime
+        self._loaded: Runtime | None = runtime
         self._invoking = threading.Lock()
         self._preprocessing = preprocessing
         self._takes_batches = isinstance(runtime, BatchRuntime)
@@ -188,13 +227,47 @@ class Classifier:
         runtime.invoke(np.zeros(runtime.input.shape, runtime.input.dtype))
         return cls(runtime, bundle.labels, preprocessing=preprocessing, precision=chosen, fallback=fallback)
 
-    def classify(self, frame_bgr: NDArray[np.uint8]) -> Prediction:
-        """Prepares one frame as the bundle says and predicts its product.
+    def __enter__(self) -> Classifier:
+        """The classifier, which the end of the `with` block closes."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Closes it."""
+        self.close()
+
+    def close(self) -> None:
+        """Frees the model and its delegate; the classifier cannot be used afterwards."""
+        with self._invoking:
+            self._loaded = None
+
+    def classify(self, image: Image, *, color: ColorOrder = "bgr") -> Prediction:
+        """Predicts the product of one image.
 
         Args:
-            frame_bgr: `(h, w, 3)` uint8 BGR, of any size.
+            image: A photo's path, or a `(h, w, 3)` uint8 array of any size, such as a frame of OpenCV.
+            color: Order of the channels of an array.
+
+        Raises:
+            UnreadablePhotoError: the photo cannot be read.
+            ValueError: the array is no 8-bit color image.
         """
-        return self.predict(self.prepare(frame_bgr))
+        return self.predict(self.prepare(read_image(image, color=color)))
+
+    def classify_many(self, images: Sequence[Image], *, color: ColorOrder = "bgr") -> list[Prediction]:
+        """Predicts the product of each image, in one inference where the runtime can.
+
+        Args:
+            images: As for `classify`; all are held in memory.
+            color: Order of the channels of arrays.
+
+        Raises:
+            UnreadablePhotoError: a photo cannot be read.
+            ValueError: an array is no 8-bit color image.
+        """
+        if not images:
+            return []
+        scores = self.scores([read_image(image, color=color) for image in images])
+        return [Prediction.of(row, self.labels) for row in scores]
 
     def prepare(self, frame_bgr: NDArray[np.uint8]) -> NDArray[np.uint8]:
         """Prepares one frame as the bundle says; another thread may, while the model runs.
@@ -215,7 +288,7 @@ class Classifier:
         """
         return Prediction.of(self.probabilities(pixels_rgb[np.newaxis])[0], self.labels)
 
-    def classify_many(self, frames_bgr: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
+    def scores(self, frames_bgr: Sequence[NDArray[np.uint8]]) -> NDArray[np.float32]:
         """Probabilities of several frames, in one invoke where the runtime allows.
 
         The first batch is also run photo by photo: a graph that computes other values from a batch gets no second one.
@@ -262,6 +335,12 @@ class Classifier:
             row[:] = _dequantized(output[0], self._runtime.output)
         return probabilities
 
+    @property
+    def _runtime(self) -> Runtime:
+        if self._loaded is None:
+            raise DeviceError("this classifier is closed: load the bundle again")
+        return self._loaded
+
     def _model_input(self, pixels: NDArray[np.uint8]) -> NDArray[Any]:
         dtype = self._runtime.input.dtype
         if dtype == np.uint8:
@@ -269,6 +348,25 @@ class Classifier:
         if dtype == np.int8:
             return (pixels.astype(np.int16) - INT8_OFFSET).astype(np.int8)
         return self._preprocessing.normalize(pixels)
+
+
+def read_image(image: Image, *, color: ColorOrder = "bgr") -> NDArray[np.uint8]:
+    """`(h, w, 3)` uint8 BGR of a photo's path or of an array whose channels are in the order of `color`.
+
+    Raises:
+        UnreadablePhotoError: the photo cannot be read.
+        ValueError: the array is no 8-bit color image; nothing is guessed from its values.
+    """
+    if isinstance(image, str | os.PathLike):
+        return read_photo(Path(image))
+    if not isinstance(image, np.ndarray) or image.dtype != np.uint8 or image.ndim != 3 or image.shape[2] != 3:
+        found = f"{image.dtype} {image.shape}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise ValueError(f"an image is a path or a uint8 array (height, width, 3), not {found}: convert it")
+    if not image.size:
+        raise ValueError(f"an image needs at least one pixel, this array is {image.shape}")
+    if color not in get_args(ColorOrder):
+        raise ValueError(f"color={color!r} is unknown: give 'bgr' or 'rgb'")
+    return image if color == "bgr" else np.ascontiguousarray(image[..., ::-1])
 
 
 def preferred_precision(bundle: Bundle, profile: DeviceProfile | None = None) -> Precision:
@@ -294,11 +392,11 @@ def _check_model(
 def _check_tensor(path: Path, role: str, found: TensorSpec, declared: Tensor, shape: tuple[int, ...]) -> None:
     expected = {"shape": shape, "dtype": declared.dtype, "scale": declared.scale, "zero point": declared.zero_point}
     actual = {"shape": found.shape, "dtype": found.dtype.name, "scale": found.scale, "zero point": found.zero_point}
-    for field, value in expected.items():
-        same = actual[field] == value
-        if field == "scale" and declared.scale is not None:
+    for name, value in expected.items():
+        same = actual[name] == value
+        if name == "scale" and declared.scale is not None:
             same = math.isclose(found.scale, declared.scale, rel_tol=1e-6)  # float32 in the file, decimal in the JSON
         if value is not None and not same:
             raise BundleError(
-                f"{path}: its {role} has {field} {actual[field]}, the bundle says {value}: export the bundle again"
+                f"{path}: its {role} has {name} {actual[name]}, the bundle says {value}: export the bundle again"
             )

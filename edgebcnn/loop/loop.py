@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
@@ -107,9 +107,17 @@ class CameraLoop:
     def run(
         self, *, stop: threading.Event | None = None, max_frames: int | None = None, duration_s: float | None = None
     ) -> None:
+        """Takes every reading of `readings`, whose arguments and errors it has."""
+        for _ in self.readings(stop=stop, max_frames=max_frames, duration_s=duration_s):
+            pass
+
+    def readings(
+        self, *, stop: threading.Event | None = None, max_frames: int | None = None, duration_s: float | None = None
+    ) -> Generator[Reading | ShelfReading]:
         """Reads until the source ends, `stop` is set, or a limit is reached; a frame that was begun is finished.
 
-        The sinks are closed at the end.
+        Each reading is yielded once all sinks have it. The sinks are closed at the end, also where nobody takes the
+        remaining readings.
 
         Args:
             stop: Set from a signal handler or another thread.
@@ -129,7 +137,7 @@ class CameraLoop:
         try:
             for frame in self._source.frames(done):
                 begun_s = time.monotonic()
-                self._take(frame, end)
+                yield from self._take(frame, end)
                 self._watchdog.enter("wait for a frame")
                 self._rest(begun_s, stop, done)
         finally:
@@ -174,16 +182,16 @@ class CameraLoop:
         while (left_s := until_s - time.monotonic()) > 0 and not done():
             stop.wait(min(left_s, LOOK_S))
 
-    def _take(self, frame: Frame, end: _End) -> None:
+    def _take(self, frame: Frame, end: _End) -> Iterator[Reading | ShelfReading]:
         self._watchdog.enter("check")
         if self._shelf is None:
-            self._take_whole(frame, end)
+            yield from self._take_whole(frame, end)
             return
         fault = self._check.fault(frame, time.monotonic())
         self._watchdog.enter("classify")
-        self._tell_slots(frame, self._read_slots(self._shelf, frame, fault, end.stop))
+        yield self._tell_slots(frame, self._read_slots(self._shelf, frame, fault, end.stop))
 
-    def _take_whole(self, frame: Frame, end: _End) -> None:
+    def _take_whole(self, frame: Frame, end: _End) -> Iterator[Reading]:
         """Reads a frame, and then those that were made ready while the model was busy."""
 
         def may_follow() -> bool:
@@ -193,22 +201,24 @@ class CameraLoop:
         while turn is not None:
             self._watchdog.enter("classify")  # until there is an answer, whatever else is done meanwhile
             following = self._ahead.following(turn, may_follow)
-            self._tell(turn.frame, self._read(turn, end.stop))
+            yield self._tell(turn.frame, self._read(turn, end.stop))
             turn = following
 
-    def _tell(self, frame: Frame, reading: Reading) -> None:
+    def _tell(self, frame: Frame, reading: Reading) -> Reading:
         self._tally.add(reading)
         self._watchdog.enter("write")
         for sink in self._sinks:
             sink.write(reading)
         for frame_sink in self._frame_sinks:
             frame_sink.write(frame, reading)
+        return reading
 
-    def _tell_slots(self, frame: Frame, reading: ShelfReading) -> None:
+    def _tell_slots(self, frame: Frame, reading: ShelfReading) -> ShelfReading:
         self._tally.add(reading)
         self._watchdog.enter("write")
         for sink in self._shelf_sinks:
             sink.write_shelf(frame, reading)
+        return reading
 
     def _read_slots(self, shelf: ShelfReader, frame: Frame, fault: Fault | None, stop: threading.Event) -> ShelfReading:
         if fault is not None:
@@ -217,7 +227,7 @@ class CameraLoop:
         return self._answer(lambda: shelf.read(frame), stop) or shelf.refuse(frame, "model failed")
 
     def _read(self, turn: PendingFrame, stop: threading.Event) -> Reading:
-        frame, name, labels = turn.frame, self._source.name, self._classifier.labels
+        frame, name = turn.frame, self._source.name
         age_ms, latency_ms = _age_ms(frame), turn.latency_ms
         if turn.answer is None:
             assert turn.fault is not None
@@ -227,7 +237,7 @@ class CameraLoop:
             return skipped_reading(frame, "model failed", source=name, age_ms=age_ms)
         if self._check.is_stale(frame, time.monotonic()):
             return skipped_reading(frame, "stale", source=name, age_ms=age_ms, latency_ms=latency_ms)
-        return make_reading(frame, prediction, source=name, labels=labels, age_ms=age_ms, latency_ms=latency_ms)
+        return make_reading(frame, prediction, source=name, age_ms=age_ms, latency_ms=latency_ms)
 
     def _answer(self, ask: Callable[[], Answer], stop: threading.Event) -> Answer | None:
         """What the model says, or None where it failed and may try the next frame."""

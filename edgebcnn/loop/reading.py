@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from edgebcnn.bundle import Label
 from edgebcnn.device.classifier import Prediction
 from edgebcnn.loop.quality import Fault
 from edgebcnn.sources.frames import Frame
@@ -73,7 +71,6 @@ def make_reading(
     prediction: Prediction,
     *,
     source: str,
-    labels: Sequence[Label],
     age_ms: float,
     latency_ms: float | None = None,
 ) -> Reading:
@@ -94,11 +91,11 @@ def make_reading(
         time=utc(age_ms),
         label=prediction.label,
         class_id=prediction.class_id,
-        gtin=labels[prediction.class_id].gtin,
+        gtin=prediction.gtin,
         score=_probability(prediction.score),
         top3=tuple(
-            Candidate(class_id, labels[class_id].name, _probability(float(prediction.probabilities[class_id])))
-            for class_id in prediction.top(CANDIDATES)
+            Candidate(product.class_id, product.label, _probability(product.score))
+            for product in prediction.top(CANDIDATES)
         ),
         age_ms=round(age_ms, 3),
         latency_ms=None if latency_ms is None else round(latency_ms, 3),

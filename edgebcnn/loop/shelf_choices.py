@@ -33,7 +33,7 @@ class ShelfChoices:
         return ShelfWatch(
             load_slots(self.slots),
             bundle.labels,
-            classifier.classify_many,
+            classifier.scores,
             width_over_height=bundle.manifest.preprocessing.width_over_height,
             min_score=bundle.manifest.scores.min_score if bundle.manifest.scores else None,
             gate=ChangeGate(enabled=not self.no_gate, floor_s=self.floor),

@@ -54,7 +54,7 @@ class ShelfReading:
             # Without the frame's truth, which is about all of it.
             picture = Frame(frame.index, each.crop_bgr, frame.captured_monotonic_s, shelf=each.shelf, slot=each.slot)
             said = Prediction.of(each.probabilities, each.labels)
-            reading = make_reading(picture, said, source=self.source, labels=each.labels, age_ms=self.age_ms)
+            reading = make_reading(picture, said, source=self.source, age_ms=self.age_ms)
             yield picture, reading.model_copy(update={"time": self.time})
 
 

@@ -112,6 +112,10 @@ class ExportResult:
     calibration: CalibrationReport | None
     report: Mapping[str, Any]
 
+    def __fspath__(self) -> str:
+        """The bundle's folder, so that whatever takes a path takes a result."""
+        return str(self.bundle.path)
+
     def as_json(self) -> dict[str, Any]:
         """What the bundle's report says, and which bundle that is."""
         return {"bundle": str(self.bundle.path), "digest": self.bundle.digest, **self.report}

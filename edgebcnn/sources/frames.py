@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from types import TracebackType
 
 import numpy as np
 from numpy.typing import NDArray
@@ -39,7 +40,7 @@ class Frame:
 
 
 class Source(ABC):
-    """Something that gives frames; `contextlib.closing` lets go of the camera or file.
+    """Something that gives frames; `close`, or the end of a `with` block, lets go of the camera or file.
 
     Attributes:
         name: What was asked for, without user, password and query.
@@ -84,6 +85,14 @@ class Source(ABC):
     def status(self) -> str:
         """What it does now, for a person."""
         return f"{self.name} gives frames"
+
+    def __enter__(self) -> Source:
+        """The source, which the end of the `with` block closes."""
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        """Closes it."""
+        self.close()
 
     def close(self) -> None:  # noqa: B027 - photos hold nothing open
         """Lets go of the camera or file."""

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal, TypeVar
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from edgebcnn.model import heads
 from edgebcnn.model.head import Tail
@@ -16,6 +17,19 @@ from edgebcnn.train.augment import Augmentation
 Optimizer = Literal["adamw", "adam", "sgd"]
 Schedule = Literal["cosine", "plateau"]
 FitOn = Literal["train", "train+val"]
+
+_HEAD = {"epochs": "head_epochs", "optimizer": "head_optimizer", "head_rate": "head_rate", "patience": "patience"}
+_FINETUNE = {name: name for name in ("epochs", "optimizer", "backbone_rate", "patience")}
+
+STAGE_OPTIONS = {
+    "full_head": _HEAD,
+    "full_finetune": {**_FINETUNE, "head_rate": "full_head_rate"},
+    "compact_head": _HEAD,
+    "compact_finetune": {**_FINETUNE, "epochs": "compact_epochs", "head_rate": "compact_head_rate"},
+}
+"""The option that each field of a stage comes from, on the command line and in Python."""
+
+_Choices = TypeVar("_Choices", bound=BaseModel)
 
 
 class StageConfig(BaseModel):
@@ -174,3 +188,40 @@ class TrainConfig(BaseModel):
     def preprocessing(self, side_px: int) -> Preprocessing:
         """What turns a photo into an input of that side."""
         return Preprocessing(height_px=side_px, width_px=side_px, interpolation=self.interpolation)
+
+
+def config_of(**options: Any) -> TrainConfig:
+    """The configuration that options make, by the names of their flags; each that is missing keeps its default.
+
+    Raises:
+        TypeError: no option has that name.
+        ValueError: an option has an impossible value.
+    """
+    own = [name for name in TrainConfig.model_fields if name not in (*STAGE_OPTIONS, "augmentation")]
+    of_stages = (option for option_of in STAGE_OPTIONS.values() for option in option_of.values())
+    known = {*own, *Augmentation.model_fields, *of_stages}
+    for unknown in options.keys() - known:
+        closest = get_close_matches(unknown, known, n=1)
+        hint = f", did you mean {closest[0]}?" if closest else ": see edgebcnn train --help"
+        raise TypeError(f"training has no option {unknown}{hint}")
+    given = {"compact_epochs": options["epochs"], **options} if "epochs" in options else options
+    parts: dict[str, BaseModel] = {"augmentation": _updated(Augmentation(), given, {})}
+    for stage, option_of in STAGE_OPTIONS.items():
+        parts[stage] = _updated(TrainConfig.model_fields[stage].default, given, option_of)
+    return _checked(TrainConfig, {name: given[name] for name in own if name in given} | parts, {})
+
+
+def _updated(defaults: _Choices, given: dict[str, Any], option_of: dict[str, str]) -> _Choices:
+    fields = type(defaults).model_fields
+    changes = {name: given[option_of.get(name, name)] for name in fields if option_of.get(name, name) in given}
+    return _checked(type(defaults), defaults.model_dump() | changes, option_of)
+
+
+def _checked(kind: type[_Choices], values: dict[str, Any], option_of: dict[str, str]) -> _Choices:
+    try:
+        return kind(**values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = str(first["loc"][0]) if first["loc"] else ""
+        option = f"{option_of.get(field, field)}={first['input']!r}: " if field else ""
+        raise ValueError(option + first["msg"].removeprefix("Value error, ")) from error

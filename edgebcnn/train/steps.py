@@ -67,6 +67,10 @@ class TrainResult:
     run: TrainedRun
     comparison: ModelComparison
 
+    def __fspath__(self) -> str:
+        """The run's folder, so that whatever takes a path takes a result."""
+        return str(self.run.path)
+
 
 def train(config: TrainConfig, run: Path, *, reporter: Reporter, stop: Event) -> TrainResult:
     """Trains a full model and its compact replacement in a new run folder.
