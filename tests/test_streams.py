@@ -128,7 +128,8 @@ def test_a_backbone_ends_where_the_table_says(name: str) -> None:
     ends = {
         **{"vgg16": (4, 512), "vgg19": (4, 512), "resnet50": (4, 1024), "mobilenet_v2": (2, 320)},
         **{"mobilenet_v2_0.35": (2, 112), "mobilenet_v3_small": (2, 96), "mobilenet_v3_large": (2, 160)},
-        **{"efficientnet_b0": (2, 320), "efficientnet_lite0": (2, 320), "small": (8, 128), "custom": (16, 64)},
+        **{f"efficientnet_lite{variant}": (2, at) for variant, at in enumerate((320, 320, 352, 384, 448))},
+        **{"efficientnet_b0": (2, 320), "small": (8, 128), "custom": (16, 64)},
     }
     side, channels = ends[name]
     frozen = frozen_layers(name, weights="imagenet", frozen_through="auto")

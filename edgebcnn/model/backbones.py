@@ -15,6 +15,7 @@ import difflib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgebcnn.errors import TrainingError
@@ -39,6 +40,7 @@ class Backbone:
         frozen_through: Last layer that fine-tuning leaves alone, or None where all layers are trained.
         pretrained: Whether `imagenet` weights, or a user's own model's, exist for it.
         replaced: What takes the place of some of its layers, by their names.
+        filled_from_pytorch: Makes the network with the weights of a PyTorch file, where it can.
     """
 
     name: str
@@ -47,6 +49,7 @@ class Backbone:
     frozen_through: str | None = None
     pretrained: bool = True
     replaced: Mapping[str, Callable[[], Any]] = field(default_factory=dict)
+    filled_from_pytorch: Callable[[Any, Path], Any] | None = None
 
     def build(self, image: Any, *, prefix: str = "") -> Any:
         """The whole network on an `(n, h, w, 3)` input tensor in [-1, 1], with random weights.
@@ -120,10 +123,24 @@ _PUBLISHED_ALPHAS = (0.35, 0.5, 0.75, 1.0, 1.3, 1.4)
 _ALPHAS = (0.1, 4.0)  # narrower than that all layers have 8 channels, wider nobody has measured
 
 
-def _efficientnet_lite(image: Any, _weights: str | None) -> Any:
-    from edgebcnn.model.efficientnet_lite import efficientnet_lite0
+def _efficientnet_lite(variant: int) -> Backbone:
+    def published(image: Any, weights: str | None) -> Any:
+        from edgebcnn.model.efficientnet_lite import efficientnet_lite, pretrained
 
-    return efficientnet_lite0(image)
+        return pretrained(image, variant) if weights else efficientnet_lite(image, variant)
+
+    def filled_from_pytorch(image: Any, weights: Path) -> Any:
+        from edgebcnn.model.efficientnet_lite import filled
+
+        return filled(published(image, None), weights, variant)
+
+    return Backbone(
+        f"efficientnet_lite{variant}",
+        published,
+        "block7a_project_bn",
+        "block3b_add",
+        filled_from_pytorch=filled_from_pytorch,
+    )
 
 
 def _torch_pixels() -> Any:
@@ -167,13 +184,7 @@ BACKBONES: dict[str, Backbone] = {
             "block3b_add",
             replaced=_EFFICIENTNET_FRONT,
         ),
-        Backbone(
-            "efficientnet_lite0",
-            _efficientnet_lite,
-            "block7a_project_bn",
-            "block3b_add",
-            pretrained=False,
-        ),
+        *(_efficientnet_lite(variant) for variant in range(5)),
         Backbone("small", _small, "small_5_relu", pretrained=False),
         Backbone("custom", _custom, "custom_3_relu", pretrained=False),
     )

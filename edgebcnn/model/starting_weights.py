@@ -7,6 +7,7 @@ import socket
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, redirect_stdout
+from pathlib import Path
 from typing import Any
 
 from edgebcnn.errors import EdgebcnnError, TrainingError, first_line
@@ -22,7 +23,8 @@ def load_weights(network: Any, chosen: Backbone, weights: str, *, prefix: str = 
     Args:
         network: What `chosen.build` returned.
         chosen: The backbone.
-        weights: `imagenet`, `none`, or the path of a weights file (HDF5) of this architecture without classifier.
+        weights: `imagenet`, `none`, or the path of a weights file of this architecture without classifier: HDF5, or
+            of EfficientNet-Lite a PyTorch file.
         prefix: What `chosen.build` was given.
 
     Raises:
@@ -41,6 +43,10 @@ def _filled_from(weights: str, chosen: Backbone) -> Any:
         raise TrainingError(
             f"no weights file at {weights}: put it there, or give --weights another file, imagenet or none"
         )
+    if weights.endswith(".pth"):
+        if chosen.filled_from_pytorch is None:
+            raise TrainingError(f"{weights} is a PyTorch file, and {chosen.name} takes Keras weights (.h5) alone")
+        return chosen.filled_from_pytorch(keras.Input((None, None, 3)), Path(weights))
     reference = chosen.published(keras.Input((None, None, 3)), None)
     try:
         reference.load_weights(weights)
