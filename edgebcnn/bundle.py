@@ -15,6 +15,7 @@ one byte from what its maker wrote is refused.
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import os
@@ -31,6 +32,7 @@ from edgebcnn.cache import KeptFolder, kept_folder
 from edgebcnn.errors import BundleError, StorageError
 from edgebcnn.pack import PackedBundle, write_archive
 from edgebcnn.preprocessing import Preprocessing
+from edgebcnn.untrusted import MAX_BYTES, json_of, open_file
 
 SCHEMA_VERSION = 2
 READABLE_VERSIONS = (1, 2)
@@ -294,7 +296,7 @@ class _Folder:
     path: Path
 
     def chunks(self, name: str) -> Iterator[bytes]:
-        with (self.path / name).open("rb") as file:
+        with open_file(self.path / name) as file:
             while chunk := file.read(_CHUNK_BYTES):
                 yield chunk
 
@@ -310,7 +312,10 @@ def _checked(path: Path, contents: _Contents) -> Bundle:
     del document["files"]
     manifest = _validated_manifest(path, document)
     _check_that_models_are_listed(path, manifest, files)
-    labels = _read_labels(path / LABELS_NAME, _read(contents, LABELS_NAME))
+    try:
+        labels = _read_labels(path / LABELS_NAME, _read(contents, LABELS_NAME))
+    except OSError as error:
+        raise BundleError(f"{path / LABELS_NAME} cannot be read ({error.strerror}): copy the bundle again") from error
     return Bundle(path, manifest, labels, digest)
 
 
@@ -323,7 +328,7 @@ def _checked_pack(path: Path, pack: PackedBundle) -> Bundle:
 
 def _packed_names(contents: _Contents) -> tuple[str, ...]:
     """What a packed bundle holds, in its order."""
-    return (MANIFEST_NAME, *sorted(json.loads(_read(contents, MANIFEST_NAME))["files"]))
+    return (MANIFEST_NAME, *sorted(json_of(_read(contents, MANIFEST_NAME))["files"]))
 
 
 def _unpacked(bundle: Bundle, pack: PackedBundle) -> Bundle:
@@ -367,24 +372,31 @@ def _read_document(path: Path, contents: _Contents) -> dict[str, Any]:
     file = path / MANIFEST_NAME
     try:
         content = _read(contents, MANIFEST_NAME)
-        document = json.loads(content)
+        document = json_of(content)
         # The digest is of the values; a space that became a newline shows only in the bytes.
         is_as_written = content == json_bytes(document)
     except (FileNotFoundError, NotADirectoryError):
         raise BundleError(f"{path} is not a bundle (no {MANIFEST_NAME}): make one with edgebcnn export") from None
-    except (OSError, ValueError) as error:
-        raise BundleError(f"{file} cannot be read ({error}): copy the bundle again") from error
-    if not isinstance(document, dict) or not isinstance(document.get("files"), dict) or "digest" not in document:
+    except OSError as error:
+        raise BundleError(f"{file} cannot be read ({error.strerror}): copy the bundle again") from error
+    except ValueError as error:
+        raise BundleError(f"{file}: {error}; copy the bundle again") from error
+    if not isinstance(document, dict) or not _has_digests(document):
         raise BundleError(f"{file} is not a bundle's manifest: copy the bundle again")
     version = document.get("schema_version")
     if version not in READABLE_VERSIONS:
         raise BundleError(
-            f"{file} has schema version {version}, this edgebcnn reads {SCHEMA_VERSION} and older: "
+            f"{file} has schema version {version!r:.40}, this edgebcnn reads {SCHEMA_VERSION} and older: "
             "export again with this version, or install the one that made it"
         )
     if not is_as_written:
         raise BundleError(f"{file} was changed after export: copy the bundle again")
     return document
+
+
+def _has_digests(document: dict[str, Any]) -> bool:
+    files = document.get("files")
+    return isinstance(files, dict) and all(isinstance(each, str) for each in (*files.values(), document.get("digest")))
 
 
 def _check_name(path: Path, name: str) -> None:
@@ -407,7 +419,13 @@ def _check_file(file: Path, chunks: Iterator[bytes], expected: str) -> None:
 
 
 def _read(contents: _Contents, name: str) -> bytes:
-    return b"".join(contents.chunks(name))
+    parts, size = [], 0
+    for chunk in contents.chunks(name):
+        parts.append(chunk)
+        size += len(chunk)
+        if size > MAX_BYTES:
+            raise OSError(errno.EFBIG, f"it is larger than {MAX_BYTES >> 20} MB", name)
+    return b"".join(parts)
 
 
 def _validated_manifest(path: Path, document: dict[str, Any]) -> Manifest:

@@ -1,8 +1,7 @@
-"""How is a TOML file read, by its name when it comes with edgebcnn or by its path when it is a user's own?"""
+"""Reads a TOML file into a strict model: by name where it ships with edgebcnn, by path where it is a user's own."""
 
 from __future__ import annotations
 
-import sys
 from difflib import get_close_matches
 from importlib import resources
 from pathlib import Path
@@ -11,11 +10,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from edgebcnn.errors import EdgebcnnError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from edgebcnn.untrusted import MAX_TOML_BYTES, read_bytes, toml_of
 
 Entry = TypeVar("Entry", bound=BaseModel)
 
@@ -53,18 +48,18 @@ def load(name_or_path: str, model: type[Entry], *, package: str, kind: str, erro
 
 def _read(path: Path, kind: str, error: type[EdgebcnnError]) -> bytes:
     try:
-        return path.read_bytes()
+        return read_bytes(path, max_bytes=MAX_TOML_BYTES)
     except OSError as reason:
         raise error(f"cannot read the {kind} {path} ({reason.strerror}): check the path") from reason
 
 
 def _parse(file: str, content: bytes, model: type[Entry], error: type[EdgebcnnError]) -> Entry:
     try:
-        return model.model_validate(tomllib.loads(content.decode()))
+        return model.model_validate(toml_of(content))
     except ValidationError as reason:
         raise error(f"{file}, {_first_problem(reason, model)}") from reason
-    except ValueError as reason:  # TOMLDecodeError and UnicodeDecodeError are both of this kind
-        raise error(f"{file} is not TOML ({reason}): correct it and try again") from reason
+    except ValueError as reason:
+        raise error(f"{file}: {reason}; correct it and try again") from reason
 
 
 def _first_problem(reason: ValidationError, model: type[BaseModel]) -> str:

@@ -25,10 +25,12 @@ to do next.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 LONGEST_REASON = 200  # of another package's message, within one of ours
+_CONTROLS = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u2028\u2029\u202a-\u202e\u2066-\u2069]")
 
 TRAIN_PACKAGES = frozenset(
     {"flatbuffers", "h5py", "jinja2", "matplotlib", "scipy", "sklearn", "tensorboard", "tensorflow"}
@@ -38,9 +40,16 @@ TRAIN_PACKAGES = frozenset(
 
 
 class EdgebcnnError(Exception):
-    """A failure that we foresaw; the command line prints its message alone and exits with `exit_code`."""
+    """A failure that we foresaw; the command line prints its message alone and exits with `exit_code`.
+
+    Control characters in the message, which may come from a file or camera, are made visible: a terminal must not obey
+    them.
+    """
 
     exit_code = 1
+
+    def __init__(self, message: str = "") -> None:
+        super().__init__(_CONTROLS.sub(lambda found: ascii(found[0])[1:-1], message))
 
 
 class DataError(EdgebcnnError):

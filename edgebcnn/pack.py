@@ -1,4 +1,4 @@
-"""How are a bundle's files one file? As a zip archive that any tool opens, and that nothing of is believed.
+"""Packs a bundle into one zip file that any tool opens, and validates such a file before any of it is used.
 
 Its members are stored, not compressed, without times or attributes, so that the same files are the same archive
 wherever it is made. What comes in is checked before any of it is written: each name, each byte, and that there is
@@ -13,6 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgebcnn.errors import BundleError
+from edgebcnn.untrusted import open_file
 
 _FIRST_DAY = (1980, 1, 1, 0, 0, 0)  # the first that zip knows
 _UNIX, _READABLE = 3, 0o644 << 16
@@ -46,15 +47,18 @@ class PackedBundle:
     def __init__(self, path: Path) -> None:
         self.path = path
         try:
-            self._archive = zipfile.ZipFile(path)
+            self._file = open_file(path)
         except OSError as error:
             raise BundleError(f"{path} cannot be read ({error.strerror}): check its permissions and disk") from error
-        except (zipfile.BadZipFile, NotImplementedError, ValueError) as error:
+        try:
+            self._archive = zipfile.ZipFile(self._file)
+        except (zipfile.BadZipFile, NotImplementedError, ValueError, OSError) as error:
+            self._file.close()
             raise BundleError(
                 f"{path} is not a bundle (neither a folder nor a whole zip file): copy it again, or make one with "
                 "edgebcnn export"
             ) from error
-        members = [member for member in self._archive.infolist() if not member.is_dir()]
+        members = [member for member in self._archive.infolist() if not member.filename.endswith("/")]
         self.names = tuple(sorted(member.filename for member in members))
         if not _is_plain(members) or sum(member.file_size for member in members) > path.stat().st_size:
             self.close()
@@ -86,6 +90,7 @@ class PackedBundle:
     def close(self) -> None:
         """Closes the file."""
         self._archive.close()
+        self._file.close()
 
     @contextmanager
     def _told(self, name: str) -> Iterator[None]:

@@ -124,7 +124,7 @@ def test_a_missing_classes_csv_is_named(tmp_path: Path) -> None:
 
 def test_a_list_file_that_is_not_utf8_is_named(tmp_path: Path) -> None:
     (write_lists(tmp_path) / "val.txt").write_bytes("val/Käse.jpg, 0, 0".encode("latin-1"))
-    with pytest.raises(DataError, match=r"val.txt is not UTF-8 text"):
+    with pytest.raises(DataError, match=r"val.txt, line 1 is not UTF-8 text"):
         load_dataset(tmp_path)
 
 

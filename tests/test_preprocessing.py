@@ -244,5 +244,5 @@ def test_a_broken_photo_is_named_with_the_reason(tmp_path: Path, name: str, cont
 def test_a_missing_photo_and_a_folder_are_named(tmp_path: Path) -> None:
     with pytest.raises(UnreadablePhotoError, match=r"gone\.jpg: No such file or directory"):
         read_photo(tmp_path / "gone.jpg")
-    with pytest.raises(UnreadablePhotoError, match="Is a directory"):
+    with pytest.raises(UnreadablePhotoError, match="not a file"):
         read_photo(tmp_path)

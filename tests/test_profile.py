@@ -92,7 +92,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
         ("threads = 1", "threads = 0", r"kiosk\.toml, field threads: .*greater than or equal to 1"),
         ('name = "kiosk"', "", r"kiosk\.toml, field name is missing: add it"),
         ("litert", "litert2", r"kiosk\.toml, field runtime: .*'litert' or 'tflite_runtime'"),
-        ("threads = 1", "threads =", r"kiosk\.toml is not TOML \(.*line 6"),
+        ("threads = 1", "threads =", r"kiosk\.toml: it is not TOML \(.*line 6"),
         ("xnnpack", "external", r'kiosk\.toml, delegate = "external" needs a table \[external\] with the library'),
         (
             'precision = "int8"',
@@ -123,7 +123,7 @@ def test_a_missing_file_is_named(tmp_path: Path) -> None:
             )
         ),
         ('"litert"\ndelegate = "xnnpack"', '"any"\ndelegate = "gpu"', r'delegate = "gpu" needs runtime = "litert"'),
-        ("kiosk", "\N{LATIN SMALL LETTER E WITH ACUTE}", r"kiosk\.toml is not TOML \(.*utf-8"),
+        ("kiosk", "\N{LATIN SMALL LETTER E WITH ACUTE}", r"kiosk\.toml: line \d+ is not UTF-8"),
     ],
 )
 def test_a_wrong_profile_is_refused_with_file_and_field(own: Path, old: str, new: str, reason: str) -> None:

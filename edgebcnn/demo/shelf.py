@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import csv
 import io
-import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -28,6 +27,7 @@ from edgebcnn.demo.products import PRODUCTS, Product
 from edgebcnn.demo.scene import PHOTO_PX, photograph, random_pose, random_scene
 from edgebcnn.errors import DataError, StorageError
 from edgebcnn.sources.truth import truth_path, write_truth
+from edgebcnn.untrusted import read_json
 
 VIDEO_WIDTH_PX, VIDEO_HEIGHT_PX = 320, 240
 LABELS_NAME = "labels.csv"
@@ -147,7 +147,7 @@ def _is_drawn(folder: Path, marker: dict[str, object]) -> bool:
 def _read_marker(file: Path) -> dict[str, object] | None:
     """What the marker says, or None where there is none that this module wrote."""
     try:
-        marker = json.loads(file.read_bytes()) if file.is_file() else None
+        marker = read_json(file) if file.is_file() else None
     except ValueError:
         return None
     return marker if isinstance(marker, dict) and "drawing_version" in marker else None

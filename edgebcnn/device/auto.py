@@ -27,6 +27,7 @@ from edgebcnn.device.runtime import check_threads, default_threads
 from edgebcnn.device.selftest import read_golden
 from edgebcnn.errors import DeviceError, StorageError
 from edgebcnn.progress import Reporter, Silent
+from edgebcnn.untrusted import read_bytes
 
 AUTO = "auto"
 
@@ -93,7 +94,7 @@ def recall(bundle: Bundle, wanted: Wanted, *, reporter: Reporter = _SILENT) -> C
         BundleError: there is no model of that precision, or there are no golden photos.
     """
     try:
-        return Choice.model_validate_json(_memory(bundle, wanted, take_inventory()).read_bytes())
+        return Choice.model_validate_json(read_bytes(_memory(bundle, wanted, take_inventory())))
     except (OSError, ValidationError, StorageError):  # never made, written by hand, or nowhere to keep it
         return measure(bundle, wanted, reporter=reporter)
 

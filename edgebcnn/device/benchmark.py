@@ -7,7 +7,6 @@ is right, and then times photos one by one. Who fails in any round is dropped, a
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from itertools import chain
@@ -28,6 +27,7 @@ from edgebcnn.device.trial import Trial
 from edgebcnn.errors import BundleError, DeviceError
 from edgebcnn.progress import Reporter, Silent
 from edgebcnn.report.agreement import Proportion
+from edgebcnn.untrusted import read_json
 
 SCHEMA_VERSION = 1
 ROUNDS = 5
@@ -266,7 +266,7 @@ def _accuracies_at_export(bundle: Bundle) -> dict[Precision, Proportion]:
     if not path.exists():
         return {}
     try:
-        files = json.loads(path.read_bytes())["models"]
+        files = read_json(path)["models"]
         edges = {
             precision: next(model["accuracy"] for model in file["models"] if model["name"] == "edge")
             for precision, file in files.items()

@@ -1,4 +1,4 @@
-"""Does a device compute for the golden photos what the model computed when it was exported?
+"""Compares what a device computes for the golden photos with what the model computed when it was exported.
 
 Runtimes differ in how they round, so outputs are compared in quantization steps and not bit by bit. A step is 1/256 of
 probability: what a uint8 output distinguishes; float outputs are held to the same.
@@ -7,12 +7,10 @@ probability: what a uint8 output distinguishes; float outputs are held to the sa
 from __future__ import annotations
 
 import math
-import zipfile
-import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import asdict, dataclass
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,8 +18,10 @@ from numpy.typing import NDArray
 from edgebcnn.bundle import GOLDEN_NAME, Bundle, Precision
 from edgebcnn.errors import BundleError
 from edgebcnn.report.agreement import Proportion, accuracy, agreement
+from edgebcnn.untrusted import ArrayFile, open_file
 
 STEPS = 256
+_MAX_GOLDEN_BYTES = 2 << 30  # 2,000 photos of 512 px have 1.6 GB
 
 FAR_STEPS = 32
 """A photo is far off when one of its probabilities differs by more.
@@ -151,24 +151,24 @@ class GoldenFile:
     def __init__(self, bundle: Bundle, precision: Precision) -> None:
         self._path, edge = bundle.path / GOLDEN_NAME, f"edge_{precision}"
         try:
-            self._file = self._path.open("rb")
+            self._file = open_file(self._path)
         except OSError as error:
             raise BundleError(f"{self._path} cannot be read ({error.strerror}): export the bundle again") from error
         try:
-            self._archive = zipfile.ZipFile(self._file)
-            arrays = {name: self._array(name) for name in ("class_ids", "full", edge)}
-            with self._archive.open("pixels.npy") as pixels:
-                self.shape, _ = _header(pixels)
-            # Bundles of before had no hard photos.
-            known = "hard.npy" in self._archive.namelist()
-            arrays["hard"] = self._array("hard") if known else np.zeros(self.shape[0], np.bool_)
-        except (KeyError, ValueError, OSError, zipfile.BadZipFile) as error:
+            self._archive = ArrayFile(self._file, max_bytes=_MAX_GOLDEN_BYTES)
+            arrays = self._checked_arrays(bundle, edge)
+        except ValueError as error:
             self._file.close()
-            raise BundleError(f"{self._path} has no golden photos for {precision}: export the bundle again") from error
-        shapes = {"pixels": self.shape, **{name: array.shape for name, array in arrays.items()}}
-        self._check(bundle, shapes, edge)
+            raise BundleError(
+                f"{self._path} has no golden photos for {precision} ({error}): export the bundle again"
+            ) from error
         edges = arrays[edge].astype(np.float32) / np.float32(STEPS if arrays[edge].dtype == np.uint8 else 1)
-        self.answers = GoldenAnswers(arrays["class_ids"], arrays["full"], edges, arrays["hard"])
+        self.answers = GoldenAnswers(
+            arrays["class_ids"].astype(np.int64, copy=False),
+            arrays["full"].astype(np.float32, copy=False),
+            edges,
+            arrays["hard"].astype(np.bool_, copy=False),
+        )
 
     def photos(self) -> Iterator[NDArray[np.uint8]]:
         """Yields each photo, `(height_px, width_px, 3)` uint8 RGB, in the order of the answers.
@@ -177,43 +177,38 @@ class GoldenFile:
             BundleError: the file cannot be read any more.
         """
         try:
-            with self._archive.open("pixels.npy") as stream:
-                shape, dtype = _header(stream)
-                size = math.prod(shape[1:]) * dtype.itemsize
-                for _ in range(shape[0]):
-                    yield np.frombuffer(stream.read(size), dtype).reshape(shape[1:])
-        except (ValueError, OSError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+            yield from self._archive.rows("pixels")
+        except ValueError as error:
             raise BundleError(f"{self._path} cannot be read any more ({error}): copy the bundle again") from error
 
     def close(self) -> None:
         """Closes the file."""
         self._file.close()
 
-    def _array(self, name: str) -> NDArray[Any]:
-        with self._archive.open(f"{name}.npy") as stream:
-            return np.lib.format.read_array(stream, allow_pickle=False)
-
-    def _check(self, bundle: Bundle, shapes: Mapping[str, tuple[int, ...]], edge: str) -> None:
+    def _checked_arrays(self, bundle: Bundle, edge: str) -> dict[str, NDArray[Any]]:
+        """The answers, each of the type and shape that the bundle's other files ask for."""
         size = bundle.manifest.preprocessing
-        n, outputs = self.shape[0], (self.shape[0], len(bundle.labels))
-        pixels = (n, size.height_px, size.width_px, 3)
-        expected = {"pixels": pixels, "class_ids": (n,), "hard": (n,), "full": outputs, edge: outputs}
-        for name, shape in expected.items():
-            if shapes[name] != shape or not n:
-                self.close()
-                raise BundleError(
-                    f"{self._path}: {name} has shape {shapes[name]}, not {shape}: export the bundle again"
-                )
-
-
-def _header(stream: IO[bytes]) -> tuple[tuple[int, ...], np.dtype[Any]]:
-    """Shape and type of the array that follows in the stream, row after row."""
-    version = np.lib.format.read_magic(stream)
-    read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
-    shape, is_fortran, dtype = read(stream)
-    if is_fortran or dtype != np.uint8:
-        raise ValueError(f"photos are {dtype}")
-    return shape, dtype
+        self.shape = self._archive.header("pixels").shape
+        n, outputs = self.shape[0] if self.shape else 0, (*self.shape[:1], len(bundle.labels))
+        expected: dict[str, tuple[str, tuple[int, ...]]] = {
+            "pixels": ("u", (n, size.height_px, size.width_px, 3)),
+            "class_ids": ("iu", (n,)),
+            "full": ("f", outputs),
+            edge: ("uf", outputs),
+        }
+        if "hard" in self._archive.names:  # older bundles have no hard photos
+            expected["hard"] = ("b", (n,))
+        for name, (kinds, shape) in expected.items():
+            found = self._archive.header(name)
+            if not n or found.shape != shape or found.dtype.kind not in kinds:
+                raise ValueError(f"{name} is {found.dtype} {found.shape}, not {shape}")
+        if self._archive.header("pixels").dtype != np.uint8:
+            raise ValueError("pixels are not uint8")
+        arrays = {name: self._archive.read(name) for name in expected if name != "pixels"}
+        arrays.setdefault("hard", np.zeros(n, np.bool_))
+        if not 0 <= int(arrays["class_ids"].min()) <= int(arrays["class_ids"].max()) < len(bundle.labels):
+            raise ValueError("class_ids name products that the bundle lacks")
+        return arrays
 
 
 def _top1(outputs: NDArray[np.float32]) -> NDArray[np.int64]:

@@ -12,7 +12,6 @@ import io
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from edgebcnn.errors import BundleError, DataError, RunError
 from edgebcnn.evaluation.models import OpenedModel, open_model
 from edgebcnn.field.answers import Answer, AnswersFile, write_answers
 from edgebcnn.field.findings import Findings, Frames, findings, looks
-from edgebcnn.field.record import Record
+from edgebcnn.field.record import Record, moment
 from edgebcnn.field.sample import Sample, open_sample
 from edgebcnn.model.temperature import fold_temperature
 from edgebcnn.monitor.scene import scene_length_s
@@ -37,6 +36,7 @@ from edgebcnn.train.claim import check_writable
 from edgebcnn.train.features import PreparedPhotos, chunks, read_ahead
 from edgebcnn.train.run_folder import check_photos, open_run, weights_path
 from edgebcnn.train.steps import with_embedding
+from edgebcnn.untrusted import ArrayFile, open_file
 
 REPORT_NAME = "report.json"
 PAGE_NAME = "index.html"
@@ -319,11 +319,12 @@ def _read(read: Callable[[slice], NDArray[np.uint8]], rows: Sequence[int]) -> ND
 def _saved(path: Path, key: str) -> dict[str, dict[str, NDArray[Any]]]:
     """Answers of an earlier audit; none where it asked another model, or the file is not whole."""
     try:
-        with np.load(path, allow_pickle=False) as file:
-            arrays = dict(file)
-    except (OSError, ValueError, EOFError):
+        with open_file(path) as file:
+            saved = ArrayFile(file, max_bytes=path.stat().st_size)  # its arrays are not compressed
+            arrays = {name: saved.read(name) for name in saved.names}
+    except (OSError, ValueError):
         return {}
-    if str(arrays.pop("key")) != key:
+    if str(arrays.pop("key", None)) != key:
         return {}
     names = arrays.pop("names").tolist()
     return {name: {field: values[row] for field, values in arrays.items()} for row, name in enumerate(names)}
@@ -352,7 +353,7 @@ def scenes_of(records: Sequence[Record], scene_s: float | None) -> NDArray[np.in
         length_s = scene_length_s(scene_s, is_slot=record.slot is not None)
         if record.photo is not None or not length_s:
             return (record.id,)
-        time_s = datetime.fromisoformat(record.time.replace("Z", "+00:00")).timestamp()
+        time_s = moment(record.time).timestamp()
         return record.source, record.shelf, record.slot, int(time_s // length_s)
 
     return np.array([scenes.setdefault(scene(each), len(scenes)) for each in records], np.int64)

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edgebcnn.atomic import write_json
 from edgebcnn.errors import DataError
 from edgebcnn.loop.reading import Text
+from edgebcnn.untrusted import read_bytes
 
 ANSWERS_NAME = "answers.json"
 
@@ -88,7 +89,7 @@ def read_answers(audit: Path) -> AnswersFile:
     """
     file = audit / ANSWERS_NAME
     try:
-        return AnswersFile.model_validate_json(file.read_bytes())
+        return AnswersFile.model_validate_json(read_bytes(file))
     except (FileNotFoundError, NotADirectoryError):
         raise DataError(f"{audit} is not an audit (no {ANSWERS_NAME}): run edgebcnn audit first") from None
     except OSError as error:

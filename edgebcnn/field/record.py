@@ -10,17 +10,20 @@ import json
 import struct
 import zlib
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import BinaryIO, Literal
 
 import cv2
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from edgebcnn.bundle import Precision
+from edgebcnn.decoding import decode
 from edgebcnn.errors import DataError
 from edgebcnn.loop.reading import Text
+from edgebcnn.untrusted import open_file, read_bytes
 
 SUFFIX = ".png"
 
@@ -28,8 +31,21 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 _HEADER_END = 33  # the signature and IHDR; our chunk comes next, so that reading it needs no pixel
 _KEYWORD = b"edgebcnn\0"
 _MAX_RECORD_BYTES = 1 << 16
+_FIRST_YEAR, _LAST_YEAR = 1971, 9998  # what every time zone can express as seconds since 1970
 _LATER = ("shelf", "slot", "faces_blurred")  # fields that samples of before do not have
 _FASTEST = [cv2.IMWRITE_PNG_COMPRESSION, 1]  # 6 takes four times as long for a twentieth less
+
+
+def moment(time: str) -> datetime:
+    """The moment that an ISO 8601 time with its time zone names.
+
+    Raises:
+        ValueError: it names none.
+    """
+    found = datetime.fromisoformat(time.replace("Z", "+00:00"))
+    if found.tzinfo is None or not _FIRST_YEAR <= found.year <= _LAST_YEAR:
+        raise ValueError("times are ISO 8601 in UTC")
+    return found
 
 
 class Record(BaseModel):
@@ -78,6 +94,12 @@ class Record(BaseModel):
     slot: Text | None = None
     faces_blurred: int | None = Field(default=None, ge=0)
 
+    @field_validator("time")
+    @classmethod
+    def _is_a_time(cls, time: str) -> str:
+        moment(time)
+        return time
+
     @property
     def rank(self) -> float:
         """The frame is in the sample while this is below rate and threshold."""
@@ -113,7 +135,7 @@ def read_record(file: Path) -> Record:
         DataError: the file holds no record, or cannot be read.
     """
     try:
-        with file.open("rb") as stream:
+        with open_file(file) as stream:
             return _record(file, stream)
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror}): copy the sample again") from error
@@ -126,14 +148,15 @@ def read_pixels(file: Path) -> NDArray[np.uint8]:
         DataError: the file is cut short or changed, or cannot be read.
     """
     try:
-        content = file.read_bytes()
+        content = read_bytes(file)
     except OSError as error:
         raise DataError(f"{file} cannot be read ({error.strerror}): copy the sample again") from error
     if not _is_whole(content):
         raise DataError(f"{file} is cut short or was changed: copy the sample again")
-    picture_bgr = cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR)
-    if picture_bgr is None:
-        raise DataError(f"{file} cannot be decoded: copy the sample again")
+    try:
+        picture_bgr = decode(content)
+    except ValueError as error:
+        raise DataError(f"{file} cannot be decoded ({error}): copy the sample again") from error
     return np.ascontiguousarray(picture_bgr[..., ::-1], np.uint8)
 
 
@@ -146,7 +169,9 @@ def _record(file: Path, stream: BinaryIO) -> Record:
             try:
                 return Record.model_validate_json(text[len(_KEYWORD) :])
             except ValidationError as error:
-                raise DataError(f"{file} is a record of another version: audit it with the edgebcnn of it") from error
+                raise DataError(
+                    f"{file} is a damaged record or one of another version: audit it with the edgebcnn that kept it"
+                ) from error
     raise DataError(f"{file} is cut short or holds no record: copy the sample again, or remove the file")
 
 

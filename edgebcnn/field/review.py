@@ -26,6 +26,7 @@ from edgebcnn.errors import DataError, StorageError
 from edgebcnn.field.answers import Answer, read_answers
 from edgebcnn.field.record import SUFFIX, read_pixels
 from edgebcnn.field.sample import open_sample
+from edgebcnn.untrusted import read_bytes
 
 DECISIONS_NAME = "review.jsonl"
 MARK_NAME = ".edgebcnn-review"
@@ -222,7 +223,7 @@ class _DecisionFile:
             raise StorageError(f"another review writes {self.path}: end that one first") from None
 
     def _read(self) -> dict[str, Decision]:
-        content = self.path.read_bytes()
+        content = read_bytes(self.path)
         whole = content[: content.rfind(b"\n") + 1]
         if whole != content:
             os.ftruncate(self._file, len(whole))

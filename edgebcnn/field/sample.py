@@ -25,6 +25,7 @@ from edgebcnn.atomic import json_bytes, storage_errors, write_bytes
 from edgebcnn.errors import BundleError, DataError, StorageError
 from edgebcnn.field.plan import kept_with
 from edgebcnn.field.record import SUFFIX, Record, read_pixels, read_record
+from edgebcnn.untrusted import read_bytes
 
 STATE_NAME = "sample.json"
 LOCK_NAME = ".lock"
@@ -275,7 +276,7 @@ def _files(path: Path) -> Iterator[Path]:
 def _read_state(path: Path) -> State | None:
     file = path / STATE_NAME
     try:
-        return State.model_validate_json(file.read_bytes())
+        return State.model_validate_json(read_bytes(file))
     except (FileNotFoundError, NotADirectoryError):
         return None
     except OSError as error:

@@ -23,6 +23,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from edgebcnn import untrusted
 from edgebcnn.bundle import Label
 from edgebcnn.errors import DataError
 from edgebcnn.preprocessing import PHOTO_SUFFIXES
@@ -279,6 +280,6 @@ def read_text(file: Path) -> str:
         OSError: it cannot be read.
     """
     try:
-        return file.read_text(encoding="utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(f"{file} is not UTF-8 text ({error.reason} at byte {error.start}): save it as UTF-8") from error
+        return untrusted.read_text(file)
+    except ValueError as error:
+        raise DataError(f"{file}, {error}") from error

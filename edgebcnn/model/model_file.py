@@ -7,17 +7,17 @@ So its description is read as plain data first, and only what is known to be har
 from __future__ import annotations
 
 import difflib
-import json
 import os
 from collections.abc import Callable, Iterator
 from typing import Any, get_args
-from zipfile import BadZipFile, ZipFile
+from zipfile import ZipFile
 
 import h5py
 
-from edgebcnn.errors import TrainingError, first_line
+from edgebcnn.errors import EdgebcnnError, TrainingError, first_line
 from edgebcnn.model.keras import keras, tf
 from edgebcnn.model.pixels import PixelFormat, Pixels
+from edgebcnn.untrusted import MAX_BYTES, json_of
 
 _PUBLIC = ("", ".activations", ".constraints", ".initializers", ".layers", ".models", ".regularizers")
 _PRIVATE = (".src.engine.functional", ".src.engine.sequential", ".src.layers.core.tf_op_layer")
@@ -39,7 +39,9 @@ def read_model(file: str) -> Any:
         description = _description(file)
         _check_harmless(file, description)
         return keras.models.load_model(file, compile=False, safe_mode=True)
-    except (ValueError, TypeError, KeyError, AttributeError, ImportError, OSError, BadZipFile) as error:
+    except EdgebcnnError:
+        raise
+    except Exception as error:  # Keras lets through whatever its layers raise for a malformed description
         raise TrainingError(
             f"{file} cannot be opened as a whole Keras model ({first_line(error)}): save it with model.save() of "
             "tf_keras, or of Keras in TensorFlow up to 2.15"
@@ -152,13 +154,23 @@ def _redirected(nodes: Any, old: str, new: str) -> Any:
 def _description(file: str) -> Any:
     if file.endswith(".keras"):
         with ZipFile(file) as archive:
-            description = json.loads(archive.read("config.json"))
+            description = json_of(_description_bytes(archive), allow_nan=True)
         description.pop("compile_config", None)  # how it was trained is not opened
         return description
     with h5py.File(file) as archive:
         if "model_config" not in archive.attrs:
             raise ValueError("it holds weights alone")
-        return json.loads(archive.attrs["model_config"])
+        text = archive.attrs["model_config"]
+        return json_of(text.encode() if isinstance(text, str) else bytes(text), allow_nan=True)
+
+
+def _description_bytes(archive: ZipFile) -> bytes:
+    """The description of a `.keras` file, whose header may promise anything."""
+    with archive.open("config.json") as member:
+        content = member.read(MAX_BYTES + 1)
+    if len(content) > MAX_BYTES:
+        raise ValueError(f"its config.json is larger than {MAX_BYTES >> 20} MB")
+    return content
 
 
 def _check_harmless(file: str, description: Any) -> None:

@@ -8,7 +8,6 @@ it is, one a scene (`edgebcnn.monitor.shadow_turns`), and the loop never waits f
 
 from __future__ import annotations
 
-import json
 import time
 import zipfile
 from collections import deque
@@ -30,6 +29,7 @@ from edgebcnn.progress import Reporter
 from edgebcnn.report.agreement import CONFIDENCE, Proportion
 from edgebcnn.report.sequential import AgreementAlarm, SequentialShare, confidence_sequence
 from edgebcnn.sources.frames import Frame
+from edgebcnn.untrusted import read_json
 from edgebcnn.worker import Worker
 
 TELL_EVERY_S = 60.0
@@ -305,7 +305,7 @@ def agreement_at_export(bundle: Bundle, precision: Precision) -> Proportion:
         BundleError: the bundle has neither.
     """
     try:
-        pairs = json.loads((bundle.path / REPORT_NAME).read_bytes())["models"][precision]["pairs"]
+        pairs = read_json(bundle.path / REPORT_NAME)["models"][precision]["pairs"]
         found = next(pair["agreement"] for pair in pairs if {pair["first"], pair["second"]} == {"edge", "full"})
         return Proportion(found["successes"], found["n"])
     except (OSError, ValueError, LookupError, TypeError, StopIteration):

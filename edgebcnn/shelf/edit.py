@@ -1,4 +1,4 @@
-"""How does a slots file change in the hands of somebody who draws, without losing what they do not see?"""
+"""Edits a slots file on behalf of a person who draws, and keeps the fields that the page does not show."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from edgebcnn.atomic import write_bytes
 from edgebcnn.bundle import Label
 from edgebcnn.errors import DataError, StorageError
 from edgebcnn.shelf.slots import Shelf, Slot, SlotMap, SlotsFile, parse_slots
+from edgebcnn.untrusted import MAX_TOML_BYTES, read_bytes
 
 _PX_DIGITS, _SHARE_DIGITS = 2, 6  # both finer than a pixel, and short enough to be read
 
@@ -88,7 +89,7 @@ class SlotsEditor:
 
     def _content(self) -> bytes | None:
         try:
-            return self.path.read_bytes()
+            return read_bytes(self.path, max_bytes=MAX_TOML_BYTES)
         except FileNotFoundError:
             return None
         except OSError as error:

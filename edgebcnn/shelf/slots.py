@@ -1,9 +1,8 @@
-"""What should stand where in the camera's picture? The slots file says it; `docs/slots.md` describes each field."""
+"""Reads the slots file: which product belongs where in the camera image. `docs/slots.md` describes each field."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
@@ -17,11 +16,7 @@ from edgebcnn.bundle import Label
 from edgebcnn.errors import DataError, SlotsError
 from edgebcnn.shelf.regions import Region, polygon_region
 from edgebcnn.shelf.toml_lines import Place, line_of
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from edgebcnn.untrusted import MAX_TOML_BYTES, read_bytes, text_of, toml_of
 
 MIN_SIDE_PX = 12  # a smaller slot holds no print that could be read
 _ASPECT_TOLERANCE = 0.01  # sizes that a camera offers round to whole pixels
@@ -258,7 +253,7 @@ def load_slots(path: Path) -> SlotMap:
         DataError: it cannot be read, is not TOML, has a field too many or too few, or draws a slot that cannot be.
     """
     try:
-        content = path.read_bytes()
+        content = read_bytes(path, max_bytes=MAX_TOML_BYTES)
     except OSError as error:
         raise DataError(f"cannot read the slots file {path} ({error.strerror}): check the path") from error
     return parse_slots(path, content)
@@ -271,10 +266,10 @@ def parse_slots(path: Path, content: bytes) -> SlotMap:
         DataError: as `load_slots`.
     """
     try:
-        text = content.decode()
-        document = tomllib.loads(text)
-    except ValueError as error:  # TOMLDecodeError and UnicodeDecodeError are both of this kind
-        raise DataError(f"{path} is not TOML ({error}): correct it and try again") from error
+        text = text_of(content)
+        document = toml_of(content)
+    except ValueError as error:
+        raise DataError(f"{path}: {error}; correct it and try again") from error
     try:
         # Through JSON, because strict models take a list for a tuple there alone.
         file = SlotsFile.model_validate_json(json.dumps(document, default=str))

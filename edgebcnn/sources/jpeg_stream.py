@@ -10,12 +10,11 @@ from __future__ import annotations
 import re
 from email.message import Message
 
-import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from edgebcnn.decoding import JPEG_END, JPEG_START, check_size, decode, is_cut_short, jpeg_orientation, upright
 from edgebcnn.errors import CameraError
-from edgebcnn.preprocessing import is_cut_short
 
 try:
     import simplejpeg
@@ -24,21 +23,24 @@ except ModuleNotFoundError:
 
 NOTICES_EVERY_DAMAGE = simplejpeg is not None
 
-START, END = b"\xff\xd8", b"\xff\xd9"
+START, END = JPEG_START, JPEG_END
 
 
 def decoded(jpeg: bytes) -> NDArray[np.uint8] | None:
-    """`(h, w, 3)` uint8 BGR, or None where the picture is damaged or is no JPEG."""
+    """`(h, w, 3)` uint8 BGR, upright, or None where the image is damaged, is no JPEG, or claims too many pixels."""
     jpeg = jpeg[max(0, jpeg.find(START)) :]
-    if not jpeg.startswith(START) or is_cut_short(jpeg):
+    if not jpeg.startswith(START):
         return None
-    if simplejpeg is None:
-        image = cv2.imdecode(np.frombuffer(jpeg, np.uint8), cv2.IMREAD_COLOR)
-        return None if image is None else np.asarray(image, np.uint8)
     try:
-        return np.asarray(simplejpeg.decode_jpeg(jpeg, "BGR", strict=True), np.uint8)
+        if simplejpeg is None:
+            return decode(jpeg)
+        if is_cut_short(jpeg):
+            return None
+        check_size(jpeg)
+        image_bgr = np.asarray(simplejpeg.decode_jpeg(jpeg, "BGR", strict=True), np.uint8)
     except ValueError:  # what libjpeg says of it
         return None
+    return upright(image_bgr, jpeg_orientation(jpeg))
 
 
 MAX_PICTURE_BYTES = 32 << 20  # a 48-megapixel JPEG has 20 MB; what never ends must not fill the memory

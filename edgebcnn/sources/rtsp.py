@@ -26,6 +26,7 @@ import av
 import av.logging
 import numpy as np
 
+from edgebcnn.decoding import MAX_PIXELS
 from edgebcnn.errors import CameraError
 from edgebcnn.sources.capture import OPENCV_OPTIONS, OPTIONS_VARIABLE, Picture, not_opened
 
@@ -135,6 +136,8 @@ class WholeVideo:
         if not frames:  # the decoder puts pictures in order, and this one is not next
             return Picture(None, arrived_s)
         self._is_damaged = False
+        if frames[-1].width * frames[-1].height > MAX_PIXELS:
+            return Picture(None, arrived_s, passed_over=len(frames) - 1, broken=1)
         image_bgr = np.asarray(frames[-1].to_ndarray(format="bgr24"), np.uint8)
         return Picture(image_bgr, arrived_s, passed_over=len(frames) - 1)
 

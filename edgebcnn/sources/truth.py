@@ -1,4 +1,4 @@
-"""Which product does a frame really show, where someone wrote it down?
+"""Reads the true product of each frame, where someone wrote it down.
 
 A video `shelf.avi` has its truth in `shelf.avi.truth.csv`, header `frame,label`, frames counted from 0. A photo has it
 in the folder around it, where that folder has a product's name.
@@ -13,6 +13,7 @@ from pathlib import Path
 
 from edgebcnn.atomic import write_bytes
 from edgebcnn.errors import DataError
+from edgebcnn.untrusted import csv_of, read_text, refusing, some_cells, whole_number
 
 HEADER = ["frame", "label"]
 
@@ -40,20 +41,14 @@ def video_truth(video: Path, labels: Collection[str]) -> dict[int, str]:
         DataError: a row is malformed or repeated, or names a label that the bundle lacks.
     """
     file = truth_path(video)
-    if not file.is_file():
+    if not file.exists():
         return {}
-    try:
-        rows = list(
-            csv.reader(io.StringIO(file.read_text(encoding="utf-8-sig")))
-        )  # Excel begins with a byte order mark
-    except (OSError, ValueError, csv.Error) as error:
-        raise DataError(
-            f"{file} cannot be read ({error}): write it as UTF-8 CSV with the columns frame,label"
-        ) from error
-    if not rows or rows[0] != HEADER:
+    with refusing(file, DataError, remedy="write it as UTF-8 CSV with the columns frame,label"):
+        rows = list(csv_of(read_text(file)))
+    if not rows or rows[0][1] != HEADER:
         raise DataError(f"{file}, line 1: the header must be frame,label")
     truth: dict[int, str] = {}
-    for line, row in enumerate(rows[1:], start=2):
+    for line, row in rows[1:]:
         frame, label = _checked_row(row, labels, where=f"{file}, line {line}")
         if frame in truth:
             raise DataError(f"{file}, line {line}: frame {frame} is there twice, remove one")
@@ -72,8 +67,11 @@ def photo_truth(photo: Path, labels: Collection[str]) -> str | None:
 
 
 def _checked_row(row: list[str], labels: Collection[str], *, where: str) -> tuple[int, str]:
-    if len(row) != len(HEADER) or not row[0].isdecimal():
-        raise DataError(f"{where}: expected a frame number and a label, found {','.join(row)!r}")
-    if row[1] not in labels:
-        raise DataError(f"{where}: the bundle has no product {row[1]!r}, correct the name or export with it")
-    return int(row[0]), row[1]
+    try:
+        number, label = row
+        frame = whole_number(number)
+    except ValueError:
+        raise DataError(f"{where}: expected a frame number and a label, found {some_cells(row)}: correct it") from None
+    if label not in labels:
+        raise DataError(f"{where}: the bundle has no product {label!r}, correct the name or export with it")
+    return frame, label

@@ -8,7 +8,6 @@ takes a run takes it. Several ranks become a folder of runs that share one cache
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Sequence
 from dataclasses import replace
@@ -48,6 +47,7 @@ from edgebcnn.train.run_folder import (
     write_record,
 )
 from edgebcnn.train.steps import METRICS_NAME, resume
+from edgebcnn.untrusted import read_json
 
 RANKS_NAME = "ranks.json"
 PLOT_NAME = "ranks.png"
@@ -289,7 +289,7 @@ def _compared(path: Path, run: TrainedRun, targets: dict[int | None, Path], repo
 
 def _read_metrics(target: Path) -> dict[str, Any]:
     try:
-        document: dict[str, Any] = json.loads((target / METRICS_NAME).read_bytes())
+        document: dict[str, Any] = read_json(target / METRICS_NAME)
     except (OSError, ValueError) as error:
         raise RunError(f"{target / METRICS_NAME} is missing or was changed by hand: remove {target}") from error
     return document

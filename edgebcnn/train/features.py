@@ -28,6 +28,7 @@ from edgebcnn.images.dataset import Photo
 from edgebcnn.preprocessing import Preprocessing, read_photo
 from edgebcnn.progress import Advance
 from edgebcnn.train.augment import Augmentation
+from edgebcnn.untrusted import read_json
 
 CHUNK = 64
 """Pictures that go through the frozen layers at once; a kill loses at most the chunk in flight."""
@@ -193,7 +194,7 @@ def _computed(compute: Callable[[NDArray[Any]], NDArray[Any]] | None, batch: NDA
 
 def _rows_done(path: Path, progress_file: Path, header: dict[str, Any]) -> int:
     try:
-        recorded = json.loads(progress_file.read_bytes())
+        recorded = read_json(progress_file)
     except (OSError, ValueError):
         return 0
     same = all(recorded.get(key) == value for key, value in header.items())

@@ -9,7 +9,6 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,6 +22,7 @@ from edgebcnn.train.config import StageConfig, TrainConfig
 from edgebcnn.train.features import read_ahead, run_through
 from edgebcnn.train.inference import as_float, inference
 from edgebcnn.train.objective import Objective, draw_mask, mixed, unlikeness
+from edgebcnn.untrusted import ArrayFile, json_of, open_file
 
 RATE_CUT = 0.5
 
@@ -325,20 +325,21 @@ class Stage:
             np.savez(part, progress=np.array(json.dumps(asdict(progress))), **arrays)  # type: ignore[arg-type]
 
     def _restore(self, checkpoint: Path) -> tuple[_Progress, list[NDArray[Any]]]:
-        if not checkpoint.is_file():
+        if not checkpoint.exists():
             return _Progress(), self._weights()
         try:
-            with np.load(checkpoint) as saved:
+            with open_file(checkpoint) as file:
+                saved = ArrayFile(file, max_bytes=checkpoint.stat().st_size)  # its arrays are not compressed
                 current, best = (
-                    [saved[f"{kind}_{i}"] for i in range(len(self._variables))] for kind in ("current", "best")
+                    [saved.read(f"{kind}_{i}") for i in range(len(self._variables))] for kind in ("current", "best")
                 )
-                slots = [saved[f"slot_{i}"] for i in range(len(self._slots()))]
-                progress = _Progress(**json.loads(str(saved["progress"])))
+                slots = [saved.read(f"slot_{i}") for i in range(len(self._slots()))]
+                progress = _Progress(**json_of(str(saved.read("progress")).encode(), allow_nan=True))
             for slot, value in zip(self._slots(), slots, strict=True):
                 slot.assign(value)
             self._assign(current)
             return progress, best
-        except (OSError, ValueError, KeyError, TypeError, EOFError, BadZipFile) as error:
+        except (OSError, ValueError, TypeError) as error:
             raise RunError(
                 f"{checkpoint} cannot be read or does not fit: remove it, and --resume begins this stage anew"
             ) from error

@@ -16,6 +16,7 @@ from edgebcnn.atomic import replacing_file, write_bytes
 from edgebcnn.errors import RunError, StorageError
 from edgebcnn.model.keras import tf
 from edgebcnn.train.fit import EpochReport
+from edgebcnn.untrusted import read_text
 
 
 class History:
@@ -120,12 +121,11 @@ def read_history(run: Path) -> list[EpochReport]:
         RunError: the file was changed by hand.
     """
     file = run / "history.csv"
-    if not file.is_file():
+    if not file.exists():
         return []
     kinds = {"role": str, "stage": str, "epoch": int}
     try:
-        with file.open(newline="", encoding="utf-8") as lines:
-            rows = list(csv.DictReader(lines))
+        rows = list(csv.DictReader(read_text(file).splitlines()))
         return [EpochReport(**{name: kinds.get(name, float)(value) for name, value in row.items()}) for row in rows]
     except (OSError, ValueError, TypeError, csv.Error) as error:
         raise RunError(f"{file} cannot be read or was changed by hand: undo the change, or remove it") from error

@@ -38,6 +38,7 @@ from edgebcnn.model.bcnn import Architecture, Bcnn, Role, build
 from edgebcnn.model.keras import keras
 from edgebcnn.preprocessing import Interpolation, Preprocessing
 from edgebcnn.train.config import TrainConfig
+from edgebcnn.untrusted import csv_of, read_bytes, read_json, whole_number
 
 SCHEMA_VERSION = 2
 RECORD_NAME = "run.json"
@@ -197,17 +198,17 @@ def read_record(path: Path) -> RunRecord:
     """
     file = path / RECORD_NAME
     try:
-        document = json.loads(file.read_bytes())
+        document = read_json(file)
     except (FileNotFoundError, NotADirectoryError):
         raise RunError(f"{path} is not a run (no {RECORD_NAME}): make one with edgebcnn train") from None
     except OSError as error:
         raise RunError(f"{file} cannot be read ({error.strerror}): allow reading it") from error
     except ValueError as error:
-        raise RunError(f"{file} was changed by hand ({error}): undo the change, or train again") from error
+        raise RunError(f"{file} was changed by hand: {error}; undo the change, or train again") from error
     version = document.get("schema_version") if isinstance(document, dict) else None
     if version != SCHEMA_VERSION:
         raise RunError(
-            f"{file} has schema version {version}, this edgebcnn reads {SCHEMA_VERSION}: "
+            f"{file} has schema version {version!r:.40}, this edgebcnn reads {SCHEMA_VERSION}: "
             "train again, or install the version that made it"
         )
     if isinstance(document.get("config"), dict):
@@ -243,6 +244,9 @@ def write_photos(path: Path, dataset: ProductDataset) -> None:
     write_bytes(path / PHOTOS_NAME, text.getvalue().encode(errors="surrogateescape"))  # a file's name may be any bytes
 
 
+_MAX_PHOTOS_BYTES = 1 << 30  # a path takes up to 4 KB, and a shop has a million photos at most
+
+
 def read_photos(path: Path, record: RunRecord) -> ProductDataset:
     """Reads `photos.csv`.
 
@@ -252,10 +256,14 @@ def read_photos(path: Path, record: RunRecord) -> ProductDataset:
     file = path / PHOTOS_NAME
     photos: dict[str, list[Photo]] = {split: [] for split in _SPLITS}
     try:
-        with file.open(newline="", encoding="utf-8", errors="surrogateescape") as lines:
-            for row in csv.DictReader(lines):
-                photos[row["split"]].append(Photo(Path(row["path"]), int(row["class_id"])))
-    except (OSError, KeyError, ValueError, TypeError) as error:
+        # A photo's path may be any bytes, so that this one file need not be UTF-8.
+        rows = csv_of(read_bytes(file, max_bytes=_MAX_PHOTOS_BYTES).decode("utf-8", "surrogateescape"))
+        _, header = next(rows)
+        for _, cells in rows:
+            row = dict(zip(header, cells, strict=True))
+            class_id = -1 if row["class_id"] == "-1" else whole_number(row["class_id"])
+            photos[row["split"]].append(Photo(Path(row["path"]), class_id))
+    except (OSError, KeyError, ValueError, StopIteration) as error:
         raise RunError(f"{file} is missing or was changed by hand: train again") from error
     splits: dict[str, Any] = {split: tuple(found) for split, found in photos.items()}
     return ProductDataset(Path(record.config.data), record.labels, skipped=(), notes=(), **splits)

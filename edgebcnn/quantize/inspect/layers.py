@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -14,6 +13,7 @@ from rich.table import Table
 from edgebcnn.bundle import REPORT_NAME, Bundle, Precision
 from edgebcnn.errors import BundleError
 from edgebcnn.quantize.inspect.audit import Audit, audit
+from edgebcnn.untrusted import read_json
 
 _WORST = 3
 
@@ -111,7 +111,7 @@ def read_layers(bundle: Bundle, precision: Precision | None = None) -> dict[Prec
     files = {name: bundle.model_path(name) for name in chosen}
     report = bundle.path / REPORT_NAME
     try:
-        models = json.loads(report.read_bytes())["models"]
+        models = read_json(report)["models"]
         recorded = {name: models[name]["layers"] for name in chosen}
         errors = {name: LayerErrors.model_validate(layers) for name, layers in recorded.items() if layers is not None}
     except (OSError, ValueError, KeyError, TypeError) as error:
