@@ -32,7 +32,7 @@ from edgebcnn.cache import KeptFolder, kept_folder
 from edgebcnn.errors import BundleError, StorageError
 from edgebcnn.pack import PackedBundle, write_archive
 from edgebcnn.preprocessing import Preprocessing
-from edgebcnn.untrusted import MAX_BYTES, json_of, open_file
+from edgebcnn.untrusted.files import MAX_BYTES, json_of, open_file
 
 SCHEMA_VERSION = 2
 READABLE_VERSIONS = (1, 2)

@@ -10,7 +10,7 @@ from typing import TypeVar
 from pydantic import BaseModel, ValidationError
 
 from edgebcnn.errors import EdgebcnnError
-from edgebcnn.untrusted import MAX_TOML_BYTES, read_bytes, toml_of
+from edgebcnn.untrusted.files import MAX_TOML_BYTES, read_bytes, toml_of
 
 Entry = TypeVar("Entry", bound=BaseModel)
 

@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from edgebcnn.errors import BundleError
-from edgebcnn.untrusted import open_file
+from edgebcnn.untrusted.files import open_file
 
 _FIRST_DAY = (1980, 1, 1, 0, 0, 0)  # the first that zip knows
 _UNIX, _READABLE = 3, 0o644 << 16

@@ -14,9 +14,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field
 
-from edgebcnn.decoding import decode
 from edgebcnn.errors import UnreadablePhotoError
-from edgebcnn.untrusted import read_bytes
+from edgebcnn.untrusted.files import read_bytes
+from edgebcnn.untrusted.images import decode
 
 PHOTO_SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".bmp", ".webp", ".tif", ".tiff"})
 

@@ -160,7 +160,7 @@ def test_a_video_that_breaks_off_is_named_and_its_missing_frames_counted(tmp_pat
         ("frame,label\n0\n", "line 2: expected a frame number and a label, found '0'"),
         ("frame,label\n0,Red\n1,Rde\n", "line 3: the bundle has no product 'Rde'"),
         ("frame,label\n0,Red\n0,Blue\n", "line 3: frame 0 is there twice"),
-        ("frame,label\n0,R\xff\n".encode("latin-1"), "cannot be read"),
+        ("frame,label\n0,R\xff\n".encode("latin-1"), "line 2 is not UTF-8"),
     ],
 )
 def test_a_malformed_truth_file_is_an_error_with_file_and_line(

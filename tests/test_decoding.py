@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from edgebcnn.decoding import MAX_PIXELS, claimed_size_px, decode
 from edgebcnn.errors import DataError, UnreadablePhotoError
 from edgebcnn.field.record import encoded as encoded_record
 from edgebcnn.field.record import read_pixels
 from edgebcnn.preprocessing import read_photo
 from edgebcnn.sources import jpeg_stream
 from edgebcnn.sources.jpeg_stream import NOTICES_EVERY_DAMAGE, decoded
+from edgebcnn.untrusted.images import MAX_PIXELS, claimed_size_px, decode
 from tests.samples import record
 
 SUFFIXES = (".jpg", ".png", ".bmp", ".webp", ".tiff")

@@ -22,7 +22,7 @@ from edgebcnn.field.record import encoded, read_record
 from edgebcnn.preprocessing import read_photo
 from edgebcnn.shelf.slots import load_slots
 from edgebcnn.sources.truth import video_truth
-from edgebcnn.untrusted import ArrayFile, csv_of, json_of, open_file, read_bytes, toml_of, whole_number
+from edgebcnn.untrusted.files import ArrayFile, csv_of, json_of, open_file, read_bytes, toml_of, whole_number
 from tests.samples import record
 from tests.tiny_bundle import make_tiny_bundle
 

@@ -27,7 +27,7 @@ from edgebcnn.demo.products import PRODUCTS, Product
 from edgebcnn.demo.scene import PHOTO_PX, photograph, random_pose, random_scene
 from edgebcnn.errors import DataError, StorageError
 from edgebcnn.sources.truth import truth_path, write_truth
-from edgebcnn.untrusted import read_json
+from edgebcnn.untrusted.files import read_json
 
 VIDEO_WIDTH_PX, VIDEO_HEIGHT_PX = 320, 240
 LABELS_NAME = "labels.csv"

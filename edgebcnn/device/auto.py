@@ -27,7 +27,7 @@ from edgebcnn.device.runtime import check_threads, default_threads
 from edgebcnn.device.selftest import read_golden
 from edgebcnn.errors import DeviceError, StorageError
 from edgebcnn.progress import Reporter, Silent
-from edgebcnn.untrusted import read_bytes
+from edgebcnn.untrusted.files import read_bytes
 
 AUTO = "auto"
 

@@ -27,7 +27,7 @@ from edgebcnn.device.trial import Trial
 from edgebcnn.errors import BundleError, DeviceError
 from edgebcnn.progress import Reporter, Silent
 from edgebcnn.report.agreement import Proportion
-from edgebcnn.untrusted import read_json
+from edgebcnn.untrusted.files import read_json
 
 SCHEMA_VERSION = 1
 ROUNDS = 5

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from edgebcnn.bundle import GOLDEN_NAME, Bundle, Precision
 from edgebcnn.errors import BundleError
 from edgebcnn.report.agreement import Proportion, accuracy, agreement
-from edgebcnn.untrusted import ArrayFile, open_file
+from edgebcnn.untrusted.files import ArrayFile, open_file
 
 STEPS = 256
 _MAX_GOLDEN_BYTES = 2 << 30  # 2,000 photos of 512 px have 1.6 GB

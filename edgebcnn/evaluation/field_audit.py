@@ -36,7 +36,7 @@ from edgebcnn.train.claim import check_writable
 from edgebcnn.train.features import PreparedPhotos, chunks, read_ahead
 from edgebcnn.train.run_folder import check_photos, open_run, weights_path
 from edgebcnn.train.steps import with_embedding
-from edgebcnn.untrusted import ArrayFile, open_file
+from edgebcnn.untrusted.files import ArrayFile, open_file
 
 REPORT_NAME = "report.json"
 PAGE_NAME = "index.html"

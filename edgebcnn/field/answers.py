@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from edgebcnn.atomic import write_json
 from edgebcnn.errors import DataError
 from edgebcnn.loop.reading import Text
-from edgebcnn.untrusted import read_bytes
+from edgebcnn.untrusted.files import read_bytes
 
 ANSWERS_NAME = "answers.json"
 

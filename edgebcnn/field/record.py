@@ -20,10 +20,10 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from edgebcnn.bundle import Precision
-from edgebcnn.decoding import decode
 from edgebcnn.errors import DataError
 from edgebcnn.loop.reading import Text
-from edgebcnn.untrusted import open_file, read_bytes
+from edgebcnn.untrusted.files import open_file, read_bytes
+from edgebcnn.untrusted.images import decode
 
 SUFFIX = ".png"
 

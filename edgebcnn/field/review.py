@@ -26,7 +26,7 @@ from edgebcnn.errors import DataError, StorageError
 from edgebcnn.field.answers import Answer, read_answers
 from edgebcnn.field.record import SUFFIX, read_pixels
 from edgebcnn.field.sample import open_sample
-from edgebcnn.untrusted import read_bytes
+from edgebcnn.untrusted.files import read_bytes
 
 DECISIONS_NAME = "review.jsonl"
 MARK_NAME = ".edgebcnn-review"

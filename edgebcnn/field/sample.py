@@ -25,7 +25,7 @@ from edgebcnn.atomic import json_bytes, storage_errors, write_bytes
 from edgebcnn.errors import BundleError, DataError, StorageError
 from edgebcnn.field.plan import kept_with
 from edgebcnn.field.record import SUFFIX, Record, read_pixels, read_record
-from edgebcnn.untrusted import read_bytes
+from edgebcnn.untrusted.files import read_bytes
 
 STATE_NAME = "sample.json"
 LOCK_NAME = ".lock"

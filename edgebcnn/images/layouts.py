@@ -23,10 +23,10 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgebcnn import untrusted
 from edgebcnn.bundle import Label
 from edgebcnn.errors import DataError
 from edgebcnn.preprocessing import PHOTO_SUFFIXES
+from edgebcnn.untrusted import files
 
 SPLITS = ("train", "val", "test")
 LABELS_NAME = "labels.csv"
@@ -280,6 +280,6 @@ def read_text(file: Path) -> str:
         OSError: it cannot be read.
     """
     try:
-        return untrusted.read_text(file)
+        return files.read_text(file)
     except ValueError as error:
         raise DataError(f"{file}, {error}") from error

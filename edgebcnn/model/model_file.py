@@ -17,7 +17,7 @@ import h5py
 from edgebcnn.errors import EdgebcnnError, TrainingError, first_line
 from edgebcnn.model.keras import keras, tf
 from edgebcnn.model.pixels import PixelFormat, Pixels
-from edgebcnn.untrusted import MAX_BYTES, json_of
+from edgebcnn.untrusted.files import MAX_BYTES, json_of
 
 _PUBLIC = ("", ".activations", ".constraints", ".initializers", ".layers", ".models", ".regularizers")
 _PRIVATE = (".src.engine.functional", ".src.engine.sequential", ".src.layers.core.tf_op_layer")

@@ -29,7 +29,7 @@ from edgebcnn.progress import Reporter
 from edgebcnn.report.agreement import CONFIDENCE, Proportion
 from edgebcnn.report.sequential import AgreementAlarm, SequentialShare, confidence_sequence
 from edgebcnn.sources.frames import Frame
-from edgebcnn.untrusted import read_json
+from edgebcnn.untrusted.files import read_json
 from edgebcnn.worker import Worker
 
 TELL_EVERY_S = 60.0

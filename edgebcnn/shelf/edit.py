@@ -14,7 +14,7 @@ from edgebcnn.atomic import write_bytes
 from edgebcnn.bundle import Label
 from edgebcnn.errors import DataError, StorageError
 from edgebcnn.shelf.slots import Shelf, Slot, SlotMap, SlotsFile, parse_slots
-from edgebcnn.untrusted import MAX_TOML_BYTES, read_bytes
+from edgebcnn.untrusted.files import MAX_TOML_BYTES, read_bytes
 
 _PX_DIGITS, _SHARE_DIGITS = 2, 6  # both finer than a pixel, and short enough to be read
 

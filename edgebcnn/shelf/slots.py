@@ -16,7 +16,7 @@ from edgebcnn.bundle import Label
 from edgebcnn.errors import DataError, SlotsError
 from edgebcnn.shelf.regions import Region, polygon_region
 from edgebcnn.shelf.toml_lines import Place, line_of
-from edgebcnn.untrusted import MAX_TOML_BYTES, read_bytes, text_of, toml_of
+from edgebcnn.untrusted.files import MAX_TOML_BYTES, read_bytes, text_of, toml_of
 
 MIN_SIDE_PX = 12  # a smaller slot holds no print that could be read
 _ASPECT_TOLERANCE = 0.01  # sizes that a camera offers round to whole pixels

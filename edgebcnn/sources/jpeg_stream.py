@@ -13,8 +13,8 @@ from email.message import Message
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebcnn.decoding import JPEG_END, JPEG_START, check_size, decode, is_cut_short, jpeg_orientation, upright
 from edgebcnn.errors import CameraError
+from edgebcnn.untrusted.images import JPEG_END, JPEG_START, check_size, decode, is_cut_short, jpeg_orientation, upright
 
 try:
     import simplejpeg

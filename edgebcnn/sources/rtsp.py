@@ -26,9 +26,9 @@ import av
 import av.logging
 import numpy as np
 
-from edgebcnn.decoding import MAX_PIXELS
 from edgebcnn.errors import CameraError
 from edgebcnn.sources.capture import OPENCV_OPTIONS, OPTIONS_VARIABLE, Picture, not_opened
+from edgebcnn.untrusted.images import MAX_PIXELS
 
 RELEASE_TIMEOUT_S = 0.5  # where a camera is silent, the connection ends by itself once `silence_s` is over
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from edgebcnn.atomic import write_bytes
 from edgebcnn.errors import DataError
-from edgebcnn.untrusted import csv_of, read_text, refusing, some_cells, whole_number
+from edgebcnn.untrusted.files import csv_of, read_text, refusing, some_cells, whole_number
 
 HEADER = ["frame", "label"]
 

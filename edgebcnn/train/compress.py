@@ -47,7 +47,7 @@ from edgebcnn.train.run_folder import (
     write_record,
 )
 from edgebcnn.train.steps import METRICS_NAME, resume
-from edgebcnn.untrusted import read_json
+from edgebcnn.untrusted.files import read_json
 
 RANKS_NAME = "ranks.json"
 PLOT_NAME = "ranks.png"

@@ -28,7 +28,7 @@ from edgebcnn.images.dataset import Photo
 from edgebcnn.preprocessing import Preprocessing, read_photo
 from edgebcnn.progress import Advance
 from edgebcnn.train.augment import Augmentation
-from edgebcnn.untrusted import read_json
+from edgebcnn.untrusted.files import read_json
 
 CHUNK = 64
 """Pictures that go through the frozen layers at once; a kill loses at most the chunk in flight."""

@@ -22,7 +22,7 @@ from edgebcnn.train.config import StageConfig, TrainConfig
 from edgebcnn.train.features import read_ahead, run_through
 from edgebcnn.train.inference import as_float, inference
 from edgebcnn.train.objective import Objective, draw_mask, mixed, unlikeness
-from edgebcnn.untrusted import ArrayFile, json_of, open_file
+from edgebcnn.untrusted.files import ArrayFile, json_of, open_file
 
 RATE_CUT = 0.5
 

@@ -16,7 +16,7 @@ from edgebcnn.atomic import replacing_file, write_bytes
 from edgebcnn.errors import RunError, StorageError
 from edgebcnn.model.keras import tf
 from edgebcnn.train.fit import EpochReport
-from edgebcnn.untrusted import read_text
+from edgebcnn.untrusted.files import read_text
 
 
 class History:

@@ -38,7 +38,7 @@ from edgebcnn.model.bcnn import Architecture, Bcnn, Role, build
 from edgebcnn.model.keras import keras
 from edgebcnn.preprocessing import Interpolation, Preprocessing
 from edgebcnn.train.config import TrainConfig
-from edgebcnn.untrusted import csv_of, read_bytes, read_json, whole_number
+from edgebcnn.untrusted.files import csv_of, read_bytes, read_json, whole_number
 
 SCHEMA_VERSION = 2
 RECORD_NAME = "run.json"

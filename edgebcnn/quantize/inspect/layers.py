@@ -13,7 +13,7 @@ from rich.table import Table
 from edgebcnn.bundle import REPORT_NAME, Bundle, Precision
 from edgebcnn.errors import BundleError
 from edgebcnn.quantize.inspect.audit import Audit, audit
-from edgebcnn.untrusted import read_json
+from edgebcnn.untrusted.files import read_json
 
 _WORST = 3
 
