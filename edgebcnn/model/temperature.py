@@ -47,37 +47,35 @@ def fit_temperature(probabilities: Probabilities, truth: NDArray[np.integer]) ->
     return float(np.exp(found.x))
 
 
-def with_temperature(probabilities: Probabilities, temperature: float) -> NDArray[np.float32]:
-    """Scales the logits behind `(n, k)` probabilities by 1/T."""
-    logits = np.log(np.maximum(np.asarray(probabilities, np.float64), _TINY)) / temperature
+def with_temperature(probabilities: Probabilities, temperature: float | NDArray[np.floating]) -> NDArray[np.float32]:
+    """Scales the logits behind `(n, k)` probabilities by 1/T, one T or `(n,)` of them."""
+    by_row = np.reshape(temperature, (-1, 1))
+    logits = np.log(np.maximum(np.asarray(probabilities, np.float64), _TINY)) / by_row
     exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
     return np.asarray(exponentials / exponentials.sum(axis=1, keepdims=True), np.float32)
 
 
-def cross_fitted(probabilities: Probabilities, truth: NDArray[np.integer], temperature: float) -> NDArray[np.float32]:
-    """Gives each photo the scores of a temperature that was fitted without it.
+def cross_fit(probabilities: Probabilities, truth: NDArray[np.integer]) -> NDArray[np.float64]:
+    """Fits for each photo a temperature that it had no part in.
 
     Calibration error that is measured on the photos that T was fitted on is too small. Here each of two halves, every
-    second photo of a product, gets the temperature of the other.
+    second photo of each product, gets the temperature of the other.
 
     Args:
-        probabilities: `(n, k)` of the model whose classifier holds `temperature` already.
+        probabilities: `(n, k)` before any temperature.
         truth: `(n,)` class ids.
-        temperature: T that was fitted on all of these photos.
 
     Returns:
-        `(n, k)` float32.
+        `(n,)`.
     """
-    uncalibrated = with_temperature(probabilities, 1 / temperature)
     fold = np.empty(len(truth), np.intp)
     fold[np.argsort(truth, kind="stable")] = np.arange(len(truth)) % _FOLDS
-    scores = np.asarray(probabilities, np.float32).copy()
+    temperatures = np.ones(len(truth))
     for number in range(_FOLDS):
-        inside, outside = fold == number, fold != number
-        if inside.any() and outside.any():
-            temperature_of_others = fit_temperature(uncalibrated[outside], truth[outside])
-            scores[inside] = with_temperature(uncalibrated[inside], temperature_of_others)
-    return scores
+        others = fold != number
+        if others.any():
+            temperatures[~others] = fit_temperature(probabilities[others], truth[others])
+    return temperatures
 
 
 def fold_temperature(bcnn: Bcnn, temperature: float) -> None:

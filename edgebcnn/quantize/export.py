@@ -153,8 +153,7 @@ def export(run: TrainedRun, output: Path, *, choices: ExportChoices, reporter: R
         shadow = full_file(run, full, runtime_compat=choices.runtime_compat, reporter=reporter)
     manifest = _manifest(run, made, maker.calibrated, shadow, tuned=choices.qat_epochs > 0)
     files = _files(manifest, made, shadow)
-    references = {"full": full, "compact": compact}
-    said = ask(run, references, manifest, files, untuned=maker.untuned, output=output, reporter=reporter)
+    said = ask(run, scores.references, manifest, files, untuned=maker.untuned, output=output, reporter=reporter)
     models = _judged(run, made, said, scores, choices, reporter)
     manifest = manifest.model_copy(update={"scores": scores.record(said.edges)})
     calibration = None if maker.calibrated is None else maker.calibrated.report(run.dataset.labels)

@@ -15,14 +15,12 @@ from numpy.typing import NDArray
 
 from edgebcnn.bundle import Bundle, Manifest, Precision, write_bundle
 from edgebcnn.device.classifier import Classifier
-from edgebcnn.model.bcnn import Bcnn
 from edgebcnn.progress import Advance, Reporter
 from edgebcnn.quantize.full_file import check_full_file
 from edgebcnn.quantize.model_files import MadeFile
 from edgebcnn.quantize.old_runtime.check import OLD_RUNTIME, OldRuntimeResult, compared
 from edgebcnn.train.features import PreparedPhotos, run_through
 from edgebcnn.train.run_folder import TrainedRun
-from edgebcnn.train.steps import predictor
 
 MAX_COMPARED = 256
 """Held-out photos that the old runtime is asked about: its int8 is twenty times as slow."""
@@ -48,7 +46,7 @@ class HeldOutAnswers:
 
 def ask(
     run: TrainedRun,
-    models: Mapping[str, Bcnn],
+    references: Mapping[str, Probabilities],
     manifest: Manifest,
     files: Mapping[str, bytes],
     *,
@@ -60,7 +58,7 @@ def ask(
 
     Args:
         run: The run.
-        models: Its full and compact model, by these names.
+        references: Probabilities of its full and compact model, by these names.
         manifest: Of the bundle that is to be judged.
         files: What that holds so far.
         untuned: The int8 file before fine-tuning, where there was one.
@@ -71,7 +69,6 @@ def ask(
         QuantizationError: the full model's file says something else than the full model.
         StorageError: the disk is full, or a draft cannot be written.
     """
-    references = _said(run, ((name, predictor(bcnn)) for name, bcnn in models.items()), reporter)
     with _draft(output, manifest, run, files) as draft:
         edges = _edges(run, draft, reporter)
         if manifest.full:

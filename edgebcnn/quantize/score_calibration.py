@@ -1,7 +1,7 @@
 """Calibrates the scores of a run's models at export, and chooses from which score a product is named.
 
-The temperatures are fitted on val photos where test photos are there to report on; else on the held-out photos
-themselves, and then the report's calibration error comes from temperatures that were fitted without each photo.
+The temperatures are fitted on all photos that training never saw. The calibration error that the report states comes
+from temperatures that were fitted without the photo in question.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from edgebcnn.bundle import Precision, ScoreCalibration
 from edgebcnn.model.bcnn import Bcnn
-from edgebcnn.model.temperature import cross_fitted, fit_temperature, fold_temperature
+from edgebcnn.model.temperature import cross_fit, fit_temperature, fold_temperature, with_temperature
 from edgebcnn.progress import Reporter
 from edgebcnn.report.agreement import Proportion
 from edgebcnn.train.features import PreparedPhotos
@@ -23,47 +23,64 @@ from edgebcnn.train.run_folder import TrainedRun
 from edgebcnn.train.steps import predictor
 
 KEPT = 0.95
-"""Share of known photos whose score is high enough to be named: the rest is told as unknown, with the best guess."""
+"""Share of known photos whose product is named; the others score too low, and are unknown with a best guess."""
+
+Probabilities = NDArray[np.float32]
+
+
+@dataclass(frozen=True, eq=False)
+class CalibratedScores:
+    """One model's temperature, and what the model gives with it.
+
+    Attributes:
+        temperature: T, folded into the classifier.
+        held_out: `(n, k)` on the held-out photos, with T.
+        unseen: `(n,)` for each of them a temperature that was fitted without it.
+    """
+
+    temperature: float
+    held_out: Probabilities
+    unseen: NDArray[np.float64]
+
+    def without_own_photo(self, answers: NDArray[np.floating]) -> Probabilities:
+        """The answers `(n, k)` of this model, or of a file made of it, each with the temperature of other photos."""
+        return with_temperature(answers, self.unseen / self.temperature)
 
 
 @dataclass(frozen=True, eq=False)
 class ScoreFit:
-    """The temperatures of one export.
+    """The calibrated scores of one export.
 
     Attributes:
-        full: T of the full model.
-        compact: T of the compact model and of every file that is made of it.
-        split: Photos that they were fitted on.
-        photos: How many.
-        truth: `(n,)` class ids of the held-out photos that the report is made on.
-        reported_on: Which split these are.
+        full: Of the full model.
+        compact: Of the compact model, and of every file that is made of it.
+        splits: Splits that they were fitted on.
+        photos: How many photos these have.
     """
 
-    full: float
-    compact: float
-    split: Literal["val", "test"]
+    full: CalibratedScores
+    compact: CalibratedScores
+    splits: tuple[Literal["val", "test"], ...]
     photos: int
-    truth: NDArray[np.int64]
-    reported_on: str
 
-    def unseen(self, answers: Mapping[str, NDArray[np.floating]]) -> Mapping[str, NDArray[np.floating]] | None:
-        """Probabilities from temperatures that no photo of the report had a part in.
+    @property
+    def references(self) -> dict[str, Probabilities]:
+        """Probabilities `(n, k)` of the full and the compact model on the held-out photos, by these names."""
+        return {"full": self.full.held_out, "compact": self.compact.held_out}
+
+    def unseen(self, answers: Mapping[str, NDArray[np.floating]]) -> dict[str, Probabilities]:
+        """Probabilities from temperatures that the photo in question had no part in.
 
         Args:
             answers: `(n, k)` of `full`, `compact` and others on the held-out photos.
-
-        Returns:
-            The same names; None where the answers are that already.
         """
-        if self.split != self.reported_on:
-            return None
         return {
-            name: cross_fitted(of_model, self.truth, self.full if name == "full" else self.compact)
-            for name, of_model in answers.items()
+            name: (self.full if name == "full" else self.compact).without_own_photo(given)
+            for name, given in answers.items()
         }
 
     def record(self, edges: Mapping[Precision, NDArray[np.floating]]) -> ScoreCalibration:
-        """What the bundle's manifest says of it, with the score that `KEPT` of the held-out photos reach.
+        """The entry of the bundle's manifest, with the score that `KEPT` of the held-out photos reach.
 
         Args:
             edges: `(n, k)` of the model files on the held-out photos; the first one's scores count.
@@ -72,9 +89,9 @@ class ScoreFit:
         min_score = float(np.quantile(scores, 1 - KEPT, method="lower"))
         kept = Proportion(int((scores >= min_score).sum()), len(scores))
         return ScoreCalibration(
-            temperature=round(self.compact, 4),
-            full_temperature=round(self.full, 4),
-            split=self.split,
+            temperature=round(self.compact.temperature, 6),
+            full_temperature=round(self.full.temperature, 6),
+            splits=self.splits,
             photos=self.photos,
             min_score=round(min_score, 4),
             kept=round(kept.value, 4),
@@ -88,28 +105,31 @@ def calibrate_scores(run: TrainedRun, full: Bcnn, compact: Bcnn, reporter: Repor
     """Fits a temperature to each of the two models and folds it into the classifier, in place.
 
     Args:
-        run: The run, whose val photos they are fitted on, or its held-out photos where it has no test.
+        run: The run.
         full: The full model.
         compact: The compact model, of which the model files are made.
         reporter: Told of the progress.
     """
     dataset = run.dataset
-    split: Literal["val", "test"] = "val" if dataset.val else "test"
-    photos = dataset.val or dataset.test
+    photos = (*dataset.val, *dataset.test)
     truth = np.array([photo.class_id for photo in photos], np.int64)
     pictures = PreparedPhotos(photos, run.preprocessing)
+    is_held_out = slice(len(photos) - len(dataset.held_out), None)
 
-    def calibrated(name: str, bcnn: Bcnn) -> float:
-        with reporter.progress(f"calibrating the scores of the {name} model", len(photos)) as advance:
-            temperature = fit_temperature(predictor(bcnn)(pictures, advance), truth)
+    def calibrated(name: str, bcnn: Bcnn) -> CalibratedScores:
+        with reporter.progress(f"{name} model on held-out photos", len(photos)) as advance:
+            uncalibrated = predictor(bcnn)(pictures, advance)
+        temperature = fit_temperature(uncalibrated, truth)
         fold_temperature(bcnn, temperature)
-        return temperature
+        return CalibratedScores(
+            temperature,
+            with_temperature(uncalibrated[is_held_out], temperature),
+            cross_fit(uncalibrated, truth)[is_held_out],
+        )
 
     return ScoreFit(
         full=calibrated("full", full),
         compact=calibrated("compact", compact),
-        split=split,
+        splits=(*(("val",) if dataset.val else ()), *(("test",) if dataset.test else ())),
         photos=len(photos),
-        truth=np.array([photo.class_id for photo in dataset.held_out], np.int64),
-        reported_on=dataset.held_out_name,
     )
