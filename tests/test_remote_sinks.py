@@ -12,6 +12,7 @@ import threading
 import time
 import urllib.request
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from edgebcnn.errors import SinkError
 from edgebcnn.sinks.choices import SinkChoices, open_sinks
 from edgebcnn.sinks.fan_out import EventSinks
 from edgebcnn.sinks.outlet import Counts
+from edgebcnn.sinks.presence import ascii_level, topic_level
 from edgebcnn.sinks.webhook import BATCH
 from tests.broker import MOSQUITTO, Broker, Listener, free_port, running_broker, wait_until
 from tests.readings import reading
@@ -145,22 +147,30 @@ def test_without_the_broker_a_run_begins_only_when_it_was_told_to(tmp_path: Path
         assert frames_once(listener.events()) == list(range(20))
 
 
-def test_a_broker_that_hangs_up_while_it_is_greeted_has_not_confirmed_an_event(
-    tmp_path: Path, choices: SinkChoices
-) -> None:
-    """Confirms two publications of each connection, of which the first three are status and discovery."""
-    kinds = set()
+def test_a_broker_that_hangs_up_while_it_is_greeted_has_not_confirmed_an_event(choices: SinkChoices) -> None:
+    """Knows no MQTT 5, and confirms two publications of each connection, which are not events."""
+    topics = set()
 
     class Rude(socketserver.StreamRequestHandler):
         def handle(self) -> None:
-            for answered in range(3):
-                kind, length = self.rfile.read(2)
-                kinds.add(kind)
+            confirmations = 2
+            while confirmations and (head := self.rfile.read(2)):
+                kind, length = head
                 if length > 127:
                     length += 128 * self.rfile.read(1)[0] - 128
                 body = self.rfile.read(length)
-                number = body[2 + int.from_bytes(body[:2], "big") :][:2]
-                self.wfile.write(b"\x40\x02" + number if answered else b"\x20\x02\x00\x00")
+                if kind == 0x10:  # CONNECT
+                    if body[6] != 4:
+                        return
+                    self.wfile.write(b"\x20\x02\x00\x00")
+                elif kind == 0x82:  # SUBSCRIBE
+                    self.wfile.write(b"\x90\x04" + body[:2] + b"\x01\x01")
+                else:
+                    end = 2 + int.from_bytes(body[:2], "big")
+                    topic, number = body[2:end], body[end : end + 2]
+                    topics.add(topic.decode())
+                    self.wfile.write(b"\x40\x02" + number)
+                    confirmations -= 1
 
     port = free_port()
     choices = replace(choices, mqtt=f"mqtt://127.0.0.1:{port}", allow_offline=True)
@@ -171,8 +181,146 @@ def test_a_broker_that_hangs_up_while_it_is_greeted_has_not_confirmed_an_event(
         time.sleep(1.5)
         sinks.close()
         rude.shutdown()
-    assert kinds == {0x10, 0x33}, "a greeting, and what is retained"
+    assert topics == {"edgebcnn/shelf_3/session", "edgebcnn/shelf_3/status"}
     assert sinks.counts() == (Counts("mqtt", waiting=5),)
+
+
+class Router:
+    """Passes a connection on to the broker; a device behind it can be cut off without the broker noticing."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+        self._listener = socket.create_server(("127.0.0.1", 0))
+        self._links: list[tuple[socket.socket, socket.socket]] = []
+        self.address = f"mqtt://127.0.0.1:{self._listener.getsockname()[1]}"
+        threading.Thread(target=self._accept, daemon=True).start()
+
+    def cut_off(self) -> list[socket.socket]:
+        """Cuts the device's connections; the broker's ends stay open until they are closed."""
+        links, self._links = self._links, []
+        for device, _ in links:
+            device.shutdown(socket.SHUT_RDWR)
+        return [to_broker for _, to_broker in links]
+
+    def close(self) -> None:
+        """Takes no more connections."""
+        self._listener.close()
+
+    def _accept(self) -> None:
+        with suppress(OSError):
+            while True:
+                device, _ = self._listener.accept()
+                to_broker = socket.create_connection(("127.0.0.1", self._broker.port))
+                self._links.append((device, to_broker))
+                threading.Thread(target=self._pass_on, args=(device, to_broker), daemon=True).start()
+                threading.Thread(target=self._pass_on, args=(to_broker, device), daemon=True).start()
+
+    def _pass_on(self, source: socket.socket, sink: socket.socket) -> None:
+        with suppress(OSError):
+            while content := source.recv(1 << 16):
+                sink.sendall(content)
+
+
+def statuses(listener: Listener) -> list[bytes]:
+    return [body for topic, body, _ in list(listener.messages) if topic == "edgebcnn/shelf_3/status"]
+
+
+def test_the_status_is_true_again_after_the_late_last_will_of_a_lost_connection(
+    tmp_path: Path, choices: SinkChoices, told: Told
+) -> None:
+    with running_broker(tmp_path) as broker:
+        router, listener = Router(broker), Listener(broker)
+        sinks = opened(replace(choices, mqtt=router.address), told)
+        write(sinks, range(3))
+        wait_until(lambda: sinks.counts()[0].delivered == 3)
+        orphans = router.cut_off()
+        wait_until(lambda: "takes events again" in told.sentences[-1] if told.sentences else False)
+        for orphan in orphans:
+            orphan.close()  # the broker notices now, and publishes the last will
+        wait_until(lambda: b"offline" in statuses(listener))
+        wait_until(lambda: statuses(listener)[-1] == b"online", timeout_s=5)
+        write(sinks, range(3, 6))
+        sinks.close()
+        wait_until(lambda: statuses(listener)[-1] == b"offline")
+        router.close()
+        listener.close()
+    assert not any("another run" in sentence for sentence in told.sentences)
+    assert frames_once(listener.events()) == list(range(6))
+
+
+def test_a_second_run_under_one_device_name_is_refused_and_leaves_the_first_online(
+    tmp_path: Path, choices: SinkChoices
+) -> None:
+    with running_broker(tmp_path) as broker:
+        listener = Listener(broker)
+        first = opened(replace(choices, mqtt=broker.address))
+        for offline in (False, True):
+            with pytest.raises(SinkError, match=r"another run publishes there as shelf 3.*--device-id"):
+                opened(replace(choices, mqtt=broker.address, spool=tmp_path / "other", allow_offline=offline))
+        neighbour = opened(replace(choices, mqtt=broker.address, spool=tmp_path / "other", device_id="shelf 4"))
+        neighbour.close()
+        assert statuses(listener) == [b"online"]
+        first.close()
+        after = opened(replace(choices, mqtt=broker.address))
+        after.close()
+        listener.close()
+
+
+@pytest.mark.parametrize("setting", ["max_packet_size 2000", "message_size_limit 1500"])
+@pytest.mark.parametrize("protocol", ["MQTTv5", "MQTTv311"])
+def test_an_event_that_is_too_large_for_the_broker_is_passed_over_and_counted(
+    tmp_path: Path,
+    choices: SinkChoices,
+    told: Told,
+    monkeypatch: pytest.MonkeyPatch,
+    setting: str,
+    protocol: str,
+) -> None:
+    """A broker of MQTT 3.1.1 may confirm an event that it discards: nobody can tell."""
+    monkeypatch.setattr("edgebcnn.sinks.mqtt.PREFERRED_PROTOCOL", protocol)
+    monkeypatch.setattr("edgebcnn.sinks.remote.FIRST_PAUSE_S", 0.02)
+    with running_broker(tmp_path, "allow_anonymous true", setting) as broker:
+        listener = Listener(broker)
+        sinks = opened(replace(choices, mqtt=broker.address, mqtt_discovery=""), told)
+        write(sinks, range(3))
+        sinks.write(reading(3, photo="x" * 2000))
+        write(sinks, range(4, 8))
+        sinks.close()
+        wait_until(lambda: len({event["id"] for event in listener.events()}) == 7)
+        listener.close()
+    assert frames_once(listener.events()) == [0, 1, 2, 4, 5, 6, 7]
+    if (protocol, setting) != ("MQTTv311", "message_size_limit 1500"):
+        assert sinks.counts() == (Counts("mqtt", delivered=7, refused=1),)
+        assert any("refuses an event" in sentence for sentence in told.sentences)
+
+
+def test_what_a_broker_does_not_allow_is_counted_and_keeps_nothing_else_from_it(
+    tmp_path: Path, choices: SinkChoices, told: Told
+) -> None:
+    (tmp_path / "acl").write_text("topic readwrite edgebcnn/shelf_3/status\ntopic read #\n")
+    with running_broker(tmp_path, "allow_anonymous true", f"acl_file {tmp_path / 'acl'}") as broker:
+        sinks = opened(replace(choices, mqtt=broker.address), told)
+        write(sinks, range(3))
+        sinks.close()
+        with pytest.raises(SinkError, match="does not take our status"):
+            opened(replace(choices, mqtt=broker.address, device_id="shelf 4"))
+    assert sinks.counts() == (Counts("mqtt", refused=3),)
+    assert any("--mqtt-discovery" in sentence for sentence in told.sentences)
+
+
+@pytest.mark.parametrize(
+    ("name", "level", "in_ascii"),
+    [
+        ("shelf 3", "shelf_3", "shelf_3"),
+        ("a/b+c#", "a_b_c", "a_b_c"),
+        ("Kühlregal", "Kühlregal", "K_hlregal_b83cbb49"),
+        ("Ku\u0308hlregal", "Kühlregal", "K_hlregal_b83cbb49"),
+        ("冷蔵庫", "冷蔵庫", "e214a5f7"),
+        ("###", "device_d98427b8", "device_d98427b8"),
+    ],
+)
+def test_a_device_name_is_a_level_of_a_topic_that_no_other_name_shares(name: str, level: str, in_ascii: str) -> None:
+    assert (topic_level(name), ascii_level(name)) == (level, in_ascii)
 
 
 def test_a_prefix_that_is_no_topic_and_a_password_without_a_user_are_said(choices: SinkChoices, tmp_path: Path) -> None:

@@ -130,14 +130,19 @@ def _sinks(
             reporter.say(metrics.warning)
         yield metrics, WhenFull.DROP_OLDEST
     if choices.mqtt is not None:
-        yield _remote("mqtt", _mqtt(choices.mqtt, choices, device, entities), choices, reporter), WhenFull.DROP_OLDEST
+        yield (
+            _remote("mqtt", _mqtt(choices.mqtt, choices, device, entities, reporter), choices, reporter),
+            WhenFull.DROP_OLDEST,
+        )
     if choices.webhook is not None:
         yield _remote("webhook", _webhook(choices.webhook, choices), choices, reporter), WhenFull.DROP_OLDEST
     if terminal is not None:
         yield TerminalSink(terminal), WhenFull.WAIT if keep_every_line else WhenFull.DROP_OLDEST
 
 
-def _mqtt(address: str, choices: SinkChoices, device: str, entities: Sequence[Entity]) -> MqttTransport:
+def _mqtt(
+    address: str, choices: SinkChoices, device: str, entities: Sequence[Entity], reporter: Reporter
+) -> MqttTransport:
     file = choices.mqtt_password_file
     return MqttTransport(
         parsed_address(address, flag="--mqtt", ports=MQTT_PORTS),
@@ -146,6 +151,7 @@ def _mqtt(address: str, choices: SinkChoices, device: str, entities: Sequence[En
         ca_file=choices.ca_file,
         discovery_prefix=choices.mqtt_discovery,
         entities=entities,
+        reporter=reporter,
     )
 
 

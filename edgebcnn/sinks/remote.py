@@ -23,6 +23,7 @@ MAX_RETRY_AFTER_S = 300.0  # what a server may ask us to wait
 IDLE_S = 1.0  # how often a connection on which nothing happens is looked after
 START_TIMEOUT_S = 5.0
 SEND_TIMEOUT_S = 10.0
+HANG_UPS_TOGETHER, HANG_UPS_ALONE = 2, 5  # in a row, before messages go one by one, and before one is passed over
 LEAVE_S = 0.2  # to say goodbye; a thread that hangs in the network longer is a daemon and dies with us
 
 
@@ -33,15 +34,26 @@ class UnreachableError(Exception):
         confirmed: How many of the messages it took before.
         retry_after_s: How long it asked us to wait; None where it did not.
         is_final: Whether only a person can change it, as with a wrong password.
+        remedy: What that person should do.
+        hung_up: Whether it closed the connection while it took messages, which may be too large for it.
     """
 
     def __init__(
-        self, reason: str, *, confirmed: int = 0, retry_after_s: float | None = None, is_final: bool = False
+        self,
+        reason: str,
+        *,
+        confirmed: int = 0,
+        retry_after_s: float | None = None,
+        is_final: bool = False,
+        remedy: str = "correct it",
+        hung_up: bool = False,
     ) -> None:
         super().__init__(reason)
         self.confirmed = confirmed
         self.retry_after_s = retry_after_s
         self.is_final = is_final
+        self.remedy = remedy
+        self.hung_up = hung_up
 
 
 class RefusedError(Exception):
@@ -109,6 +121,7 @@ class RemoteSink(EventSink):
         self._delivered = self._refused = 0
         self._is_online = True
         self._backoff = Backoff(FIRST_PAUSE_S, LONGEST_PAUSE_S)
+        self._hang_ups = 0  # in a row, without a message confirmed
         self._one_by_one = 0  # messages of a refused batch that go alone, to find the one at fault
         self._start(allow_offline)
         self._sender = BackgroundTask(f"sender of {name}", self._send_until_closed)
@@ -160,7 +173,7 @@ class RemoteSink(EventSink):
             if error.is_final or not allow_offline:
                 self._backlog.close()
                 remedy = (
-                    "correct it"
+                    error.remedy
                     if error.is_final
                     else "check the address and start it, or begin without it with --allow-offline"
                 )
@@ -185,6 +198,7 @@ class RemoteSink(EventSink):
         except UnreachableError as error:
             self._delivered_some(messages[: error.confirmed])
             self._went_away(error)
+            self._note_hang_up(messages, error)
             self._sender.pause(self._next_pause_s(error))
         except RefusedError as error:
             self._refuse(messages, error)
@@ -195,6 +209,15 @@ class RemoteSink(EventSink):
         self._backlog.remove(messages)
         self._delivered += len(messages)
         self._one_by_one = max(0, self._one_by_one - len(messages))
+
+    def _note_hang_up(self, messages: Sequence[Message], error: UnreachableError) -> None:
+        """Some brokers answer a message that is too large by hanging up, each time: that one is passed over."""
+        self._hang_ups = self._hang_ups + 1 if error.hung_up and not error.confirmed else 0
+        if self._hang_ups >= HANG_UPS_ALONE and len(messages) == 1:
+            self._hang_ups = 0
+            self._refuse(messages, RefusedError(f"it hung up {HANG_UPS_ALONE} times at it"))
+        elif self._hang_ups >= HANG_UPS_TOGETHER:
+            self._one_by_one = max(self._one_by_one, len(messages))
 
     def _refuse(self, messages: Sequence[Message], error: RefusedError) -> None:
         if len(messages) > 1:
