@@ -22,8 +22,8 @@ import pytest
 from edgebcnn.errors import SinkError
 from edgebcnn.sinks.choices import SinkChoices, open_sinks
 from edgebcnn.sinks.fan_out import EventSinks
+from edgebcnn.sinks.mqtt.presence import ascii_level, topic_level
 from edgebcnn.sinks.outlet import Counts
-from edgebcnn.sinks.presence import ascii_level, topic_level
 from edgebcnn.sinks.webhook import BATCH
 from tests.broker import MOSQUITTO, Broker, Listener, free_port, running_broker, wait_until
 from tests.readings import reading
@@ -277,7 +277,7 @@ def test_an_event_that_is_too_large_for_the_broker_is_passed_over_and_counted(
     protocol: str,
 ) -> None:
     """A broker of MQTT 3.1.1 may confirm an event that it discards: nobody can tell."""
-    monkeypatch.setattr("edgebcnn.sinks.mqtt.PREFERRED_PROTOCOL", protocol)
+    monkeypatch.setattr("edgebcnn.sinks.mqtt.transport.PREFERRED_PROTOCOL", protocol)
     monkeypatch.setattr("edgebcnn.sinks.remote.FIRST_PAUSE_S", 0.02)
     with running_broker(tmp_path, "allow_anonymous true", setting) as broker:
         listener = Listener(broker)

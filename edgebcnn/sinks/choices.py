@@ -17,8 +17,9 @@ from edgebcnn.sinks.event import Stamp
 from edgebcnn.sinks.fan_out import EventSinks
 from edgebcnn.sinks.files import CsvSink, JsonLinesSink, Rotation
 from edgebcnn.sinks.metrics import MetricsSink
-from edgebcnn.sinks.mqtt import PORTS as MQTT_PORTS
-from edgebcnn.sinks.mqtt import READING_ENTITIES, Entity, MqttTransport, slot_entities
+from edgebcnn.sinks.mqtt.discovery import READING_ENTITIES, Entity, slot_entities
+from edgebcnn.sinks.mqtt.transport import PORTS as MQTT_PORTS
+from edgebcnn.sinks.mqtt.transport import MqttTransport
 from edgebcnn.sinks.outlet import EventSink, Outlet
 from edgebcnn.sinks.remote import RemoteSink, Transport
 from edgebcnn.sinks.terminal import TerminalSink

@@ -13,25 +13,21 @@ when a broker discards an event; brokers that lack it get MQTT 3.1.1.
 
 from __future__ import annotations
 
-import json
 import secrets
 import struct
 import time
-import zlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from pydantic import SecretStr
 
-from edgebcnn import __version__
 from edgebcnn.errors import MissingExtraError, SinkError
 from edgebcnn.progress import Reporter, Silent
 from edgebcnn.sinks.address import Address, reason_of, tls_context
 from edgebcnn.sinks.backlog import Message
-from edgebcnn.sinks.event import slot_subtopic
-from edgebcnn.sinks.presence import Presence, Publication, ascii_level, topic_level
+from edgebcnn.sinks.mqtt.discovery import READING_ENTITIES, Entity, announcements
+from edgebcnn.sinks.mqtt.presence import Presence, Publication, topic_level
 from edgebcnn.sinks.remote import SEND_TIMEOUT_S, START_TIMEOUT_S, RefusedError, UnreachableError
 
 if TYPE_CHECKING:
@@ -56,51 +52,6 @@ _OLDER_PROTOCOL = "Unsupported protocol version"
 
 class _HungUpError(UnreachableError):
     """The broker closed the connection."""
-
-
-@dataclass(frozen=True)
-class Entity:
-    """A Home Assistant sensor that shows one kind of event.
-
-    Attributes:
-        key: Unique within the device.
-        name: Name that Home Assistant shows.
-        subtopic: Subtopic of the events that it reads.
-        template: Jinja2 template of the value; `value_json` is the event.
-        more: Further settings of the MQTT sensor.
-    """
-
-    key: str
-    name: str
-    subtopic: str
-    template: str
-    more: tuple[tuple[str, str], ...] = ()
-
-
-READING_ENTITIES = (
-    Entity("product", "Product", "reading", "{{ value_json.label }}", (("icon", "mdi:barcode-scan"),)),
-    Entity(
-        "score",
-        "Score",
-        "reading",
-        "{{ (100 * value_json.score) | round(1) if value_json.score is number else None }}",
-        (("unit_of_measurement", "%"), ("state_class", "measurement")),
-    ),
-)
-
-
-def slot_entities(slots: Iterable[tuple[str, str]]) -> tuple[Entity, ...]:
-    """The sensors of slots, which are given by the names of shelf and slot."""
-    return tuple(
-        Entity(
-            f"slot_{zlib.crc32(slot_subtopic(shelf, slot).encode()):08x}",  # the same, however the file is ordered
-            f"{shelf} {slot}",
-            slot_subtopic(shelf, slot),
-            "{{ value_json.state }}",
-            (("icon", "mdi:bookshelf"),),
-        )
-        for shelf, slot in slots
-    )
 
 
 class MqttTransport:
@@ -148,7 +99,7 @@ class MqttTransport:
         self._device = device
         self._topic = f"{prefix}/{topic_level(device)}"
         self._tls = tls_context(ca_file) if address.scheme == "mqtts" else None
-        self._discovery = tuple(_discovery(discovery_prefix, self._topic, device, entities))
+        self._discovery = tuple(announcements(discovery_prefix, self._topic, device, entities))
         self._presence = Presence(self._topic)
         self._reporter = reporter or Silent()
         self._reported: set[str] = set()
@@ -399,22 +350,3 @@ class MqttTransport:
         if sentence not in self._reported:
             self._reported.add(sentence)
             self._reporter.say(f"mqtt: {self.where}: {sentence}")
-
-
-def _discovery(prefix: str, topic: str, device: str, entities: Sequence[Entity]) -> Iterator[Publication]:
-    if not prefix:
-        return
-    node = f"edgebcnn_{ascii_level(device)}"
-    about = {"identifiers": [node], "name": device, "manufacturer": "edgebcnn", "sw_version": __version__}
-    for entity in entities:
-        config: dict[str, Any] = {
-            "name": entity.name,
-            "unique_id": f"{node}_{entity.key}",
-            "state_topic": f"{topic}/{entity.subtopic}",
-            "value_template": entity.template,
-            "availability_topic": f"{topic}/status",
-            "device": about,
-            "origin": {"name": "edgebcnn", "sw_version": __version__},
-            **dict(entity.more),
-        }
-        yield f"{prefix}/sensor/{node}/{entity.key}/config", json.dumps(config, ensure_ascii=False).encode(), True
