@@ -10,7 +10,7 @@ import pytest
 from edgebcnn.bundle import Label
 from edgebcnn.errors import DataError
 from edgebcnn.shelf.regions import crop, polygon_region, surroundings
-from edgebcnn.shelf.slots import Rules, load_slots
+from edgebcnn.shelf.slots import MAX_CORNERS, MAX_SLOTS, Rules, load_slots
 from edgebcnn.shelf.toml_lines import line_of
 
 LABELS = (Label(name="Oat-Milk", gtin="7394376616037"), Label(name="Oat-Yoghurt"), Label(name="Nothing"))
@@ -161,3 +161,33 @@ def test_a_bundle_lowers_the_default_score_and_the_slots_file_has_the_last_word(
     given: float | None, of_bundle: float | None, needed: float
 ) -> None:
     assert Rules(min_score=given).with_default(of_bundle).needed_score == needed
+
+
+def round_slot(corners: int) -> str:
+    """A polygon of so many corners on one line each, around the middle of the frame."""
+    turns = np.linspace(0, 2 * np.pi, corners, endpoint=False)
+    points = ",\n".join(f"[{0.5 + 0.4 * np.cos(turn)}, {0.5 + 0.4 * np.sin(turn)}]" for turn in turns)
+    slot = f'[[shelf.slot]]\nname = "A"\nproduct = "Oat-Milk"\npolygon = [\n{points}\n]\n'
+    return f'units = "share"\n[[shelf]]\nname = "Top"\n{slot}'
+
+
+@pytest.mark.timeout(20)
+def test_a_polygon_of_thousands_of_corners_is_refused_soon(tmp_path: Path) -> None:
+    assert ", line 7, field shelf 1, slot 1, polygon: it has too many entries" in refused(tmp_path, round_slot(6000))
+
+
+@pytest.mark.timeout(20)
+def test_a_polygon_of_as_many_corners_as_may_be_is_checked_for_crossings(tmp_path: Path) -> None:
+    file = tmp_path / "slots.toml"
+    file.write_text(round_slot(MAX_CORNERS))
+    assert len(load_slots(file).outlines()[0]) == MAX_CORNERS
+    lines = round_slot(MAX_CORNERS).splitlines(keepends=True)
+    lines[17], lines[517] = lines[517], lines[17]
+    assert "its edges cross" in refused(tmp_path, "".join(lines))
+
+
+def test_a_file_of_too_many_slots_is_refused(tmp_path: Path) -> None:
+    slot = '{name = "%d", product = "Oat-Milk", box = [0.0, 0.5, 1.0, 1.0]}'
+    slots = ",\n".join(slot % number for number in range(MAX_SLOTS + 1))
+    text = f'units = "share"\n[[shelf]]\nname = "Top"\nslot = [\n{slots}\n]\n'
+    assert f"there are more than {MAX_SLOTS} slots" in refused(tmp_path, text)

@@ -6,10 +6,11 @@ import json
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from difflib import get_close_matches
-from itertools import combinations
 from pathlib import Path
 from typing import Literal
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgebcnn.bundle import Label
@@ -22,7 +23,11 @@ MIN_SIDE_PX = 12  # a smaller slot holds no print that could be read
 _ASPECT_TOLERANCE = 0.01  # sizes that a camera offers round to whole pixels
 _GTIN_DIGITS = 14  # shorter ones are the same number with zeros in front
 
+MAX_CORNERS = 1000  # the check for crossing edges compares each with each
+MAX_SLOTS = 2000  # of a file; each takes a mask of the whole frame while it is measured
+
 Point = tuple[float, float]
+Points = NDArray[np.float64]
 
 
 class _Strict(BaseModel):
@@ -79,7 +84,7 @@ class Slot(_Strict):
     product: str | None = None
     gtin: str | None = Field(default=None, pattern=r"^\d{8,14}$")
     box: tuple[float, float, float, float] | None = None
-    polygon: tuple[Point, ...] | None = None
+    polygon: tuple[Point, ...] | None = Field(default=None, max_length=MAX_CORNERS)
 
     @property
     def corners(self) -> tuple[Point, ...]:
@@ -290,6 +295,7 @@ def first_problem(error: ValidationError) -> tuple[Place, str]:
     reasons = {
         "extra_forbidden": "there is no such field; correct or remove it",
         "missing": "it is missing; add it",
+        "too_long": "it has too many entries; remove some",
         "string_pattern_mismatch": "a GTIN has 8 to 14 digits; correct it",  # the only pattern of the file
     }
     return first["loc"], reasons.get(first["type"], f"{first['msg']}; correct it and try again")
@@ -317,6 +323,9 @@ def _problems(file: SlotsFile) -> Iterator[tuple[Place, str]]:
         yield ("frame_px",), "a picture has 1 pixel or more a side; correct it"
         return
     limit = (1.0, 1.0) if file.frame_px is None else (float(file.frame_px[0]), float(file.frame_px[1]))
+    if sum(len(shelf.slot) for shelf in file.shelf) > MAX_SLOTS:
+        yield ("shelf",), f"there are more than {MAX_SLOTS} slots; split the file between cameras"
+        return
     shelves: set[str] = set()
     for row, shelf in enumerate(file.shelf):
         if shelf.name in shelves:
@@ -349,23 +358,27 @@ def _slot_problems(slot: Slot, limit: Point) -> Iterator[tuple[Place, str]]:
 
 
 def _crosses_itself(corners: Sequence[Point]) -> bool:
-    """Whether two edges of a polygon that are not neighbours have a point in common, or it has no area."""
-    count = len(corners)
-    edges = [(corners[i], corners[(i + 1) % count]) for i in range(count)]
-    area = sum(a[0] * b[1] - b[0] * a[1] for a, b in edges)
-    apart = ((i, j) for i, j in combinations(range(count), 2) if 1 < j - i < count - 1)
-    return abs(area) < 1e-12 or any(_meet(*edges[i], *edges[j]) for i, j in apart)
+    """Whether two edges of a polygon that are not neighbors have a point in common, or it has no area."""
+    starts = np.asarray(corners, np.float64)
+    ends = np.roll(starts, -1, axis=0)
+    area = float(np.sum(starts[:, 0] * ends[:, 1] - ends[:, 0] * starts[:, 1]))
+    first, second = np.triu_indices(len(corners), k=2)
+    apart = second - first < len(corners) - 1  # the last edge is a neighbor of the first
+    first, second = first[apart], second[apart]
+    return abs(area) < 1e-12 or bool(_meet(starts[first], ends[first], starts[second], ends[second]).any())
 
 
-def _meet(a: Point, b: Point, c: Point, d: Point) -> bool:
-    def side(p: Point, q: Point, r: Point) -> float:
-        return (q[0] - p[0]) * (r[1] - p[1]) - (q[1] - p[1]) * (r[0] - p[0])
+def _meet(a: Points, b: Points, c: Points, d: Points) -> NDArray[np.bool_]:
+    """`(n,)` bool: whether the edges from `a` to `b` and from `c` to `d`, each `(n, 2)`, have a point in common."""
 
-    def within(p: Point, q: Point, r: Point) -> bool:
-        return min(p[0], q[0]) <= r[0] <= max(p[0], q[0]) and min(p[1], q[1]) <= r[1] <= max(p[1], q[1])
+    def side(p: Points, q: Points, r: Points) -> NDArray[np.float64]:
+        return np.asarray((q[:, 0] - p[:, 0]) * (r[:, 1] - p[:, 1]) - (q[:, 1] - p[:, 1]) * (r[:, 0] - p[:, 0]))
 
-    sides = side(a, b, c), side(a, b, d), side(c, d, a), side(c, d, b)
-    if sides[0] * sides[1] < 0 and sides[2] * sides[3] < 0:
-        return True
-    touches = zip(sides, ((a, b, c), (a, b, d), (c, d, a), (c, d, b)), strict=True)
-    return any(turn == 0 and within(*points) for turn, points in touches)
+    def within(p: Points, q: Points, r: Points) -> NDArray[np.bool_]:
+        return np.asarray(((np.minimum(p, q) <= r) & (r <= np.maximum(p, q))).all(axis=1))
+
+    sides = [side(a, b, c), side(a, b, d), side(c, d, a), side(c, d, b)]
+    meets = (sides[0] * sides[1] < 0) & (sides[2] * sides[3] < 0)
+    for turn, points in zip(sides, ((a, b, c), (a, b, d), (c, d, a), (c, d, b)), strict=True):
+        meets |= (turn == 0) & within(*points)
+    return meets

@@ -47,7 +47,7 @@ MAX_NUMBER_CHARACTERS = 100  # a float with every digit of its binary value has 
 MAX_INTEGER = 2**63 - 1  # what TOML promises to read, and what NumPy can hold
 
 _SPECIAL = (
-    (stat.S_ISDIR, errno.EISDIR, "it is a folder, not a file"),
+    (stat.S_ISDIR, errno.EISDIR, "it is a directory, not a file"),
     (stat.S_ISFIFO, errno.EINVAL, "it is a pipe, not a file"),
     (stat.S_ISSOCK, errno.EINVAL, "it is a socket, not a file"),
     (stat.S_ISCHR, errno.EINVAL, "it is a device, not a file"),
@@ -194,6 +194,17 @@ def toml_of(content: bytes) -> dict[str, Any]:
         raise ValueError(f"it is not TOML ({error})") from error
     _check_integers(document)
     return document
+
+
+def toml_breaks(text: str) -> list[int]:
+    """Positions in a correct TOML text at which it could end: after each line that leaves no value open."""
+    depth, breaks = 0, [0]
+    for token in _TOML_TOKEN.finditer(text):
+        mark = token["mark"] or ""
+        depth += (mark == "[" or mark == "{") - (mark == "]" or mark == "}")
+        if mark == "\n" and not depth:
+            breaks.append(token.end())
+    return breaks if breaks[-1] == len(text) else [*breaks, len(text)]
 
 
 def csv_of(text: str, *, newline: str = "") -> Iterator[tuple[int, list[str]]]:

@@ -23,12 +23,14 @@ from edgebcnn.errors import CameraError, EdgebcnnError, SlotsError
 from edgebcnn.loop.reading import CANDIDATES
 from edgebcnn.shelf.check import see_shapes
 from edgebcnn.shelf.edit import Drawn, SlotsEditor
-from edgebcnn.shelf.slots import Point, Shelf, first_problem
+from edgebcnn.shelf.slots import MAX_CORNERS, Shelf, first_problem
 from edgebcnn.shelf.watch import Classify
 from edgebcnn.sources.stills import Stills
 
 JPEG_QUALITY = 92  # one picture now and then: print shall be readable
 MOST_BYTES = 4 << 20  # of a request
+MAX_SHAPES = 500  # of a request: the model takes each one as a frame
+MAX_COORDINATE_PX = 1e5  # no image is larger, and a shape may stick out of it
 
 _FILES = {
     "/": ("draw.html", "text/html"),
@@ -62,12 +64,18 @@ class Save(BaseModel):
     shelf: tuple[Shelf, ...]
 
 
+Coordinate = Annotated[float, Field(ge=-MAX_COORDINATE_PX, le=MAX_COORDINATE_PX)]
+
+
 class Shapes(BaseModel):
     """What the page asks the model about."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
-    shapes: tuple[Annotated[tuple[Point, ...], Field(min_length=3)], ...]
+    shapes: Annotated[
+        tuple[Annotated[tuple[tuple[Coordinate, Coordinate], ...], Field(min_length=3, max_length=MAX_CORNERS)], ...],
+        Field(max_length=MAX_SHAPES),
+    ]
 
 
 class DrawingPage:
