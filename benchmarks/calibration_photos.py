@@ -28,8 +28,7 @@ from edgebcnn.progress import Reporter
 from edgebcnn.quantize.calibration.photos import choose
 from edgebcnn.quantize.calibration.ranges import Int8Rules
 from edgebcnn.quantize.calibration.recipe import load_recipe
-from edgebcnn.quantize.tflite.convert import float_file, square_roots
-from edgebcnn.quantize.tflite.int8 import quantize
+from edgebcnn.quantize.tflite.convert import int8_source
 from edgebcnn.train.features import PreparedPhotos
 from edgebcnn.train.run_folder import TrainedRun, open_run
 
@@ -60,21 +59,14 @@ def compared(run: TrainedRun, reporter: Reporter) -> dict[str, list[Row]]:
     """A row for each kind of pictures, by the way in which ranges come of them."""
     preprocessing = run.preprocessing
     model = folded(run.load("compact"), height_px=preprocessing.height_px, width_px=preprocessing.width_px)
-    source = float_file(model, "int8", preprocessing=preprocessing)
-    judge = Judge(run, "test", source, run.load("full"), reporter)
+    source = int8_source(model, preprocessing=preprocessing)
+    judge = Judge(run, "test", source.float_tflite, run.load("full"), reporter)
     kinds = pictures(run)
     rows: dict[str, list[Row]] = {}
     for rules in WAYS:
         for kind, pixels_u8 in kinds.items():
             with reporter.progress(f"{kind}: {name(rules)}", rules.passes * len(pixels_u8)) as advance:
-                int8 = quantize(
-                    source,
-                    pixels_u8,
-                    rules=rules,
-                    preprocessing=preprocessing,
-                    square_roots=square_roots(model),
-                    advance=advance,
-                )
+                int8 = source.quantized(pixels_u8, rules=rules, advance=advance)
             rows.setdefault(name(rules), []).append(judge.row(kind, int8.content))
     return rows
 

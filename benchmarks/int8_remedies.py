@@ -33,8 +33,7 @@ from edgebcnn.quantize.calibration.observe import packed
 from edgebcnn.quantize.calibration.ranges import Int8Rules, RangeMethod
 from edgebcnn.quantize.calibration.recipe import load_recipe
 from edgebcnn.quantize.qat.finetune import FineTuning
-from edgebcnn.quantize.tflite.convert import float_file, square_roots
-from edgebcnn.quantize.tflite.int8 import quantize
+from edgebcnn.quantize.tflite.convert import int8_source
 from edgebcnn.report.agreement import Proportion, accuracy, agreement
 from edgebcnn.train.features import PreparedPhotos
 from edgebcnn.train.material import class_ids
@@ -113,7 +112,8 @@ def compared(
     """The float models and every int8 one on the photos of each split."""
     preprocessing = run.preprocessing
     model = folded(run.load("compact"), height_px=preprocessing.height_px, width_px=preprocessing.width_px)
-    source = float_file(model, "int8", preprocessing=preprocessing)
+    int8_start = int8_source(model, preprocessing=preprocessing)
+    source = int8_start.float_tflite
     chosen = chosen_photos(run, load_recipe(recipe), captured=None, reporter=reporter)
     calibration = PreparedPhotos(chosen.photos, preprocessing)[:]
     full = run.load("full")
@@ -122,17 +122,10 @@ def compared(
     rows = [judge.row(each, content) for each, content in floats.items() for judge in judges]
     for rules in ways:
         with reporter.progress(name(rules), rules.passes * len(calibration)) as advance:
-            int8 = quantize(
-                source,
-                calibration,
-                rules=rules,
-                preprocessing=preprocessing,
-                square_roots=square_roots(model),
-                advance=advance,
-            )
+            int8 = int8_start.quantized(calibration, rules=rules, advance=advance)
         rows += [judge.row(name(rules), int8.content) for judge in judges]
         if rules == EQUALIZED[0]:
-            rows += [judge.row("float32, equalized", int8.calibrated.float_tflite) for judge in judges]
+            rows += [judge.row("float32, equalized", int8.ranged.float_tflite) for judge in judges]
         if qat_epochs and rules in FINE_TUNED:
             fine_tuning = FineTuning(run, full, epochs=qat_epochs)
             tuned, tuning = fine_tuning.tuned(int8, model, io="uint8", reporter=reporter)

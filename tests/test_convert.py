@@ -18,7 +18,7 @@ from edgebcnn.model.keras import tf
 from edgebcnn.native import muted_native_stderr
 from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.quantize.inspect.audit import audit
-from edgebcnn.quantize.tflite.convert import check_pixel_input, convert
+from edgebcnn.quantize.tflite.convert import check_pixel_input, int8_source
 from tests.tiny import CLASSES, PREPROCESSING, bilinear_cnn, photos, tanh_model, tanh_tflite, tflite
 
 TRIALS = photos(32, seed=1)
@@ -53,7 +53,7 @@ def test_int8_takes_pixels_and_gives_256ths_though_no_photo_shows_black_or_white
 
 
 def test_int8_input_and_output_are_the_same_less_128() -> None:
-    content = convert(tanh_model(), "int8", preprocessing=PREPROCESSING, calibration_u8=photos(16), io="int8")
+    content = int8_source(tanh_model(), preprocessing=PREPROCESSING).quantized(photos(16), io="int8").content
     found = audit(content)
     assert found.integer_only
     assert (found.input.dtype, found.output) == ("int8", Tensor(dtype="int8", scale=1 / 256, zero_point=-128))
@@ -102,11 +102,11 @@ def test_the_file_has_one_signature_with_our_names_and_takes_one_photo() -> None
 def test_the_same_model_and_photos_give_the_same_bytes_and_others_do_not() -> None:
     calibration = photos(16)
     seen: list[int] = []
-    again = convert(tanh_model(), "int8", preprocessing=PREPROCESSING, calibration_u8=calibration, advance=seen.append)
+    again = int8_source(tanh_model(), preprocessing=PREPROCESSING).quantized(calibration, advance=seen.append).content
     assert again == tanh_tflite("int8")
     assert sum(seen) == 16, "every photo advances the progress"
     np.testing.assert_array_equal(calibration, photos(16), err_msg="the caller's photos are not to be touched")
-    other = convert(tanh_model(), "int8", preprocessing=PREPROCESSING, calibration_u8=photos(16, seed=9))
+    other = int8_source(tanh_model(), preprocessing=PREPROCESSING).quantized(photos(16, seed=9)).content
     assert other != again
 
 
@@ -120,10 +120,9 @@ def test_an_op_that_cannot_be_calibrated_is_named() -> None:
         tflite(bilinear_cnn(lambda x: tf.math.real(tf.signal.rfft(x, [6]))))
 
 
-@pytest.mark.parametrize("none", [None, photos(0)])
-def test_int8_needs_photos(none: NDArray[np.uint8] | None) -> None:
-    with pytest.raises(ValueError, match="int8 needs calibration photos"):
-        convert(tanh_model(), "int8", preprocessing=PREPROCESSING, calibration_u8=none)
+def test_int8_needs_photos() -> None:
+    with pytest.raises(ValueError, match="calibration photos"):
+        int8_source(tanh_model(), preprocessing=PREPROCESSING).quantized(photos(0))
 
 
 def test_whoever_watches_the_progress_can_end_the_work() -> None:
@@ -131,11 +130,11 @@ def test_whoever_watches_the_progress_can_end_the_work() -> None:
         raise Interrupted("stopped")
 
     with pytest.raises(Interrupted, match="stopped"):
-        convert(tanh_model(), "int8", preprocessing=PREPROCESSING, calibration_u8=photos(4), advance=stop)
+        int8_source(tanh_model(), preprocessing=PREPROCESSING).quantized(photos(4), advance=stop)
 
 
 def _input_at(preprocessing: Preprocessing) -> Tensor:
-    return audit(convert(tanh_model(), "int8", preprocessing=preprocessing, calibration_u8=photos(4))).input
+    return audit(int8_source(tanh_model(), preprocessing=preprocessing).quantized(photos(4)).content).input
 
 
 def test_another_normalization_takes_pixels_as_well() -> None:

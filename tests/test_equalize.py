@@ -19,7 +19,7 @@ from edgebcnn.quantize.calibration.ranges import Int8Rules
 from edgebcnn.quantize.inspect.audit import audit
 from edgebcnn.quantize.inspect.layer_error import propagated
 from edgebcnn.quantize.qat.fake_quant import FakeQuantized
-from edgebcnn.quantize.tflite.convert import float_file, square_roots
+from edgebcnn.quantize.tflite.convert import float_file, int8_source
 from edgebcnn.quantize.tflite.equalize import Equalized, equalized
 from edgebcnn.quantize.tflite.int8 import Int8Model, quantize
 from tests.tiny import PREPROCESSING, photos
@@ -104,7 +104,7 @@ def _quantized(content: bytes, rules: Int8Rules) -> Int8Model:
 
 
 def _sqnr_db(int8: Int8Model) -> dict[str, float]:
-    found = propagated(int8.calibrated.float_tflite, int8.content, PHOTOS, preprocessing=PREPROCESSING)
+    found = propagated(int8.ranged.float_tflite, int8.content, PHOTOS, preprocessing=PREPROCESSING)
     return {each.name: each.sqnr_db or 0.0 for each in found}
 
 
@@ -184,11 +184,8 @@ def test_int8_comes_closer_to_float_and_stays_integer() -> None:
 
 def test_a_signed_square_root_of_equalized_channels_loses_less() -> None:
     model = _bilinear("small", tail="sqrt")
-    content = _file(model)
-    plain, scaled = (
-        quantize(content, PHOTOS, rules=rules, preprocessing=PREPROCESSING, square_roots=square_roots(model))
-        for rules in (PLAIN, SCALED)
-    )
+    source = int8_source(model, preprocessing=PREPROCESSING)
+    plain, scaled = (source.quantized(PHOTOS, rules=rules) for rules in (PLAIN, SCALED))
     (group,) = (each for each in scaled.equalized if each.between == "square root")
     assert (group.lowest_factor, group.highest_factor % 4) == (1, 0)
     assert group.unused_bits_after < 2 < group.unused_bits_before
@@ -198,10 +195,10 @@ def test_a_signed_square_root_of_equalized_channels_loses_less() -> None:
 def test_files_that_stay_in_float_between_their_ops_keep_the_given_file_and_its_means() -> None:
     content = _file(_chain(_relu6))
     plain, scaled = (_quantized(content, Int8Rules(equalization=wanted)) for wanted in (False, True))
-    assert plain.given.float_tflite == scaled.given.float_tflite == content
-    assert plain.calibrated.float_tflite == content != scaled.calibrated.float_tflite
-    for index, mean in plain.calibrated.means.items():
-        np.testing.assert_array_equal(mean, scaled.given.means[index])
+    assert plain.original.float_tflite == scaled.original.float_tflite == content
+    assert plain.ranged.float_tflite == content != scaled.ranged.float_tflite
+    for index, mean in plain.ranged.means.items():
+        np.testing.assert_array_equal(mean, scaled.original.means[index])
 
 
 def test_an_equalized_model_can_be_fine_tuned() -> None:

@@ -100,11 +100,14 @@ def bundle_around(path: Path, content: bytes, precision: Precision) -> Bundle:
 def bundle_with_head(path: Path, pooling: Any, rank: int | None, tail: Any, precision: Precision) -> Bundle:
     """A bundle of an untrained compact model with that head."""
     from edgebcnn.model.bcnn import Architecture, build, folded
-    from edgebcnn.quantize.tflite.convert import convert
+    from edgebcnn.quantize.tflite.convert import float_file, int8_source
 
     bcnn = build(Architecture(streams="small", pooling=pooling, rank=rank, tail=tail, classes=len(LABELS)))
     model = folded(bcnn, height_px=INPUT_PX, width_px=INPUT_PX)
-    content = convert(model, precision, preprocessing=PREPROCESSING, calibration_u8=random_pixels(8))
+    if precision == "int8":
+        content = int8_source(model, preprocessing=PREPROCESSING).quantized(random_pixels(8)).content
+    else:
+        content = float_file(model, precision, preprocessing=PREPROCESSING)
     return bundle_around(path, content, precision)
 
 

@@ -25,7 +25,7 @@ from edgebcnn.model.head import Tail
 from edgebcnn.model.keras import keras
 from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.quantize.inspect.audit import audit
-from edgebcnn.quantize.tflite.convert import convert
+from edgebcnn.quantize.tflite.convert import float_file, int8_source
 from edgebcnn.train.config import TrainConfig
 from edgebcnn.train.run_folder import architecture
 
@@ -148,9 +148,8 @@ def test_int8_is_integer_throughout_taken_by_xnnpack_and_follows_the_float_model
     pooling: str, tail: Tail, tmp_path: Path
 ) -> None:
     bcnn, _ = trained(pooling, tail)
-    content = convert(
-        folded(bcnn, height_px=64, width_px=64), "int8", preprocessing=PREPROCESSING, calibration_u8=photos()
-    )
+    model = folded(bcnn, height_px=64, width_px=64)
+    content = int8_source(model, preprocessing=PREPROCESSING).quantized(photos()).content
     found = audit(content)
     assert found.integer_only, found.summary()
     if pooling == "lrbc":
@@ -168,7 +167,7 @@ def test_int8_is_integer_throughout_taken_by_xnnpack_and_follows_the_float_model
 @pytest.mark.parametrize("precision", ["fp16", "float32"])
 def test_tensor_sketch_runs_in_float_tflite(precision: Precision) -> None:
     bcnn, _ = trained("tensor_sketch", "tanh")
-    content = convert(folded(bcnn, height_px=64, width_px=64), precision, preprocessing=PREPROCESSING)
+    content = float_file(folded(bcnn, height_px=64, width_px=64), precision, preprocessing=PREPROCESSING)
     np.testing.assert_allclose(run(content, pictures()), probabilities(bcnn), atol=1e-3)
 
 

@@ -19,7 +19,7 @@ from edgebcnn.quantize.calibration.observe import Activation, annotated, observe
 from edgebcnn.quantize.calibration.ranges import Int8Rules, LayerRanges, Range, choose_range
 from edgebcnn.quantize.inspect.audit import audit
 from edgebcnn.quantize.tflite.bias import bias_corrected, constant
-from edgebcnn.quantize.tflite.convert import float_file, square_roots
+from edgebcnn.quantize.tflite.convert import float_file, int8_source
 from edgebcnn.quantize.tflite.int8 import quantize
 from tests.tiny import PREPROCESSING, photos, tanh_model, tflite
 
@@ -116,10 +116,11 @@ def test_before_a_signed_square_root_the_error_is_that_of_the_root() -> None:
     u, v = (keras.layers.Conv2D(8, 1, use_bias=False)(image) for _ in range(2))
     pooled = HadamardProduct(name="pooled")([u, v])
     model = keras.Model(image, keras.layers.Dense(3)(SignedSqrt(name="root")(pooled)))
-    assert square_roots(model) == {"root"}
-    content = float_file(model, "int8", preprocessing=PREPROCESSING)
+    source = int8_source(model, preprocessing=PREPROCESSING)
+    content = source.float_tflite
+    assert source.square_roots == {"root"}
     rules = Int8Rules(range_method="mse")
-    rooted = {t.name: t for t in _quantize(rules, content, square_roots=square_roots(model)).tensors}
+    rooted = {t.name: t for t in _quantize(rules, content, square_roots=source.square_roots).tensors}
     plain = {t.name: t for t in _quantize(rules, content).tensors}
     assert rooted["pooled/Mean"] != plain["pooled/Mean"]
     assert rooted["pooled/mul"] == plain["pooled/mul"]

@@ -108,7 +108,7 @@ def test_layers_in_float_halve_the_distance_and_say_what_they_cost() -> None:
     assert any(name.startswith("multiply") for name in mixed.layers)
     assert mixed.distance <= mixed.distance_int8 / 2
     assert len(mixed.layers) <= 2 * MAX_TAKEN
-    content, _ = int8.calibrated.quantized("uint8", wide=tensors_of(_float(), mixed))
+    content, _ = int8.ranged.quantized("uint8", wide=tensors_of(_float(), mixed))
     dtypes = {layer.name: layer.dtype for layer in propagated(_float(), content, PROBES, preprocessing=PREPROCESSING)}
     assert {name for name, dtype in dtypes.items() if dtype == "float32"} == set(mixed.layers)
     reference = _probabilities(_float(), PREPROCESSING.normalize(PROBES))

@@ -18,7 +18,7 @@ from edgebcnn.errors import DeviceError, QuantizationError
 from edgebcnn.model.keras import tf
 from edgebcnn.quantize.calibration.observe import packed
 from edgebcnn.quantize.old_runtime.check import check_known, compared, newest_versions, unknown_ops
-from edgebcnn.quantize.tflite.convert import convert
+from edgebcnn.quantize.tflite.convert import float_file
 from tests.tiny import PREPROCESSING, bilinear_cnn, photos, tanh_tflite
 from tests.typing_in import typed
 
@@ -55,7 +55,8 @@ def test_the_old_runtime_knows_every_op(precision: Precision) -> None:
 def test_a_dense_layer_that_it_lacks_is_avoided() -> None:
     wide = bilinear_cnn(lambda x: tf.tanh(tf.repeat(x, 128, axis=1)))  # weights of less than 1024 stay in float
     plain, compatible = (
-        convert(wide, "dynamic", preprocessing=PREPROCESSING, runtime_compat=compatible) for compatible in (False, True)
+        float_file(wide, "dynamic", preprocessing=PREPROCESSING, runtime_compat=compatible)
+        for compatible in (False, True)
     )
     assert unknown_ops(plain) == ["FULLY_CONNECTED 12 (it knows 10)"]
     assert unknown_ops(compatible) == []

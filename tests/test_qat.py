@@ -179,7 +179,7 @@ def test_the_network_says_what_the_int8_file_says_within_two_steps(model: Callab
 
 def test_a_network_that_learned_nothing_gives_the_file_back() -> None:
     int8 = _calibrated(tanh_model())
-    content = replace(int8.calibrated, float_tflite=_network(int8, tanh_model()).float_file()).quantized("uint8")[0]
+    content = replace(int8.ranged, float_tflite=_network(int8, tanh_model()).float_file()).quantized("uint8")[0]
     images = photos(8, seed=5)
     np.testing.assert_array_equal(_int8_logits(content, images)[0], _int8_logits(int8.content, images)[0])
 

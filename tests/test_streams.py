@@ -20,7 +20,7 @@ from edgebcnn.model.spelling import both, with_absolute_files
 from edgebcnn.model.streams import PackMaps, UnpackMaps, frozen_layers
 from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.quantize.inspect.audit import audit
-from edgebcnn.quantize.tflite.convert import convert
+from edgebcnn.quantize.tflite.convert import int8_source
 from edgebcnn.train.run_folder import read_weights, write_weights
 
 CLASSES = 3
@@ -375,7 +375,7 @@ def test_every_backbone_is_integer_throughout_in_int8(name: str, pixels: NDArray
 def assert_integer(bcnn: Bcnn, pixels: NDArray[np.uint8]) -> None:
     preprocessing = Preprocessing(height_px=SIDE_PX, width_px=SIDE_PX)
     model = folded(bcnn, height_px=SIDE_PX, width_px=SIDE_PX)
-    found = audit(convert(model, "int8", preprocessing=preprocessing, calibration_u8=pixels))
+    found = audit(int8_source(model, preprocessing=preprocessing).quantized(pixels).content)
     assert found.integer_only, found.summary()
 
 

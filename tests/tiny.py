@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from edgebcnn.bundle import Precision
 from edgebcnn.model.keras import keras
 from edgebcnn.preprocessing import Preprocessing
-from edgebcnn.quantize.tflite.convert import convert
+from edgebcnn.quantize.tflite.convert import float_file, int8_source
 
 PREPROCESSING = Preprocessing(height_px=16, width_px=16)
 CLASSES = 5
@@ -64,7 +64,9 @@ def tanh_tflite(precision: Precision) -> bytes:
 
 def tflite(model: Any, precision: Precision = "int8") -> bytes:
     """A model of this size, calibrated on 16 photos and converted."""
-    return convert(model, precision, preprocessing=PREPROCESSING, calibration_u8=photos(16))
+    if precision == "int8":
+        return int8_source(model, preprocessing=PREPROCESSING).quantized(photos(16)).content
+    return float_file(model, precision, preprocessing=PREPROCESSING)
 
 
 def photos(count: int, *, seed: int = 0) -> NDArray[np.uint8]:

@@ -17,8 +17,8 @@ from edgebcnn.quantize.calibration.photos import CalibrationSet, choose, choose_
 from edgebcnn.quantize.calibration.ranges_figure import ranges_figure
 from edgebcnn.quantize.calibration.recipe import Recipe
 from edgebcnn.quantize.stability import compared, split_others
-from edgebcnn.quantize.tflite.convert import float_file, square_roots
-from edgebcnn.quantize.tflite.int8 import Int8Model, QuantizedIo, quantize
+from edgebcnn.quantize.tflite.convert import int8_source
+from edgebcnn.quantize.tflite.int8 import Int8Model, QuantizedIo
 from edgebcnn.report.calibration import CalibrationReport, Stability
 from edgebcnn.train.features import PreparedPhotos
 from edgebcnn.train.run_folder import TrainedRun, check_photos
@@ -132,20 +132,12 @@ def calibrate_int8(
         DataError: the recipe names a layer that the model lacks.
         QuantizationError: TFLite has no op for a part of the model.
     """
-    source, roots = float_file(model, "int8", preprocessing=preprocessing), square_roots(model)
+    source = int8_source(model, preprocessing=preprocessing)
 
     def calibrated_on(photos: Sequence[Photo], description: str) -> Int8Model:
         pixels = PreparedPhotos(photos, preprocessing)[:]
         with reporter.progress(description, chosen.recipe.passes * len(photos)) as advance:
-            return quantize(
-                source,
-                pixels,
-                rules=chosen.recipe,
-                preprocessing=preprocessing,
-                square_roots=roots,
-                io=io,
-                advance=advance,
-            )
+            return source.quantized(pixels, rules=chosen.recipe, io=io, advance=advance)
 
     int8 = calibrated_on(chosen.photos, "converting to int8")
     second, probes = split_others(chosen.others, len(chosen.photos))

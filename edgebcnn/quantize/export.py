@@ -151,12 +151,12 @@ def export(run: TrainedRun, output: Path, *, choices: ExportChoices, reporter: R
     shadow = None
     if choices.with_full:
         shadow = full_file(run, full, runtime_compat=choices.runtime_compat, reporter=reporter)
-    manifest = _manifest(run, made, maker.calibrated, shadow, tuned=choices.qat_epochs > 0)
+    manifest = _manifest(run, made, maker.calibration, shadow, tuned=choices.qat_epochs > 0)
     files = _files(manifest, made, shadow)
     said = ask(run, scores.references, manifest, files, untuned=maker.untuned, output=output, reporter=reporter)
     models = _judged(run, made, said, scores, choices, reporter)
     manifest = manifest.model_copy(update={"scores": scores.record(said.edges)})
-    calibration = None if maker.calibrated is None else maker.calibrated.report(run.dataset.labels)
+    calibration = None if maker.calibration is None else maker.calibration.report(run.dataset.labels)
     report = _report(run, models, choices, calibration)
     files |= {REPORT_NAME: json_bytes(report), PAGE_NAME: _page(run, report, reporter)}
     if not choices.accept_drop:
@@ -199,7 +199,7 @@ def _check_made(made: Mapping[Precision, MadeFile], run: TrainedRun, choices: Ex
 def _manifest(
     run: TrainedRun,
     made: Mapping[Precision, MadeFile],
-    calibrated: Int8Calibration | None,
+    calibration: Int8Calibration | None,
     full: MadeFile | None,
     *,
     tuned: bool,
@@ -212,7 +212,7 @@ def _manifest(
         preprocessing=run.preprocessing,
         models={precision: file.audit.model_file(f"model.{precision}.tflite") for precision, file in made.items()},
         full=None if full is None else full.audit.model_file(FULL_NAME),
-        calibration=None if calibrated is None else calibrated.chosen.record(),
+        calibration=None if calibration is None else calibration.chosen.record(),
         tools={
             "ai-edge-litert": version("ai-edge-litert"),
             "numpy": np.__version__,

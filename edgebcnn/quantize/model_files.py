@@ -25,7 +25,7 @@ from edgebcnn.quantize.inspect.layers import LayerErrors
 from edgebcnn.quantize.inspect.mixed import Mixed, choose_wide, tensors_of
 from edgebcnn.quantize.qat.finetune import FineTuning, Tuning
 from edgebcnn.quantize.tflite.bias import with_corrected_biases
-from edgebcnn.quantize.tflite.convert import convert
+from edgebcnn.quantize.tflite.convert import float_file
 from edgebcnn.quantize.tflite.int8 import Int8Model
 from edgebcnn.quantize.tflite.int16 import quantize_int16
 from edgebcnn.quantize.tflite.metadata import with_metadata
@@ -91,7 +91,7 @@ class Maker:
         return {precision: self._made(precision) for precision in self._choices.precisions}
 
     @cached_property
-    def calibrated(self) -> Int8Calibration | None:
+    def calibration(self) -> Int8Calibration | None:
         """The int8 model as calibrated, which all others start from; None where no file needs it."""
         choices = self._choices
         if CALIBRATED.isdisjoint(choices.precisions):
@@ -123,8 +123,8 @@ class Maker:
 
     @property
     def _plain(self) -> Int8Calibration:
-        assert self.calibrated is not None, "asked for by files that are calibrated alone"
-        return self.calibrated
+        assert self.calibration is not None, "asked for by files that are calibrated alone"
+        return self.calibration
 
     @cached_property
     def _tuned(self) -> tuple[Int8Model, Tuning | None]:
@@ -145,12 +145,12 @@ class Maker:
         if precision == "int8":
             return self._int8.content
         if mixed is not None:
-            source = self._int8.calibrated
+            source = self._int8.ranged
             with self._reporter.progress("converting to mixed", 0):
                 return source.quantized(self._choices.io, wide=tensors_of(source.float_tflite, mixed))[0]
         if precision == "int16":
             return self._int16()
-        source = self._plain.int8.given
+        source = self._plain.int8.original
         return with_corrected_biases(self._converted(precision), source.float_tflite, source.means)
 
     def _int16(self) -> bytes:
@@ -163,22 +163,22 @@ class Maker:
     def _converted(self, precision: Precision) -> bytes:
         compat = self._choices.runtime_compat
         with self._reporter.progress(f"converting to {precision}", 0):
-            return convert(self._model, precision, preprocessing=self._preprocessing, runtime_compat=compat)
+            return float_file(self._model, precision, preprocessing=self._preprocessing, runtime_compat=compat)
 
     @cached_property
     def _probes(self) -> tuple[NDArray[np.uint8], bool]:
         """Photos that layers are judged by, and whether they are calibration photos."""
-        count = photos_needed(self._plain.int8.calibrated.float_tflite)
+        count = photos_needed(self._plain.int8.ranged.float_tflite)
         photos = self._plain.others or self._plain.chosen.photos
         return PreparedPhotos(photos[:count], self._preprocessing)[:], not self._plain.others
 
     @cached_property
     def _simulation(self) -> Simulation:
-        return Simulation(self._int8.calibrated.float_tflite, self._int8.content)
+        return Simulation(self._int8.ranged.float_tflite, self._int8.content)
 
     @cached_property
     def _answers(self) -> Answers:
-        return Answers(self._int8.calibrated.float_tflite, self._probes[0], self._preprocessing)
+        return Answers(self._int8.ranged.float_tflite, self._probes[0], self._preprocessing)
 
     @cached_property
     def _alone(self) -> dict[str, float]:
@@ -188,14 +188,14 @@ class Maker:
     @cached_property
     def _mixed(self) -> Mixed:
         with self._reporter.progress("choosing layers to keep in float", 0):
-            return choose_wide(self._int8.calibrated.float_tflite, self._simulation, self._answers, self._alone)
+            return choose_wide(self._int8.ranged.float_tflite, self._simulation, self._answers, self._alone)
 
     def _layer_errors(self, precision: Precision, content: bytes) -> LayerErrors:
         photos_u8, calibrated_on = self._probes
         source = self._int8 if precision in TUNED else self._plain.int8
         with self._reporter.progress(f"layers of {precision} beside float", len(photos_u8)) as advance:
             layers = propagated(
-                source.calibrated.float_tflite, content, photos_u8, preprocessing=self._preprocessing, advance=advance
+                source.ranged.float_tflite, content, photos_u8, preprocessing=self._preprocessing, advance=advance
             )
         if precision != "int8":
             return LayerErrors(photos=len(photos_u8), calibrated_on=calibrated_on, layers=layers)

@@ -106,9 +106,9 @@ class FineTuning:
         with deterministic():
             losses, curve = self._fit(rounding.network, self._examples(reporter), reporter)
         with reporter.progress("converting to int8 again", 0):
-            calibrated = RangedFloatModel(rounding.float_file(), int8.calibrated.ranges, means={})
-            content, corrected = calibrated.quantized(io)
-        tuned = replace(int8, content=content, corrected=corrected, calibrated=calibrated)
+            ranged = RangedFloatModel(rounding.float_file(), int8.ranged.ranges, means={})
+            content, corrected = ranged.quantized(io)
+        tuned = replace(int8, content=content, corrected=corrected, ranged=ranged)
         return tuned, Tuning(self._epochs, len(self._photos), losses, curve)
 
     def _learning(self, model: Any) -> frozenset[str]:

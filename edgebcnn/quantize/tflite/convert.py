@@ -1,4 +1,4 @@
-"""How does a Keras model become a `.tflite` file?
+"""Converts a Keras model to a `.tflite` file.
 
 | precision | weights                      | between ops | input and output              |
 |-----------|------------------------------|-------------|-------------------------------|
@@ -17,6 +17,8 @@ Every file has one signature, `image` to `probabilities`, for one photo. The sam
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -28,7 +30,7 @@ from edgebcnn.model.pooling import SignedSqrt
 from edgebcnn.preprocessing import Preprocessing
 from edgebcnn.progress import Advance
 from edgebcnn.quantize.calibration.ranges import Int8Rules
-from edgebcnn.quantize.tflite.int8 import QuantizedIo, converting, quantize
+from edgebcnn.quantize.tflite.int8 import Int8Model, QuantizedIo, converting, quantize
 
 MAX_LEVELS_OFF = 0.51
 """Of 256 grey levels: the zero point is a whole number and a mean of 127.5 is not, so that all pixels look half a level
@@ -37,54 +39,60 @@ brighter or darker to an int8 model. No photo is that exact."""
 DEFAULT_RULES = Int8Rules()
 
 
-def convert(
-    model: keras.Model,
-    precision: Precision,
-    *,
-    preprocessing: Preprocessing,
-    calibration_u8: NDArray[np.uint8] | None = None,
-    rules: Int8Rules = DEFAULT_RULES,
-    io: QuantizedIo = "uint8",
-    runtime_compat: bool = False,
-    advance: Advance = lambda photos: None,
-) -> bytes:
-    """Converts a model of logits to a model of probabilities in one `.tflite` file.
+@dataclass(frozen=True)
+class Int8Source:
+    """A float model file that int8 files are quantized from, converted once for any number of calibrations.
+
+    Attributes:
+        float_tflite: Content of the file.
+        square_roots: Names of the layers that take a signed square root.
+        preprocessing: The model's.
+    """
+
+    float_tflite: bytes
+    square_roots: frozenset[str]
+    preprocessing: Preprocessing
+
+    def quantized(
+        self,
+        calibration_u8: NDArray[np.uint8],
+        *,
+        rules: Int8Rules = DEFAULT_RULES,
+        io: QuantizedIo = "uint8",
+        advance: Advance = lambda photos: None,
+    ) -> Int8Model:
+        """Quantizes the file with ranges from photos; see `quantize`."""
+        return quantize(
+            self.float_tflite,
+            calibration_u8,
+            rules=rules,
+            preprocessing=self.preprocessing,
+            square_roots=self.square_roots,
+            io=io,
+            advance=advance,
+        )
+
+
+def int8_source(model: keras.Model, *, preprocessing: Preprocessing) -> Int8Source:
+    """Converts a model of logits to the float file that its int8 form starts from.
 
     Args:
         model: `(n, h, w, 3)` float32 image, normalized, to `(n, k)` logits.
-        precision: Numbers to compute in.
         preprocessing: The model's.
-        calibration_u8: `(n, h, w, 3)` uint8 RGB photos to take the ranges of `int8` from.
-        rules: How those ranges are chosen and biases corrected.
-        io: What `int8` takes and gives.
-        runtime_compat: Whether tflite-runtime 2.14 must know every op.
-        advance: Called with 1 after each calibration photo that was run.
 
     Raises:
-        QuantizationError: TFLite has no op for a part of the model, or cannot calibrate it.
-        ValueError: int8 without calibration photos, or a precision that starts from int8.
+        QuantizationError: TFLite has no op for a part of the model.
     """
-    if precision in ("mixed", "int16"):
-        raise ValueError(f"{precision} starts from a calibrated int8 model")
-    if precision != "int8":
-        return float_file(model, precision, preprocessing=preprocessing, runtime_compat=runtime_compat)
-    if calibration_u8 is None or not len(calibration_u8):
-        raise ValueError("int8 needs calibration photos")
-    return quantize(
-        float_file(model, precision, preprocessing=preprocessing),
-        calibration_u8,
-        rules=rules,
-        preprocessing=preprocessing,
-        square_roots=square_roots(model),
-        io=io,
-        advance=advance,
-    ).content
+    roots = frozenset(layer.name for layer in model.layers if isinstance(layer, SignedSqrt))
+    return Int8Source(float_file(model, "int8", preprocessing=preprocessing), roots, preprocessing)
 
 
 def float_file(
     model: keras.Model, precision: Precision, *, preprocessing: Preprocessing, runtime_compat: bool = False
 ) -> bytes:
-    """The `.tflite` file of `float32`, `fp16` or `dynamic`, or the float one that `int8` is quantized from.
+    """Converts a model of logits to a `.tflite` file of probabilities: `float32`, `fp16` or `dynamic`.
+
+    `int8` gives the float file that it is quantized from, and errors that name int8.
 
     Args:
         model: `(n, h, w, 3)` float32 image, normalized, to `(n, k)` logits.
@@ -105,11 +113,6 @@ def float_file(
         # A scale per channel makes its FULLY_CONNECTED, with float activations, one that the old runtime lacks.
         converter._experimental_disable_per_channel_quantization_for_dense_layers = True
     return converted(converter, precision)
-
-
-def square_roots(model: keras.Model) -> frozenset[str]:
-    """Names of the layers that take a signed square root."""
-    return frozenset(layer.name for layer in model.layers if isinstance(layer, SignedSqrt))
 
 
 def check_pixel_input(tensor: Tensor, preprocessing: Preprocessing) -> None:

@@ -40,7 +40,7 @@ _NAMED_OPS = re.compile(r"(?:TF Select|Custom) ops: ([\w, ]+)|Node number \d+ \(
 
 @dataclass(frozen=True)
 class RangedFloatModel:
-    """A float model file and all that its int8 form needs.
+    """A float model file and the ranges from which its int8 form is quantized.
 
     Attributes:
         float_tflite: Content of the file.
@@ -77,17 +77,18 @@ class Int8Model:
     Attributes:
         content: The file.
         tensors: What its ranges make of the values that were seen, in the order of computation.
-        corrected: The float file with biases that make up for what rounding its weights adds.
-        calibrated: What it was made of.
-        given: The file that was given and its means, for files that keep float between their ops; it has no ranges.
-        equalized: Groups of tensors whose channels were scaled for `calibrated`.
+        corrected: The float file with biases that compensate the rounding of its weights.
+        ranged: The float file that it was quantized from, with the ranges.
+        original: The float file as it was before outlier splitting and equalization, with its means but no ranges; for
+            files that stay in float between their ops.
+        equalized: Groups of tensors whose channels were scaled for `ranged`.
     """
 
     content: bytes
     tensors: tuple[TensorRange, ...]
     corrected: bytes
-    calibrated: RangedFloatModel
-    given: RangedFloatModel
+    ranged: RangedFloatModel
+    original: RangedFloatModel
     equalized: tuple[EqualizedGroup, ...] = ()
 
 
@@ -116,7 +117,10 @@ def quantize(
     Raises:
         DataError: the rules name a layer that the model lacks.
         QuantizationError: TensorFlow cannot quantize the file.
+        ValueError: no calibration photos.
     """
+    if not len(calibration_u8):
+        raise ValueError("int8 needs calibration photos")
 
     def observed(content: bytes) -> tuple[Activation, ...]:
         try:
@@ -127,15 +131,15 @@ def quantize(
     source = without_outliers(float_tflite) if rules.outliers_apart else float_tflite
     activations = observed(source)
     rules.check_layers(name for activation in activations for name in activation.names)
-    given, scaled = RangedFloatModel(float_tflite, {}, _means(activations, rules)), Equalized(source, ())
+    original, scaled = RangedFloatModel(float_tflite, {}, _means(activations, rules)), Equalized(source, ())
     if rules.equalization:
         scaled = equalized(source, activations)
         activations = observed(scaled.content)
     ranges = {each.index: _chosen(each, rules, preprocessing, square_roots) for each in activations}
-    calibrated = RangedFloatModel(scaled.content, ranges, _means(activations, rules))
-    content, corrected = calibrated.quantized(io)
+    ranged = RangedFloatModel(scaled.content, ranges, _means(activations, rules))
+    content, corrected = ranged.quantized(io)
     tensors = _tensors(content, activations, rules)
-    return Int8Model(content, tensors, corrected, calibrated, given, scaled.groups)
+    return Int8Model(content, tensors, corrected, ranged, original, scaled.groups)
 
 
 @contextmanager
