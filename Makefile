@@ -46,6 +46,9 @@ base-test: $(VENV)/.dev $(BASE_VENV)/.created  ## A device without TensorFlow: i
 	$(BASE_BIN)/edgebcnn check $(TINY)/bundle
 	$(BASE_BIN)/edgebcnn run --bundle $(TINY)/bundle --camera $(TINY)/photos
 	$(BASE_BIN)/edgebcnn run --bundle $(TINY)/bundle --camera $(TINY)/shelf.avi --json | grep '"value": 1.0'
+	$(BASE_BIN)/edgebcnn predict --bundle $(TINY)/bundle --labeled $(TINY)/photos
+	$(BIN)/python -m tests.snippets README.md $(TINY)/readme
+	cd $(TINY)/readme && $(abspath $(BASE_BIN))/python snippets.py
 	code=0; $(BASE_BIN)/edgebcnn train || code=$$?; test $$code -eq 10
 	@echo "base-test passed"
 

@@ -1,4 +1,4 @@
-"""Draws `demo-shelf.jpg` of the README: the packs of the demo, and photos of them.
+"""Draws `demo-shelf.jpg` of the docs' first page: the packs of the demo, and photos of them.
 
 python docs/demo_shelf.py
 """

@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner, Result
 
+from edgebcnn import preprocessing
 from edgebcnn.atomic import json_bytes
 from edgebcnn.cli import main
-from edgebcnn.cli import predict as command_module
 from edgebcnn.errors import BundleError, DataError
 from tests.tiny_bundle import COLOURS_BGR, make_tiny_bundle, write_photos
 
@@ -81,7 +81,7 @@ def test_standard_input_without_an_image_is_one_sentence(shelf: Path, stdin: byt
 
 
 def test_standard_input_is_bounded(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(command_module, "MAX_STDIN_BYTES", 2**20)
+    monkeypatch.setattr(preprocessing, "MAX_PHOTO_BYTES", 2**20)
     result = predict(shelf, "-", stdin=bytes(2**20 + 1))
     assert (result.exit_code, result.stdout) == (DataError.exit_code, "")
     assert "1 MiB" in result.stderr

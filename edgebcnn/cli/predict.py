@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from edgebcnn.bundle import Precision
     from edgebcnn.loop.photos import PhotoPrediction, PhotoPredictions
 
-MAX_STDIN_BYTES = 256 * 2**20  # larger than any photo; an endless pipe ends there
+MIN_SHOWN_SCORE = 0.0005  # of a runner-up: what rounds to 0.0 % tells nobody anything
 
 
 @click.command()
@@ -70,13 +70,14 @@ def command(
 
 def _read_stdin() -> bytes:
     from edgebcnn.errors import DataError
+    from edgebcnn.preprocessing import MAX_PHOTO_BYTES
 
     stream = sys.stdin.buffer
     if stream.isatty():
         raise click.UsageError("- reads an image from standard input: pipe one, as in edgebcnn predict - < photo.jpg")
-    content: bytes = stream.read(MAX_STDIN_BYTES + 1)
-    if len(content) > MAX_STDIN_BYTES:
-        raise DataError(f"standard input holds more than {MAX_STDIN_BYTES // 2**20} MiB: pipe one image")
+    content: bytes = stream.read(MAX_PHOTO_BYTES + 1)
+    if len(content) > MAX_PHOTO_BYTES:
+        raise DataError(f"standard input holds more than {MAX_PHOTO_BYTES // 2**20} MiB: pipe one image")
     return content
 
 
@@ -95,7 +96,8 @@ def _print(result: PhotoPredictions, top: int) -> None:
     for each in result.photos:
         best, *others = each.prediction.top(top)
         row = [str(each.photo), _marked(each), f"{100 * best.score:.1f} %"]
-        row += [", ".join(f"{other.label} {100 * other.score:.1f} %" for other in others)] if top > 1 else []
+        shown = [f"{other.label} {100 * other.score:.1f} %" for other in others if other.score >= MIN_SHOWN_SCORE]
+        row += [", ".join(shown)] if top > 1 else []
         table.add_row(*map(Text, row))
     stdout.print(table)
     if result.accuracy is not None:
