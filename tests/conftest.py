@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,6 +14,7 @@ import pytest
 
 from tests.blocks import QUICK, draw_blocks
 from tests.chromium import chromium
+from tests.made_once import made_once
 from tests.typing_in import typed
 
 SHARED = Path(__file__).parents[2] / "shared"
@@ -50,24 +52,32 @@ def shared() -> Path:
 @pytest.fixture(scope="session")
 def shop(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A working folder with `data/`, in which train and export were typed; tests leave it as it is."""
-    folder = tmp_path_factory.mktemp("shop")
+    return made_once(tmp_path_factory, "shop", _open_shop)
+
+
+def _open_shop(folder: Path) -> None:
     draw_blocks(folder / "data", per_product={"train": 24, "val": 8, "test": 12})
     for command in (["train", *QUICK], ["export", "--int8", "--fp16", "--float32"]):
         result = typed(folder, *command)
         assert result.exit_code == 0, result.stderr
-    return folder
 
 
 @pytest.fixture(scope="session")
 def demo(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the real demo was typed, with what it said in `told.json`; minutes, for tests marked `slow`."""
-    folder = tmp_path_factory.mktemp("demo")
+    """The folder of a real demo; minutes, for tests marked `slow`.
+
+    Where `EDGEBCNN_DEMO` names a folder, as `.ci/run` does after `make demo`, it is that one.
+    """
+    if given := os.environ.get("EDGEBCNN_DEMO"):
+        return Path(given)
+    return made_once(tmp_path_factory, "demo", _type_demo)
+
+
+def _type_demo(folder: Path) -> None:
     # A process of its own, because the demo says how much memory it took.
-    command = [sys.executable, "-m", "edgebcnn", "demo", "--output", str(folder), "--json"]
+    command = [sys.executable, "-m", "edgebcnn", "demo", "--output", str(folder)]
     result = subprocess.run(command, capture_output=True, text=True)
     assert result.returncode == 0, result.stderr
-    (folder / "told.json").write_text(result.stdout)
-    return folder
 
 
 @pytest.fixture(scope="session")

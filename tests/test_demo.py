@@ -43,12 +43,13 @@ def test_the_demo_goes_all_the_way_and_its_figures_fit_together(tmp_path: Path) 
     assert video["classified"] == video["seen"] == 3 * len(PRODUCTS)
     assert video["accuracy"]["n"] == video["classified"]
     assert Path(told["export"]["bundle"], "bundle.json").is_file()
+    assert json.loads((tmp_path / "demo" / story.RESULT_NAME).read_text()) == told
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(1800)
 def test_the_edge_model_of_the_real_demo_is_right_on_nine_photos_of_ten(demo: Path) -> None:
-    told = json.loads((demo / "told.json").read_text())
+    told = json.loads((demo / story.RESULT_NAME).read_text())
     accuracy = {model["name"]: model["accuracy"]["value"] for model in told["export"]["models"]["int8"]["models"]}
     assert accuracy["edge"] >= 0.9
     assert told["video"]["accuracy"]["value"] >= 0.9

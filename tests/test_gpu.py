@@ -1,11 +1,13 @@
 """A model runs on the GPU alone, or one sentence says why it does not.
 
-Most of this needs a GPU that the CPU plays: `tests/software_gpu.sh` fetches one and runs this file.
+Most of this needs a GPU that the CPU plays. It is SwiftShader, which Debian's Chromium brings along; elsewhere
+`tests/software_gpu.sh` fetches it and runs this file.
 """
 
 from __future__ import annotations
 
 import io
+import os
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
@@ -22,11 +24,13 @@ from edgebcnn.device.delegate import Policy, open_classifier, try_delegate
 from edgebcnn.device.profile import DeviceProfile, GpuSettings
 from edgebcnn.device.selftest import read_golden
 from edgebcnn.device.trial import try_model
-from edgebcnn.device.vulkan import find_adapters
+from edgebcnn.device.vulkan import SWIFTSHADER, find_adapters
 from edgebcnn.errors import DeviceError
 from edgebcnn.preprocessing import Preprocessing
 from tests.tiny_bundle import INPUT_PX, LABELS, make_tiny_bundle
 
+CHROMIUMS_GPU = Path("/usr/lib/chromium/vk_swiftshader_icd.json")
+DRIVER_VARIABLES = ("VK_ICD_FILENAMES", "VK_DRIVER_FILES")
 PRECISIONS: tuple[Precision, ...] = ("int8", "fp16", "float32")
 PREPROCESSING = Preprocessing(height_px=INPUT_PX, width_px=INPUT_PX)
 
@@ -48,15 +52,23 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Bundle:
 
 
 @pytest.fixture
-def software_gpu() -> None:
-    """Skips where Vulkan sees no GPU that the CPU plays."""
-    if "software" not in software_kinds():
-        pytest.skip("no software GPU: tests/software_gpu.sh brings one")
+def software_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """SwiftShader as the only GPU; skips where neither Vulkan nor the folder of Debian's Chromium has it."""
+    if not sees_swiftshader_alone() and CHROMIUMS_GPU.exists():
+        for variable in DRIVER_VARIABLES:
+            monkeypatch.setenv(variable, str(CHROMIUMS_GPU))
+    if not sees_swiftshader_alone():
+        pytest.skip("no SwiftShader: apt install chromium libvulkan1, or run tests/software_gpu.sh")
+
+
+def sees_swiftshader_alone() -> bool:
+    return _sees_swiftshader_alone(*(os.environ.get(variable) for variable in DRIVER_VARIABLES))
 
 
 @cache
-def software_kinds() -> tuple[str, ...]:
-    return tuple(adapter.kind for adapter in find_adapters())
+def _sees_swiftshader_alone(*drivers: str | None) -> bool:
+    adapters = find_adapters()
+    return bool(adapters) and all(SWIFTSHADER in adapter.name for adapter in adapters)
 
 
 def bundle_of(path: Path, compute: Callable[[Any], Any]) -> Bundle:
@@ -118,7 +130,7 @@ def random_pixels(n: int) -> NDArray[np.uint8]:
 def test_a_machine_without_a_gpu_is_told_so_and_the_cpu_may_take_over(
     bundle: Bundle, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    for variable in ("VK_ICD_FILENAMES", "VK_DRIVER_FILES"):
+    for variable in DRIVER_VARIABLES:
         monkeypatch.setenv(variable, str(tmp_path / "no_driver.json"))
     with pytest.raises(DeviceError, match="LiteRT finds no GPU: install the GPU's Vulkan driver"):
         open_classifier(bundle, gpu())

@@ -11,6 +11,7 @@ from click.testing import CliRunner
 from edgebcnn.cli import main
 from edgebcnn.device.machine import inspect_machine, take_inventory
 from edgebcnn.device.profile import profile_names
+from edgebcnn.device.vulkan import Adapter
 from edgebcnn.sources.cameras import Camera, attached_cameras
 
 BOARD = {
@@ -64,6 +65,21 @@ def test_a_camera_without_a_serial_number_is_known_by_its_socket(board: Path) ->
 
 def test_a_delegate_library_is_found(board: Path) -> None:
     assert str(board / "usr/lib/libedgetpu.so.1") in take_inventory(board).delegates
+
+
+@pytest.mark.parametrize(
+    ("gpu", "listed"),
+    [
+        (Adapter("NVIDIA Orin", "integrated"), "NVIDIA Orin (integrated)"),
+        (
+            Adapter("SwiftShader Device", "software"),
+            "SwiftShader Device (software, for tests only)",
+        ),
+        (Adapter("llvmpipe (LLVM 15.0.6)", "software"), "llvmpipe (LLVM 15.0.6) (software, not usable by LiteRT)"),
+    ],
+)
+def test_a_software_gpu_is_not_listed_as_if_models_could_run_on_it(gpu: Adapter, listed: str) -> None:
+    assert str(gpu) == listed
 
 
 def test_what_is_not_there_stays_empty(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def _print(profiles: Sequence[DeviceProfile], inventory: Inventory, cameras: Seq
         "machine": [str(machine), machine.system],
         "processor": [" · ".join((machine.cpu or "unknown", *machine.cpu_features))],
         "runtimes": [f"{runtime.name} {runtime.version or f'- {runtime.problem}'}" for runtime in inventory.runtimes],
-        "GPUs": [f"{gpu.name} ({gpu.kind})" for gpu in inventory.gpus] or ["none that Vulkan sees"],
+        "GPUs": [str(gpu) for gpu in inventory.gpus] or ["none that Vulkan sees"],
         "delegates": inventory.delegates or ["none in the folders of libraries"],
         "cameras": [str(camera) for camera in cameras] or ["none"],
     }

@@ -10,6 +10,7 @@ from pathlib import Path
 from threading import Event
 from typing import Any
 
+from edgebcnn.atomic import write_json
 from edgebcnn.demo.products import PRODUCTS
 from edgebcnn.demo.shelf import ShelfSizes, draw_shelf, draw_video
 from edgebcnn.device.classifier import Classifier
@@ -25,6 +26,9 @@ from edgebcnn.train.augment import Augmentation
 from edgebcnn.train.claim import new_name
 from edgebcnn.train.config import StageConfig, TrainConfig
 from edgebcnn.train.steps import train
+
+RESULT_NAME = "demo.json"
+"""What the demo came to, in its folder."""
 
 SIZES = ShelfSizes(train=60, val=10, test=20)
 SECONDS_PER_PRODUCT, VIDEO_FPS = 1.5, 15
@@ -105,7 +109,9 @@ def tell(folder: Path, *, seed: int, reporter: Reporter, stop: Event) -> DemoRes
     )
     on_video = _run(exported, video, reporter)
     peak_memory_bytes = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss  # Linux counts in KiB
-    return DemoResult(exported, on_video, time.monotonic() - started_s, peak_memory_bytes)
+    result = DemoResult(exported, on_video, time.monotonic() - started_s, peak_memory_bytes)
+    write_json(folder / RESULT_NAME, result.as_json())
+    return result
 
 
 def _run(exported: ExportResult, video: Path, reporter: Reporter) -> Summary:

@@ -21,12 +21,23 @@ _NAME_BYTES = 256
 _PROPERTIES_BYTES = 4096  # VkPhysicalDeviceProperties takes 824
 
 
+SWIFTSHADER = "SwiftShader"
+"""The software GPU that LiteRT accepts. Of others, such as Mesa's llvmpipe, it says that it finds no GPU."""
+
+
 @dataclass(frozen=True)
 class Adapter:
     """A GPU, or what plays one; `kind` is integrated, discrete, virtual, software (the CPU plays it) or other."""
 
     name: str
     kind: str
+
+    def __str__(self) -> str:
+        """`NVIDIA Orin (integrated)`, and of a software GPU what LiteRT makes of it."""
+        if self.kind != "software":
+            return f"{self.name} ({self.kind})"
+        use = "for tests only" if SWIFTSHADER in self.name else "not usable by LiteRT"
+        return f"{self.name} (software, {use})"
 
 
 class _InstanceCreateInfo(ctypes.Structure):
