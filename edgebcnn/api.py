@@ -9,8 +9,8 @@
     edgebcnn.evaluate(bundle, "more-photos").figures.top1
 
 Each function has the defaults of the command of its name, and raises an `EdgebcnnError` whose message is one sentence.
-Notices and progress bars go to stderr; `reporter=edgebcnn.Silent()` keeps them away. What only training needs is
-imported when it is called.
+Notices and progress bars go to stderr; `reporter=edgebcnn.Silent()` keeps them away. What TensorFlow and LiteRT print
+on their own is dropped. What only training needs is imported when it is called.
 """
 
 from __future__ import annotations
@@ -34,6 +34,7 @@ from edgebcnn.errors import MissingExtraError
 from edgebcnn.loop.loop import CameraLoop
 from edgebcnn.loop.quality import EVERY_FRAME, FrameLimits
 from edgebcnn.loop.reading import Reading
+from edgebcnn.native import muted_native_stderr
 from edgebcnn.progress import Reporter, Silent, TerminalReporter
 from edgebcnn.sources.frames import Source
 from edgebcnn.sources.open import open_source as open_any_source
@@ -68,6 +69,7 @@ LATEST_RUN = "runs/latest"
 LATEST_BUNDLE = "runs/latest/bundle"
 
 
+@muted_native_stderr()
 def load(
     bundle: StrPath = LATEST_BUNDLE,
     *,
@@ -174,6 +176,7 @@ def readings(
         yield from cast("Generator[Reading]", found)
 
 
+@muted_native_stderr()
 def train(
     data: StrPath = "data",
     *,
@@ -216,6 +219,7 @@ def train(
     return steps.train(config, run, reporter=reporter, stop=stop or threading.Event())
 
 
+@muted_native_stderr()
 def export(
     run: StrPath = LATEST_RUN,
     *,
@@ -276,6 +280,7 @@ def export(
     )
 
 
+@muted_native_stderr()
 def evaluate(
     model: StrPath = LATEST_RUN,
     photos: StrPath | None = None,
