@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import csv
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
-import threading
 import time
 from pathlib import Path
 
 import pytest
 
 from edgebcnn.errors import StorageError
+from edgebcnn.printable import visible
 from edgebcnn.sinks.event import ReadingEvent
 from edgebcnn.sinks.files import CSV_COLUMNS, CsvSink, JsonLinesSink, Rotation
 from edgebcnn.sinks.outlet import Counts, Outlet
+from edgebcnn.sinks.terminal import TerminalSink
 from edgebcnn.worker import Deadline, WhenFull
 from tests.broker import wait_until
 from tests.readings import events, reading, stamp
@@ -205,11 +207,84 @@ def test_a_rotation_that_a_full_disk_stopped_goes_on(small_disk: Path) -> None:
     assert frames(small_disk / "events.jsonl.1", file)[-1] == 299
 
 
-def test_two_threads_never_share_a_line(tmp_path: Path) -> None:
+def test_a_second_run_on_one_file_is_refused_also_after_a_rotation(tmp_path: Path) -> None:
     file = tmp_path / "events.jsonl"
-    writers = [threading.Thread(target=write, args=(JsonLinesSink(file), 200)) for _ in range(4)]
-    for writer in writers:
-        writer.start()
-    for writer in writers:
-        writer.join()
-    assert sorted(frames(file)) == sorted(list(range(200)) * 4)
+    sink = JsonLinesSink(file, rotation=Rotation(max_bytes=1000, keep=9))
+    for event in events(20):
+        sink.write(event)
+        with pytest.raises(StorageError, match="another run writes"):
+            JsonLinesSink(file)
+    assert len(list(tmp_path.iterdir())) > 5
+    sink.close(Deadline())
+    write(JsonLinesSink(file), 1)
+
+
+def test_a_run_in_another_process_holds_the_file(tmp_path: Path) -> None:
+    file = tmp_path / "events.csv"
+    script = f"""
+import sys
+from pathlib import Path
+from edgebcnn.sinks.files import CsvSink
+sink = CsvSink(Path({str(file)!r}))
+print("ready", flush=True)
+sys.stdin.read()
+"""
+    with subprocess.Popen([sys.executable, "-c", script], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout and other.stdout.readline() == b"ready\n"
+        with pytest.raises(StorageError, match="another run writes"):
+            CsvSink(file)
+        other.kill()
+    write(CsvSink(file), 1)
+
+
+@pytest.mark.parametrize("recreated", [False, True])
+def test_a_file_that_logrotate_renames_is_begun_anew(tmp_path: Path, recreated: bool) -> None:
+    file = tmp_path / "events.csv"
+    sink, several = CsvSink(file), events(4)
+    for event in several[:2]:
+        sink.write(event)
+    file.rename(tmp_path / "events.csv.1")
+    if recreated:
+        file.touch()
+    for event in several[2:]:
+        sink.write(event)
+    sink.close(Deadline())
+    for path, ids in ((tmp_path / "events.csv.1", several[:2]), (file, several[2:])):
+        with path.open(newline="") as lines:
+            assert [row["id"] for row in csv.DictReader(lines)] == [event.id for event in ids]
+
+
+def test_a_csv_that_was_emptied_in_place_has_its_header_again(tmp_path: Path) -> None:
+    file = tmp_path / "events.csv"
+    sink, several = CsvSink(file), events(2)
+    sink.write(several[0])
+    os.truncate(file, 0)
+    sink.write(several[1])
+    sink.close(Deadline())
+    with file.open(newline="") as lines:
+        assert [row["id"] for row in csv.DictReader(lines)] == [several[1].id]
+
+
+@pytest.mark.parametrize("name", ["=1+2", "+49", "-3", "@SUM(A1)", "\t=1"])
+def test_a_spreadsheet_runs_no_name_as_a_formula(tmp_path: Path, name: str) -> None:
+    file = tmp_path / "events.csv"
+    sink = CsvSink(file)
+    sink.write(stamp().reading(reading(label=name)))
+    sink.close(Deadline())
+    with file.open(newline="") as lines:
+        (row,) = csv.DictReader(lines)
+    assert row["label"] == f"'{name}"
+    assert row["score"] == "0.984375"
+
+
+def test_a_terminal_acts_on_no_name() -> None:
+    name = "Oat\x1b[2J\x07\x9b31m\u202emilk"
+    stream = io.StringIO()
+    TerminalSink(stream).write(stamp().reading(reading(label=name)))
+    assert r"Oat\x1b[2J\x07\x9b31m\u202emilk" in stream.getvalue()
+    assert stream.getvalue().rstrip("\n").isprintable()
+
+
+def test_names_of_any_script_are_shown_as_they_are() -> None:
+    for name in ("Süße Milch", "冷蔵庫", "שוקו", "शेल्फ", "👩‍🍳"):
+        assert visible(name) == name

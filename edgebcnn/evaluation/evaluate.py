@@ -28,6 +28,7 @@ from edgebcnn.evaluation.labelled import (
 from edgebcnn.evaluation.models import OpenedModel
 from edgebcnn.images.dataset import Photo
 from edgebcnn.preprocessing import Preprocessing, read_photo
+from edgebcnn.printable import spreadsheet_cell
 from edgebcnn.progress import Reporter
 from edgebcnn.report.comparison import ModelComparison, compare
 from edgebcnn.report.evaluation import Averages, Evaluation, score_predictions
@@ -237,5 +238,7 @@ def _csv(rows: Sequence[dict[str, Any]]) -> str:
     text = io.StringIO()
     table = csv.DictWriter(text, ("photo", "true", "predicted", "score", "true_score"), lineterminator="\n")
     table.writeheader()
-    table.writerows(rows)
+    table.writerows(
+        {name: spreadsheet_cell(cell) if isinstance(cell, str) else cell for name, cell in row.items()} for row in rows
+    )
     return text.getvalue()

@@ -1,12 +1,15 @@
-"""How do events get into files, in whole lines whatever happens?
+"""Appends events to files, in whole lines whatever happens.
 
-A line is handed to the system in one piece and at once, so that a kill loses none that was written. What a kill or a
-power cut left half-written is cut off when the file is opened again.
+Each line is handed to the system at once and in one piece, so that a kill loses none. Half a line that a kill or a
+power cut left is cut off when the file is opened again. A lock keeps two runs from writing one file. A file that was
+renamed or removed by others, as logrotate does, is begun anew.
 """
 
 from __future__ import annotations
 
 import csv
+import errno
+import fcntl
 import io
 import json
 import os
@@ -19,6 +22,7 @@ from typing import Any
 
 from edgebcnn.atomic import storage_errors
 from edgebcnn.errors import StorageError
+from edgebcnn.printable import spreadsheet_cell
 from edgebcnn.sinks.event import KINDS, SCHEMA_VERSION, Event
 from edgebcnn.sinks.outlet import EventSink
 from edgebcnn.worker import Deadline
@@ -26,16 +30,16 @@ from edgebcnn.worker import Deadline
 MAX_LINE_BYTES = 1 << 20  # far longer than any event; how far back the last line is looked for
 
 CSV_COLUMNS = tuple(dict.fromkeys(field for kind in KINDS for field in kind.model_fields))
-"""Every field of every kind; those that a kind lacks stay empty."""
+"""Every field of every kind of event; fields that a kind lacks stay empty."""
 
 
 @dataclass(frozen=True)
 class Rotation:
-    """When a file is put aside.
+    """When a file is rotated.
 
     Attributes:
         max_bytes: A file does not grow beyond this, unless by one line that is longer.
-        keep: Files put aside that are kept, `FILE.1` the newest; older ones are deleted.
+        keep: Rotated files that are kept, `FILE.1` the newest; older ones are deleted.
     """
 
     max_bytes: int
@@ -47,12 +51,12 @@ class LineFile:
 
     Args:
         path: The file; made where there is none.
-        opening: What each of our lines begins with.
-        header: The first line of each file.
-        rotation: When the file is put aside; never where None.
+        opening: First bytes of each of our lines.
+        header: First line of each file.
+        rotation: When the file is rotated; never where None.
 
     Raises:
-        StorageError: the path cannot be written, or holds something else.
+        StorageError: the path cannot be written, holds something else, or another run writes it.
     """
 
     def __init__(self, path: Path, opening: bytes, *, header: bytes = b"", rotation: Rotation | None = None) -> None:
@@ -70,7 +74,11 @@ class LineFile:
             StorageError: the disk is full.
         """
         with storage_errors(self._path):
+            if self._was_moved():
+                self._begin_anew()
             size = os.fstat(self._file.fileno()).st_size
+            if not size and self._header:  # somebody emptied it, as logrotate's copytruncate does
+                _append(self._file, self._header)
             if self._rotation and size > len(self._header) and size + len(line) > self._rotation.max_bytes:
                 self._rotate(self._rotation.keep)
             _append(self._file, line)
@@ -83,6 +91,7 @@ class LineFile:
         file = io.FileIO(os.open(self._path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o666), "ab")
         try:
             if stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+                _lock(file, self._path)
                 self._continue(file)
             elif self._rotation:
                 raise StorageError(f"{self._path} is not a file that can be rotated: choose a file, or leave it out")
@@ -116,19 +125,32 @@ class LineFile:
             for number in range(free, 1, -1):
                 self._aside(number - 1).replace(self._aside(number))
             self._path.replace(self._aside(1))
+        self._begin_anew()
+
+    def _begin_anew(self) -> None:
         fresh = self._opened()
         self._file.close()
         self._file = fresh
+
+    def _was_moved(self) -> bool:
+        """Whether the path leads to another file now than the one that is open."""
+        ours = os.fstat(self._file.fileno())
+        if not stat.S_ISREG(ours.st_mode):
+            return False
+        try:
+            return not os.path.samestat(ours, os.stat(self._path))
+        except FileNotFoundError:
+            return True
 
     def _aside(self, number: int) -> Path:
         return self._path.with_name(f"{self._path.name}.{number}")
 
 
 class JsonLinesSink(EventSink):
-    """One JSON object a line.
+    """Writes one JSON object per line.
 
     Raises:
-        StorageError: the path cannot be written; said before the loop starts.
+        StorageError: the path cannot be written, or another run writes it; raised before the loop starts.
     """
 
     def __init__(self, path: Path, *, rotation: Rotation | None = None) -> None:
@@ -145,10 +167,13 @@ class JsonLinesSink(EventSink):
 
 
 class CsvSink(EventSink):
-    """One row an event, with the columns `CSV_COLUMNS`; what is not text or a number is JSON.
+    """Writes one row per event, with the columns `CSV_COLUMNS`; what is not text or a number is JSON.
+
+    Text that a spreadsheet would run as a formula begins with an apostrophe.
 
     Raises:
-        StorageError: the path cannot be written, or has other columns; said before the loop starts.
+        StorageError: the path cannot be written, has other columns, or another run writes it; raised before the loop
+            starts.
     """
 
     def __init__(self, path: Path, *, rotation: Rotation | None = None) -> None:
@@ -165,6 +190,17 @@ class CsvSink(EventSink):
         self._lines.close()
 
 
+def _lock(file: io.FileIO, path: Path) -> None:
+    """Locks the file for as long as it is open, however the process ends."""
+    try:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        raise StorageError(f"another run writes {path}: give each run its own file") from None
+    except OSError as error:
+        if error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP):  # network file systems without locks
+            raise
+
+
 def _append(file: io.FileIO, line: bytes) -> None:
     written = 0
     try:
@@ -179,7 +215,7 @@ def _append(file: io.FileIO, line: bytes) -> None:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, allow_nan=False)
+    return spreadsheet_cell(value) if isinstance(value, str) else json.dumps(value, ensure_ascii=False, allow_nan=False)
 
 
 def _row(cells: list[str]) -> bytes:

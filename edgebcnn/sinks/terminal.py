@@ -1,4 +1,4 @@
-"""What does a person at the terminal see of the frames?"""
+"""Shows events as lines, and the progress of a source that ends, at the terminal."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from typing import TextIO
 
 from edgebcnn.loop.reading import Reading
 from edgebcnn.loop.shelf_reading import ShelfReading
+from edgebcnn.printable import visible
 from edgebcnn.progress import Reporter
 from edgebcnn.sinks.event import Event
 from edgebcnn.sinks.outlet import EventSink
@@ -14,7 +15,7 @@ from edgebcnn.sources.frames import Frame
 
 
 class TerminalSink(EventSink):
-    """One line an event; the stream stays open, it is the caller's."""
+    """Prints one line per event; the stream stays open, it is the caller's."""
 
     name = "terminal"
 
@@ -22,12 +23,12 @@ class TerminalSink(EventSink):
         self._stream = stream
 
     def write(self, event: Event) -> None:
-        """Prints the event as a line for people."""
-        print(event.for_people(), file=self._stream, flush=True)
+        """Prints the event as a line, with control characters written out."""
+        print(visible(event.for_people()), file=self._stream, flush=True)
 
 
 class ProgressSink:
-    """A progress bar, for a source whose end is known; it takes readings from the loop itself."""
+    """A progress bar for a source whose length is known; it takes readings from the loop directly."""
 
     def __init__(self, reporter: Reporter, total: int) -> None:
         self._stack = ExitStack()
@@ -35,15 +36,15 @@ class ProgressSink:
         self._passed = 0
 
     def write(self, reading: Reading) -> None:
-        """Moves the bar to the frame that was read, past those that could not be."""
+        """Moves the bar to this frame, past the unreadable ones before it."""
         self._pass(reading.frame)
 
     def write_shelf(self, frame: Frame, reading: ShelfReading) -> None:
-        """The same, for a frame whose slots were read."""
+        """Moves the bar to a frame whose slots were read."""
         self._pass(frame.index)
 
     def close(self) -> None:
-        """Leaves the terminal to what is printed next."""
+        """Ends the bar."""
         self._stack.close()
 
     def _pass(self, frame: int) -> None:
