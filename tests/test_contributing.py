@@ -59,7 +59,14 @@ def test_each_name_in_a_step_stands_in_the_file_of_that_step(kind: str) -> None:
             assert re.search(rf"\b{name}\b", source), f"{path} has no {name}"
 
 
-@pytest.mark.parametrize(("entry", "file"), [("mse", "quantize/calibration/ranges.py")])
+@pytest.mark.parametrize(
+    ("entry", "file"),
+    [
+        ("mse", "quantize/calibration/ranges.py"),
+        ("vgg19", "model/backbones.py"),
+        ("efficientnet_b0", "model/backbones.py"),
+    ],
+)
 def test_an_entry_of_a_registry_is_named_in_no_other_file(entry: str, file: str) -> None:
     package = ROOT / "edgebcnn"
     holders = {str(path.relative_to(package)) for path in package.rglob("*.py") if entry in _constants(path)}
@@ -168,6 +175,26 @@ def test_a_new_backbone_is_one_entry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(BACKBONES, "toy", Backbone("toy", published, "toy_conv", pretrained=False))
     bcnn = build(Architecture(streams="toy", pooling="hadamard", rank=8, tail="tanh", classes=3))
     assert bcnn.model(np.zeros((1, 16, 16, 3), np.float32)).shape == (1, 3)
+
+
+def test_a_new_pooling_is_one_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from edgebcnn.model import heads
+    from edgebcnn.model.bcnn import Architecture, build
+
+    (tmp_path / "toy.py").write_text(
+        "from edgebcnn.model.head import Head\n\n\n"
+        "class Toy(Head):\n"
+        "    tails = ('none',)\n\n"
+        "    def pool(self, shape, maps):\n"
+        "        from edgebcnn.model.keras import keras\n\n"
+        "        return keras.layers.GlobalMaxPooling2D(name='highest')(maps[0])\n\n\n"
+        "HEAD = Toy()\n"
+    )
+    monkeypatch.setattr(heads, "__path__", [*heads.__path__, str(tmp_path)])
+    assert "toy" in heads.compact_names()
+    bcnn = build(Architecture(streams="small", pooling="toy", tail="none", classes=3))
+    assert bcnn.model(np.zeros((1, 32, 32, 3), np.float32)).shape == (1, 3)
+    sys.modules.pop("edgebcnn.model.heads.toy", None)
 
 
 def _constants(path: Path) -> set[str]:
