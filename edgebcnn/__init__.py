@@ -17,8 +17,8 @@ _API = (
 )
 _ERRORS = (
     *("AlarmError", "BundleError", "CameraError", "DataError", "DeviceError", "DivergedError", "EdgebcnnError"),
-    *("FindingsError", "GateError", "Interrupted", "MissingExtraError", "QuantizationError", "RunError", "SinkError"),
-    *("SlotsError", "StorageError", "TrainingError", "UnreadablePhotoError"),
+    *("FindingsError", "GateError", "HangError", "Interrupted", "MissingExtraError", "QuantizationError", "RunError"),
+    *("SinkError", "SlotsError", "StorageError", "TrainingError", "UnreadablePhotoError"),
 )
 _MODULE_OF = {**dict.fromkeys(_API, "edgebcnn.api"), **dict.fromkeys(_ERRORS, "edgebcnn.errors")}
 

@@ -17,6 +17,7 @@
     ├── GateError               13   an export that lost too much accuracy to be shipped
     ├── SinkError               14   a broker, webhook, port, token or window that cannot show or take events
     ├── AlarmError              15   a model that no longer answers as it should while it runs
+    ├── HangError               16   a stage of the loop that hangs, which ends the process; starting again helps
     └── Interrupted            130   Ctrl-C or SIGTERM ended the command; what was reached is kept
 
 Exit code 2 is click's, for a wrong command line. Every message is one sentence that says what is wrong, where, and what
@@ -162,6 +163,12 @@ class AlarmError(EdgebcnnError):
     """A model that no longer answers as it should while it runs, where that ends the run."""
 
     exit_code = 15
+
+
+class HangError(EdgebcnnError):
+    """A stage of the loop that took so long that the process ended itself; a service manager restarts it."""
+
+    exit_code = 16
 
 
 class Interrupted(EdgebcnnError):

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgebcnn.errors import DeviceError
+from edgebcnn.errors import HangError
 from edgebcnn.loop.supervise import ServiceManager, Watchdog
 from tests.mjpeg_server import network_camera
 from tests.test_camera_source import wait_until
@@ -91,7 +91,7 @@ with watchdog.watching():
     time.sleep(60)
 """
     ended = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=30)
-    assert ended.returncode == DeviceError.exit_code
+    assert ended.returncode == HangError.exit_code
     assert ended.stderr.startswith("Error: the loop hangs: it has been at 'classify' for 0 s; ")
 
 

@@ -115,7 +115,7 @@ def test_golden_photos_that_do_not_fit_the_bundle_are_named(bundle: Bundle, tmp_
     other = with_golden(bundle, tmp_path / "other", full=np.zeros((12, 3), np.float32))
     result = typed("check", other.path)
     assert result.exit_code == BundleError.exit_code
-    assert "golden.npz: full has shape (12, 3), not (12, 4): export the bundle again" in result.stderr
+    assert "(full is float32 (12, 3), not (12, 4)): export the bundle again" in result.stderr
 
 
 def test_a_precision_that_the_bundle_lacks_is_named_with_its_remedy(bundle: Bundle) -> None:

@@ -15,7 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 
-from edgebcnn.errors import CameraError, DeviceError, EdgebcnnError, StorageError
+from edgebcnn.errors import HangError
 from edgebcnn.sources.frames import Source
 
 HANG_S = 30.0  # the slowest board classifies a frame within seconds
@@ -101,14 +101,6 @@ class ServiceManager:
             datagrams.sendto(message.encode(), self._address)
 
 
-_TO_BLAME: dict[str, type[EdgebcnnError]] = {
-    "classify": DeviceError,
-    GOLDEN_STAGE: DeviceError,
-    "write": StorageError,
-    "close": StorageError,
-}
-
-
 def end_at_once(stage: str, took_s: float) -> None:
     """Says which stage hangs and ends the process: what hangs in native code would never let it end otherwise.
 
@@ -120,7 +112,7 @@ def end_at_once(stage: str, took_s: float) -> None:
         file=sys.stderr,
         flush=True,
     )
-    os._exit(_TO_BLAME.get(stage, CameraError).exit_code)
+    os._exit(HangError.exit_code)
 
 
 @contextmanager
