@@ -11,7 +11,6 @@ PIP_INSTALL = -m pip install --disable-pip-version-check
 BIN = $(VENV)/bin
 BASE_BIN = $(BASE_VENV)/bin
 TINY = $(BASE_VENV)/tiny
-TRAINING = $(patsubst %,tests/test_%.py,streams heads compress train)
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-slow lint base-test docs clean
@@ -26,10 +25,9 @@ demo: $(VENV)/.train  ## Install, then do the whole job on a generated shelf
 test: lint  ## Install, then lint, types, import contract and tests
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-# Models that are built and trained: most of the tests that take minutes, and none of them is of time, so two at once.
 test-slow: $(VENV)/.dev  ## The tests that take minutes
-	$(BIN)/python -m pytest -m slow --numprocesses 2 $(TRAINING)
-	$(BIN)/python -m pytest -m slow $(TRAINING:%=--ignore %)
+	$(BIN)/python -m pytest -m "slow and not timing" --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest -m "slow and timing"
 
 lint: $(VENV)/.dev  ## Lint, format, types and import contract
 	$(BIN)/ruff check .

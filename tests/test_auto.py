@@ -66,6 +66,7 @@ def test_the_fastest_that_is_right_is_chosen_and_the_others_say_why_not(
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 @pytest.mark.timeout(1200)
 def test_the_choice_is_right_every_time(bundle: Bundle, planted: dict[str, DeviceProfile]) -> None:
     shuffled = random.Random(1)

@@ -286,8 +286,8 @@ def test_kills_at_random_moments_leave_whole_frames_and_keep_the_cap(tmp_path: P
 
 
 @pytest.mark.slow
-def test_fifty_kills_at_random_moments_leave_whole_frames_and_keep_the_cap(tmp_path: Path) -> None:
-    kill_again_and_again(tmp_path, times=50)
+def test_twenty_kills_at_random_moments_leave_whole_frames_and_keep_the_cap(tmp_path: Path) -> None:
+    kill_again_and_again(tmp_path, times=20)
 
 
 def kill_again_and_again(tmp_path: Path, *, times: int) -> None:

@@ -100,7 +100,7 @@ def test_a_day_too_short_to_settle_is_told_and_promises_nothing() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(5400)
 def test_a_model_that_the_demo_trains_keeps_what_the_slots_promise(demo: Path) -> None:
-    others_than_chose_the_thresholds = ["--first-seed", "100", "--seeds", "3"]
+    others_than_chose_the_thresholds = ["--first-seed", "100", "--seeds", "2"]
     bundle = str(demo / "runs" / "latest" / "bundle")
     result = CliRunner().invoke(shelf_states.main, [bundle, *others_than_chose_the_thresholds])
     assert result.exit_code == 0, result.stderr

@@ -33,6 +33,7 @@ def test_the_soaks_own_checks_can_fail() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timing
 @pytest.mark.skipif(not NOTICES_EVERY_DAMAGE, reason="needs simplejpeg")
 @pytest.mark.parametrize("camera", ["http", "rtsp"])
 @pytest.mark.skipif(not MOSQUITTO, reason="needs a broker: sudo apt install mosquitto")
