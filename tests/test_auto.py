@@ -21,7 +21,7 @@ from edgebcnn.errors import DeviceError
 from tests.stub_delegate import WHOLE, compiled, using
 from tests.tiny_bundle import make_tiny_bundle
 
-RUNS = 20
+RUNS = 8
 
 
 @pytest.fixture(scope="module")

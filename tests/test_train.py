@@ -343,9 +343,9 @@ def test_a_run_killed_at_three_random_moments_ends_finished(data: Path, tmp_path
     # More epochs, even on a fast machine, than the three lives below have time for.
     long = [*QUICK, "--epochs", "100", "--head-epochs", "30", "--patience", "1000"]
     arguments: tuple[object, ...] = ("train", "--data", data, "--runs", runs, "--name", "killed", *long)
-    for lines, within_s in ((0, 4), (10, 1), (70, 1)):  # at the start, and in a stage
+    for rows, within_s in ((0, 4), (10, 1), (70, 1)):  # at the start, and in a stage
         process = started(*arguments)
-        while process.poll() is None and lines > (len(history.read_text().splitlines()) if history.exists() else 0):
+        while process.poll() is None and rows > (len(history.read_text().splitlines()) if history.exists() else 0):
             time.sleep(0.05)
         with pytest.raises(subprocess.TimeoutExpired):
             process.wait(moments.uniform(0, within_s))
