@@ -1,4 +1,4 @@
-"""Which products stand on the demo shelf, and what does each pack look like?
+"""Defines the products of the demo shelf and draws their packs.
 
 Six families of four packs. Inside a family everything is the same but one cue: a percentage, a flavour, or a stripe.
 Packs are drawn with OpenCV in a square of 100 x 100 units, x to the right and y down. The lettering is our own, because

@@ -1,4 +1,4 @@
-"""What does a pack look like on a shelf, from where a camera happens to stand?
+"""Draws a pack on a shelf, as seen from a random camera position.
 
 A scene is a pack on a shelf: a backdrop, neighbours, something in the way, and light. A camera pose photographs it.
 """

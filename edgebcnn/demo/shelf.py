@@ -1,4 +1,4 @@
-"""How does the demo get labelled photos and a video without a camera, a download or a person?
+"""Draws the labelled photos and the video of the demo, without a camera or a download.
 
 A photo is a new scene in one pose; the video keeps a scene while the camera moves, and cuts to the next product.
 

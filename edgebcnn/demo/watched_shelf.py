@@ -1,4 +1,4 @@
-"""What does a camera above a shelf see while people shop, and what is true in each slot?
+"""Simulates a camera above a shelf while people shop, with the true content of each slot.
 
 Two boards of four slots. Packs are taken, put back, swapped for look-alikes and for packs that no model was trained
 on; hands reach in, people walk by and stand in the way; the light drifts and is switched; the sensor is noisy. A slot's

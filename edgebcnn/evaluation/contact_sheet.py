@@ -1,4 +1,4 @@
-"""Which photos was a model surest of, and wrong?"""
+"""Draws the wrong predictions with the highest confidence as a contact sheet."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How good is a model, full, compact or edge, on labelled photos, and is another one better on the same photos?"""
+"""Evaluates a full, compact or edge model on labelled photos, and compares two models on the same photos."""
 
 from __future__ import annotations
 

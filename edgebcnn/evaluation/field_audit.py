@@ -1,4 +1,4 @@
-"""What does the full model say of the frames that a device kept?
+"""Compares the edge model with the full model on frames that a device sampled.
 
 The sample is asked about first, then the photos that its run held out, which are what the edge model was judged by at
 export; where those are gone, the golden photos of the bundle. Answers are saved as they come: an audit that was stopped

@@ -1,4 +1,4 @@
-"""On which labelled photos is a model judged: those that its run held out, or a folder of somebody's own?
+"""Chooses the labelled photos for an evaluation: a run's held-out photos, or a folder.
 
 A folder's products are matched to the model's by name. It need not be fit to train on: one photo of one product is
 enough, and a folder that has no splits is taken whole.

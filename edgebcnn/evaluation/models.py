@@ -1,4 +1,4 @@
-"""Which model does a path name, a run's or a bundle's, and what does it say of photos?
+"""Opens a run's or a bundle's model by its path and runs inference with it.
 
 A run holds a full and a compact model in Keras, a bundle a model file for each precision. Here they are alike: opened
 by a path, asked for probabilities.

@@ -1,4 +1,4 @@
-"""How does a compact model start from a trained full one, rather than from random weights?
+"""Initializes a compact model from a trained full one instead of from random weights.
 
 The backbone is copied. The classifier of the outer product is factorized (`edgebcnn.model.factorize`), which needs no
 photo; then `settle` fits what a tail adds, one scale for the logits and the ranges of a `tanh` tail, to a few photos.

@@ -1,4 +1,4 @@
-"""How is the classifier of an outer product written in one low-rank form that all products share?
+"""Factorizes the classifier of an outer product into one low-rank form that all products share.
 
 A linear classifier of the outer product X (M×N) holds a matrix Wₖ (M×N) for each of K products and answers ⟨Wₖ, X⟩.
 Every form here writes all of them by few vectors, so that X need not be formed:

@@ -1,4 +1,4 @@
-"""How is a user's own Keras model opened, without running code that is hidden in it?
+"""Opens a user's own Keras model without running code that is hidden in it.
 
 A Keras file names classes and functions, and some of them run what the file says: a Lambda layer holds compiled Python.
 So its description is read as plain data first, and only what is known to be harmless is opened.

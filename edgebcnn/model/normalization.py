@@ -1,4 +1,4 @@
-"""How does a network learn whose normalisation keeps its stored statistics, without going through it?
+"""Folds batch normalization with stored statistics into the convolutions, so that fine-tuning runs faster.
 
 A convolution and the normalisation behind it are one convolution then:
 

@@ -1,4 +1,4 @@
-"""Which numbers does each network want for a pixel?
+"""Converts pixels from the common input range to the one that a network was trained on.
 
 Every model of ours takes RGB in [-1, 1], whatever its streams are: one input serves two that differ, and bundles,
 devices and calibration need not know. What a stream wants instead is computed by its first layer, a 1×1 convolution

@@ -1,4 +1,4 @@
-"""How are the two streams of a B-CNN, and what belongs to each of them, written?
+"""Parses the notation for the two streams of a B-CNN, their weights and their frozen layers.
 
 | spelling                       | stream                                                                         |
 |--------------------------------|--------------------------------------------------------------------------------|

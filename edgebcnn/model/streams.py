@@ -1,4 +1,4 @@
-"""How do two streams become feature maps on one grid, and how are they cut in two for training?
+"""Builds the two streams, aligns their feature maps on one grid, and cuts them into a frozen and a trainable part.
 
 Two maps on different grids are aligned by averaging the finer one over the cells of the coarser, an op that every
 runtime has in int8; so one grid must be a whole multiple of the other, as those of all our backbones are.

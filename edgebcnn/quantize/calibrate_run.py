@@ -1,4 +1,4 @@
-"""How is the int8 model of a run calibrated, and what is there to see of it before an export?"""
+"""Calibrates the int8 model of a run, and previews its calibration before an export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What may be chosen of an export?"""
+"""Defines the options of an export."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does a trained run become a bundle?
+"""Turns a trained run into a bundle.
 
     calibrate ── convert ── audit ── evaluate ── gate ── bundle
 

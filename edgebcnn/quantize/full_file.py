@@ -1,4 +1,4 @@
-"""How does the full model reach a device that can run it beside the loop? As a float32 `.tflite` file in the bundle."""
+"""Converts the full model to a float32 `.tflite` file of the bundle, for comparison on the device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Did a model file lose so much against the compact model that it must not be shipped?
+"""Decides whether a model file lost too much accuracy against the compact model to be exported.
 
 Three things are judged on the same held-out photos: top-1, each product, and for each product the one that it is newly
 taken for. Each refuses an export when its loss is both large and real: larger, as measured, than a limit, and more than

@@ -1,4 +1,4 @@
-"""Which photos does a device replay, to know whether it computes what was computed at export?
+"""Chooses the golden photos that a device replays to verify that it computes what the export computed.
 
 Two kinds of held-out photos, chosen by a fixed seed and by what the models say of them:
 

@@ -1,4 +1,4 @@
-"""What do a run's models and its model files say of the photos that were held out?"""
+"""Runs inference on the held-out photos with a run's models and its exported model files."""
 
 from __future__ import annotations
 

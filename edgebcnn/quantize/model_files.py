@@ -1,4 +1,4 @@
-"""Which model files does an export make, and what do the layers of each lose?
+"""Makes the model files of an export and measures the error of their layers.
 
 - `int8` is calibrated on photos, and may be fine-tuned then. `mixed` is the same with the layers that cost the most in
   float; `int16` and `dynamic` get the same corrected biases, and are never fine-tuned.

@@ -1,4 +1,4 @@
-"""Would other photos have given the same int8 model?
+"""Measures how far an int8 model depends on the choice of calibration photos.
 
 A second model is calibrated on training photos that the first did not use, as many and chosen alike, and both answer on
 training photos that neither used. Noise, black frames or other extreme pictures give ranges that real photos do not,

@@ -1,4 +1,4 @@
-"""Where may a new run go, and who may work in it?"""
+"""Decides where a new run may be created, and locks a run against other processes."""
 
 from __future__ import annotations
 

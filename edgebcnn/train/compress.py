@@ -1,4 +1,4 @@
-"""What does `edgebcnn compress` do with an already trained full model?
+"""Runs `edgebcnn compress`: factorizes and distills a trained full model.
 
     RUN/full ── factorize its classifier ── distil the head from it ── (fine-tune the backbone) ── compare
 

@@ -1,4 +1,4 @@
-"""How long does a head take, from feature map to logits, in the runtime of the device?"""
+"""Measures the latency of a head, from feature map to logits, in the device's runtime."""
 
 from __future__ import annotations
 

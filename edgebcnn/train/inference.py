@@ -1,4 +1,4 @@
-"""How is a network asked that is not learning?"""
+"""Runs inference on a network outside training."""
 
 from __future__ import annotations
 

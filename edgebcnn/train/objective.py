@@ -1,4 +1,4 @@
-"""What does a training step bring down: which targets, how are they mixed, and what does the teacher add?"""
+"""Defines the loss of a training step: targets, mixing of examples, and the distillation losses."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How do accuracy and agreement grow with the size and the latency of a compact head, in a picture?"""
+"""Plots accuracy and agreement against the size and the latency of the compact head."""
 
 from __future__ import annotations
 

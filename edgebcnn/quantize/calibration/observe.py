@@ -1,4 +1,4 @@
-"""Which values flow between the ops of a float model file, and how does a range that we chose get into the file?
+"""Observes the values that flow between the ops of a float model file, and writes chosen ranges into the file.
 
 The file runs as it is on each photo, on plain float kernels, and every tensor is read. A range is an annotation of its
 tensor, `min` and `max`, which the quantizer reads; the float model computes the same with it as without.

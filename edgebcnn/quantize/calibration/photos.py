@@ -1,4 +1,4 @@
-"""Which photos does an int8 model learn its ranges from: training photos, or a folder of what the device captured?
+"""Chooses calibration photos, from the training photos or from a folder of captured ones.
 
 A range follows from the values that a tensor takes on the chosen photos. What they do not show is clipped on the
 device, so every product is there, from every store or shelf if the recipe tells them apart, in its dark, middling and

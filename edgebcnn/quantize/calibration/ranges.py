@@ -1,4 +1,4 @@
-"""Between which lowest and highest value are the 256 steps of an int8 tensor spread?
+"""Chooses the range that the 256 steps of an int8 tensor cover.
 
 | method       | range                                                                                              |
 |--------------|----------------------------------------------------------------------------------------------------|

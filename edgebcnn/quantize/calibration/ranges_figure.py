@@ -1,4 +1,4 @@
-"""What does each int8 tensor keep of the values that were seen, in a picture?"""
+"""Plots what each int8 tensor keeps of the values it saw."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Is every op of a `.tflite` file an integer op?
+"""Audits whether every op of a `.tflite` file is an integer op.
 
 The converter leaves ops that it cannot quantize (SIGN, NEG, SQUARE, ELU among them) in float between a DEQUANTIZE and a
 QUANTIZE, without a word, even when it was asked for integer ops only. So the file itself is read.

@@ -1,4 +1,4 @@
-"""What does each layer of a quantized model file lose?
+"""Measures the error of each layer of a quantized model file.
 
 Two answers, from the same photos:
 

@@ -1,4 +1,4 @@
-"""Which layers of a quantized model file lose the accuracy? As export measured it: values, JSON, a table."""
+"""Holds the measured errors of the layers of a quantized model file: values, JSON, a table."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which layers lose the accuracy, in a picture?"""
+"""Plots which layers lose accuracy."""
 
 from __future__ import annotations
 

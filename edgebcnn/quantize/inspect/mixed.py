@@ -1,4 +1,4 @@
-"""Which few layers of an int8 model are worth float arithmetic, and what do they cost?
+"""Chooses the few layers of an int8 model that are worth float arithmetic, and measures what they cost.
 
 Layers are taken in the order of what each costs alone, with the layers that they feed, so that what flows between them
 is not rounded either. It ends when the answers are half as far from the float model's as those of int8, or at

@@ -1,4 +1,4 @@
-"""Does the old tflite-runtime 2.14 run a model file, and does it give the same answers?
+"""Checks that tflite-runtime 2.14 runs a model file and gives the same predictions as LiteRT.
 
 It alone has wheels for 32-bit ARM. It refuses a file with one op that it does not know in that version; so the file is
 read first, and where an environment with that runtime is named, the file runs there as well.

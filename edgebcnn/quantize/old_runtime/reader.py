@@ -1,4 +1,4 @@
-"""What does tflite-runtime say of these images? Run in an environment that has nothing but it and NumPy.
+"""Runs inference with tflite-runtime, in an environment that has nothing but it and NumPy.
 
 `python old_runtime_reader.py DIR` reads `model.tflite` and `images.npy` there, writes `outputs.npy`, and prints a dot
 for each image and in the end the runtime's version as JSON.

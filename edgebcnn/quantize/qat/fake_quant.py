@@ -1,4 +1,4 @@
-"""How does a model file become a network that can learn with its rounding in sight?
+"""Rebuilds a model file as a network that trains with simulated quantization.
 
 Op by op, it is built again in Keras, and tensorflow-model-optimization wraps every op: what flows out of it, and the
 weights that learn, are rounded to the steps of the int8 file that was made of it. Rounding is a staircase; its gradient

@@ -1,4 +1,4 @@
-"""What does each op of a model file compute, as a Keras layer that can be learned through?
+"""Rebuilds each op of a model file as a trainable Keras layer.
 
 A layer of weights keeps them in units of its own, so that one learning rate suits them all: those of a folded
 normalisation differ a thousandfold between channels. A weight is 1 at 127 steps of its channel, where the largest of

@@ -1,4 +1,4 @@
-"""How does an int8 model learn to live with its rounding?
+"""Fine-tunes an int8 model with its rounding in the forward pass (quantization-aware training).
 
     int8 file ── network with the same rounding ── a few epochs on training photos ── float file ── int8 file
 

@@ -1,4 +1,4 @@
-"""What does rounding the weights of a layer add to its output on average, and how is it taken back?
+"""Corrects the biases for the mean error that rounding the weights adds to the output of a layer.
 
 Rounded weights w + Δ shift the mean of an output channel by E[Δ·x] = Δ·E[x], summed over the kernel. The shift is the
 same for all photos, so the bias can take it back: b - Δ·E[x] (Nagel et al. 2019, arXiv 1906.04721, section 4.2, with

@@ -1,4 +1,4 @@
-"""How do all channels of a tensor come to fill the one int8 range that they share?
+"""Equalizes the channels of a tensor, so that each fills the int8 range that all share.
 
 A channel whose values end at an eighth of the range has an eighth of its steps. So what the layer before gives is
 multiplied, channel by channel, and the layer after takes it back (cross-layer equalization, Nagel et al. 2019, arXiv

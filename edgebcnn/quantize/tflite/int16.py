@@ -1,4 +1,4 @@
-"""How does a float model file get int16 activations beside int8 weights?
+"""Quantizes a float model file to int16 activations and int8 weights.
 
 TFLite calls this 16x8. Steps are 256 times as fine as those of int8, so that min-max ranges lose next to nothing; what
 is left is the rounding of the weights, which corrected biases mostly make up for. No op of it ever reaches XNNPACK: on

@@ -1,4 +1,4 @@
-"""How does a float model file become an int8 one, with the ranges that we chose?
+"""Quantizes a float model file to int8 with ranges that we choose.
 
     observe on photos ── choose a range for each tensor ── TensorFlow's quantizer ── correct the biases ── once more
             └── scale the channels, where a recipe asks for it ── observe again

@@ -1,4 +1,4 @@
-"""How does another runtime learn from the model file alone what goes in and what comes out?
+"""Writes standard TFLite metadata, so that other runtimes know the inputs and outputs from the model file alone.
 
 From standard TFLite metadata, which MediaPipe Tasks and Android's tools read: the model file gains a buffer called
 `TFLITE_METADATA`, and a zip archive at its end with the files that the buffer names.

@@ -1,4 +1,4 @@
-"""What becomes of a dense layer in which a few weights are far larger than the rest?
+"""Splits the outlier weights of a dense layer into a layer of their own.
 
 A row of int8 weights has one step, as wide as its largest weight needs, and all others are rounded to it. A classifier
 that began as the factorized one of a full model has a weight or two for each product that are tens of times as large as
