@@ -32,6 +32,7 @@ MAX_FILES = 15  # what a reader still takes in at a glance, `__init__.py` includ
 LARGER_FOLDERS = {
     ".": "the front door (api, __init__, __main__) beside what all folders share",
     "cli": "one file per command, so that its name is the file's",
+    "device": "one file per way to run a model, and one per way to try it first",
 }
 
 

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgebcnn.bundle import Bundle, Label, ModelFile, Precision, Tensor
+from edgebcnn.device.admission import admit
 from edgebcnn.device.profile import DeviceProfile
 from edgebcnn.device.runtime import Runtime, TensorSpec, load_runtime
 from edgebcnn.errors import BundleError, DeviceError
@@ -206,6 +207,7 @@ class Classifier:
     ) -> Classifier:
         """Loads one of a bundle's models and runs it once, so that the first frame does not pay for the set-up.
 
+        A file that this machine has not run yet is tried first, in a process of its own (`edgebcnn.device.admission`).
         Whether a profile's delegate computes what it should is not looked at; `edgebcnn.device.delegate` does that.
 
         Args:
@@ -216,8 +218,37 @@ class Classifier:
             fallback: For the receipt: why the CPU computes what another profile wanted elsewhere.
 
         Raises:
-            BundleError: there is no model of that precision, or its file does not fit the manifest.
+            BundleError: there is no model of that precision, or its file crashes or does not fit the manifest.
             DeviceError: the runtime or the delegate is not installed, or cannot load the model.
+        """
+        chosen = precision or preferred_precision(bundle, profile)
+        admit(bundle.model_path(chosen), profile, threads=threads)
+        return cls.load_untried(bundle, precision=chosen, threads=threads, profile=profile, fallback=fallback)
+
+    @classmethod
+    def load_untried(
+        cls,
+        bundle: Bundle,
+        *,
+        precision: Precision | None = None,
+        threads: int | None = None,
+        profile: DeviceProfile | None = None,
+        fallback: str | None = None,
+    ) -> Classifier:
+        """Loads like `from_bundle`, but in this process at once, which a damaged model file may crash.
+
+        For a process that is itself a trial, and for files that this process has written or tried.
+
+        Args:
+            bundle: As `from_bundle`, and so are the others.
+            precision: Which model.
+            threads: CPU threads.
+            profile: Runtime and delegate.
+            fallback: For the receipt.
+
+        Raises:
+            BundleError: as `from_bundle`.
+            DeviceError: as `from_bundle`.
         """
         chosen = precision or preferred_precision(bundle, profile)
         path = bundle.model_path(chosen)

@@ -75,14 +75,15 @@ def open_classifier(
     """
     check_cores(profile, threads)
     chosen = precision or preferred_precision(bundle, profile)
-    fallback = None
+    fallback, load = None, Classifier.from_bundle
     if profile.is_accelerator:
         golden = read_golden(bundle, chosen)
         judged = try_delegate(bundle, profile, golden, precision=chosen, threads=threads, policy=policy, calls=0)
         if judged.problem:
             raise DeviceError(judged.problem)
         profile, fallback = judged.profile, judged.trial.receipt.fallback
-    classifier = Classifier.from_bundle(bundle, precision=chosen, threads=threads, profile=profile, fallback=fallback)
+        load = Classifier.load_untried  # the golden photos were its trial
+    classifier = load(bundle, precision=chosen, threads=threads, profile=profile, fallback=fallback)
     if problem := _left_ops(classifier.receipt, profile, policy):
         raise DeviceError(problem)
     return classifier

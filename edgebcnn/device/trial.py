@@ -1,4 +1,4 @@
-"""What does a model do on a delegate, tried in a process of its own?
+"""Tries a model on a delegate in a process of its own.
 
 Delegates crash, hang and abort. `try_model` starts `python -m edgebcnn.device.trial FOLDER`, which replays the golden
 photos and leaves its results in the folder; whatever happens there becomes one sentence here.
@@ -7,7 +7,6 @@ photos and leaves its results in the folder; whatever happens there becomes one 
 from __future__ import annotations
 
 import json
-import os
 import re
 import resource
 import signal
@@ -15,7 +14,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +24,7 @@ from numpy.typing import NDArray
 from edgebcnn import errors
 from edgebcnn.atomic import storage_errors, write_json
 from edgebcnn.bundle import Bundle, Precision, open_bundle
+from edgebcnn.device.admission import own_environment
 from edgebcnn.device.classifier import Classifier, Receipt
 from edgebcnn.device.profile import DeviceProfile
 from edgebcnn.device.selftest import read_golden
@@ -102,7 +101,8 @@ def try_model(
         write_json(folder / _REQUEST, request)
         ended = _run(folder, timeout_s)
         if not (folder / _RESULT).exists():
-            raise DeviceError(f"{profile.processor} {_how_it_ended(folder, ended, timeout_s)}: use the profile cpu")
+            remedy = "use the profile cpu" if profile.is_accelerator else "copy the bundle again, or export it again"
+            raise DeviceError(f"{profile.processor} {_how_it_ended(folder, ended, timeout_s)}: {remedy}")
         result = json.loads((folder / _RESULT).read_bytes())
         if "error" in result:
             kind: type[EdgebcnnError] = getattr(errors, result["error"])
@@ -133,12 +133,6 @@ def _run(folder: Path, timeout_s: float) -> int | None:
             return None
 
 
-def own_environment() -> Mapping[str, str]:
-    """Ours, so that the process finds this edgebcnn, and no module that happens to lie in the working folder."""
-    path = os.pathsep.join(filter(None, (str(Path(__file__).parents[2]), os.environ.get("PYTHONPATH"))))
-    return {**os.environ, "PYTHONPATH": path, "PYTHONSAFEPATH": "1"}
-
-
 def _how_it_ended(folder: Path, code: int | None, timeout_s: float) -> str:
     if code is None:
         return f"gave no answer within {timeout_s:.0f} s"
@@ -167,7 +161,7 @@ def _tried(bundle: str, profile: dict[str, Any], precision: Precision, threads: 
     golden = read_golden(opened, precision)
     chosen = DeviceProfile.model_validate(profile)
     started_s = time.monotonic()
-    classifier = Classifier.from_bundle(opened, precision=precision, threads=threads, profile=chosen)
+    classifier = Classifier.load_untried(opened, precision=precision, threads=threads, profile=chosen)
     load_ms = 1000 * (time.monotonic() - started_s)
     outputs = classifier.probabilities(golden.pixels)
     latencies_ms = _latencies_ms(classifier, golden.pixels, calls)

@@ -26,9 +26,9 @@ from numpy.typing import NDArray
 
 from edgebcnn import errors
 from edgebcnn.bundle import Label
+from edgebcnn.device.admission import own_environment
 from edgebcnn.device.classifier import Classifier
 from edgebcnn.device.runtime import load_runtime
-from edgebcnn.device.trial import own_environment
 from edgebcnn.errors import BundleError, DeviceError, EdgebcnnError
 from edgebcnn.preprocessing import Preprocessing
 

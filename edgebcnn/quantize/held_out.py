@@ -127,7 +127,7 @@ def _draft(output: Path, manifest: Manifest, run: TrainedRun, files: Mapping[str
 
 
 def _edges(run: TrainedRun, draft: Bundle, reporter: Reporter) -> dict[Precision, Probabilities]:
-    classifiers = ((name, Classifier.from_bundle(draft, precision=name)) for name in draft.manifest.models)
+    classifiers = ((name, Classifier.load_untried(draft, precision=name)) for name in draft.manifest.models)
     return _said(run, ((name, partial(run_through, each.probabilities)) for name, each in classifiers), reporter)
 
 

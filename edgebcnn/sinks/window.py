@@ -20,7 +20,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebcnn.device.trial import own_environment
+from edgebcnn.device.admission import own_environment
 from edgebcnn.errors import SinkError
 from edgebcnn.loop.reading import Reading
 from edgebcnn.loop.shelf_reading import ShelfReading
