@@ -181,7 +181,7 @@ def opencv_on_one_thread() -> Iterator[None]:
 
 def _wired(basis: Basis, folder: SampleFolder | None, redact: Redact | None, *, lines: bool) -> Run:
     choices, watch, source, reporter = basis.choices, basis.watch, basis.source, basis.reporter
-    pace, reader = choices.shelf.pace(source), ShelfReader(watch, source) if watch else None
+    frame_rate, reader = choices.shelf.frame_rate(source), ShelfReader(watch, source) if watch else None
     page = choices.web.open(reporter=reporter, in_a_hurry=basis.stop.is_set)
     window = Window(source.name, watch=watch, stop=basis.stop, reporter=reporter) if choices.show else None
     events = _sinks(basis, [page.news] if page else [], lines=lines)
@@ -207,7 +207,7 @@ def _wired(basis: Basis, folder: SampleFolder | None, redact: Redact | None, *, 
         frame_sinks=[] if reader else seen_by,
         shelf=reader,
         shelf_sinks=[*told, *seen_by] if reader else [],
-        pace=pace,
+        frame_rate=frame_rate,
         limits=choices.limits(),
         watchdog=basis.watchdog,
     )

@@ -12,8 +12,8 @@ import pytest
 from numpy.typing import NDArray
 
 from edgebcnn.device.classifier import Classifier, Prediction
+from edgebcnn.loop.frame_rate import FrameRateLimit
 from edgebcnn.loop.loop import CameraLoop
-from edgebcnn.loop.pace import Pace
 from edgebcnn.loop.quality import FrameLimits
 from edgebcnn.loop.reading import Reading
 from edgebcnn.loop.supervise import Watchdog
@@ -145,9 +145,9 @@ def test_no_more_frames_are_classified_than_were_asked_for(classifier: Classifie
     assert loop.summary().classified == len(sink.readings) == 4
 
 
-def test_a_loop_with_a_pace_makes_nothing_ready_ahead(classifier: Classifier) -> None:
+def test_a_loop_with_a_limited_frame_rate_prepares_nothing_ahead(classifier: Classifier) -> None:
     model = Watched(classifier, lambda model, number: time.sleep(0.01))
-    _, sink = looped(model, [RED] * 8, pace=Pace(fps=100))
+    _, sink = looped(model, [RED] * 8, frame_rate=FrameRateLimit(fps=100))
     assert model.prepared == len(sink.readings) == 8
 
 

@@ -205,7 +205,7 @@ def test_a_frame_that_shows_nothing_gets_a_reason_and_no_product(classifier: Cla
     assert (summary.seen, summary.classified, summary.refused) == (4, 2, {"black": 1, "overexposed": 1})
     assert summary.accuracy is not None
     assert summary.accuracy.n == 2, "a frame without a product is neither right nor wrong"
-    assert "refused   1 black · 1 overexposed" in str(summary)
+    assert "skipped   1 black · 1 overexposed" in str(summary)
 
 
 def test_no_product_is_said_of_a_frame_older_than_the_limit(classifier: Classifier) -> None:

@@ -39,7 +39,7 @@ def test_a_video_gives_an_event_for_each_state_that_settles(shelf: Path, tmp_pat
     assert told[2]["compliance"] == 0.5
     assert 30 <= told[2]["frame"] <= 40, "a video's own rate counts, however fast it is read"
     lines = result.stdout.splitlines()
-    assert "  Top A2: wrong, Blue in place of Green, " in lines[2]
+    assert "  Top A2: wrong, Blue instead of Green, " in lines[2]
     assert re.fullmatch(r"slots     120 looked at · \d\d? classified \(\d+\.\d %\)", lines[-3])
     assert lines[-2] == "shelf     Top: 1 of 2 right (50.0 %) · 1 wrong"
     assert lines[-1].endswith("events.jsonl 3 delivered")

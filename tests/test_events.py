@@ -55,7 +55,7 @@ def test_a_frame_without_a_product_says_why() -> None:
     known = stamp().reading(reading(7)).model_dump()
     nothing = {"label": None, "class_id": None, "score": None, "top3": (), "latency_ms": None, "reason": "black"}
     event = ReadingEvent(**{**known, **nothing})
-    assert event.for_people() == "frame 7  no reading: black  age 21 ms"
+    assert event.for_people() == "frame 7  skipped: black  delay 21 ms"
     assert json.loads(event.json_line)["label"] is None
 
 

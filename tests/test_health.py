@@ -87,7 +87,7 @@ def test_the_golden_photos_are_replayed_while_it_runs_and_told_everywhere(shelf:
 def test_a_file_is_read_without_them_unless_they_are_asked_for(shelf: Path) -> None:
     assert "golden" not in json.loads(run(shelf, "--json").stdout)
     told = run(shelf, "--golden-every", "24", "--quiet").stdout
-    assert "golden    as at export: same product on 12 of 12 photos" in told
+    assert "golden    matches the export: same product on 12 of 12 photos" in told
 
 
 def test_a_model_that_goes_wrong_half_way_is_reported_and_the_run_goes_on(shelf: Path, tmp_path: Path) -> None:

@@ -19,8 +19,8 @@ from edgebcnn.bundle import Bundle, open_bundle
 from edgebcnn.cli import main
 from edgebcnn.device.classifier import Classifier
 from edgebcnn.errors import CameraError, DeviceError
+from edgebcnn.loop.frame_rate import FrameRateLimit
 from edgebcnn.loop.loop import CameraLoop
-from edgebcnn.loop.pace import Pace
 from edgebcnn.loop.quality import FrameLimits
 from edgebcnn.loop.shelf_reading import ShelfReader, ShelfReading
 from edgebcnn.loop.supervise import Watchdog
@@ -157,17 +157,17 @@ def test_photos_have_no_time_between_them(shelf: Path, bundle: Bundle, classifie
     class Photos(Filmed):
         is_live = False
 
-    with pytest.raises(CameraError, match="filmed does not say how much time lies between its frames"):
+    with pytest.raises(CameraError, match="filmed has no frame rate"):
         ShelfReader(watch(shelf, bundle, classifier.scores), Photos([]))
 
 
 # ---- rest
 
 
-def test_the_pace_holds_a_source_back_and_is_no_hang(classifier: Classifier) -> None:
+def test_a_limited_frame_rate_holds_a_source_back_and_is_no_hang(classifier: Classifier) -> None:
     hangs: list[str] = []
     watchdog = Watchdog(on_hang=lambda stage, _: hangs.append(stage), hang_s=0.8)
-    loop = CameraLoop(Filmed(right(9)), classifier, pace=Pace(fps=0.6), watchdog=watchdog)
+    loop = CameraLoop(Filmed(right(9)), classifier, frame_rate=FrameRateLimit(fps=0.6), watchdog=watchdog)
     with watchdog.watching():
         loop.run(max_frames=2)
     assert 1.6 <= loop.summary().elapsed_s < 5
@@ -177,18 +177,18 @@ def test_the_pace_holds_a_source_back_and_is_no_hang(classifier: Classifier) -> 
 def test_a_loop_that_rests_ends_when_it_is_told_to(classifier: Classifier) -> None:
     stop = threading.Event()
     threading.Timer(0.2, stop.set).start()
-    loop = CameraLoop(Filmed(right(9)), classifier, pace=Pace(fps=0.01))
+    loop = CameraLoop(Filmed(right(9)), classifier, frame_rate=FrameRateLimit(fps=0.01))
     loop.run(stop=stop)
     assert loop.summary().elapsed_s < 3
 
 
 def test_a_shelf_at_rest_is_read_less_often() -> None:
-    pace = Pace(fps=10, idle_fps=1, idle_after_s=30)
-    assert pace.pause_s(100.0, 100.02, last_change_s=90.0) == pytest.approx(0.08)
-    assert pace.pause_s(100.0, 100.02, last_change_s=60.0) == pytest.approx(0.98)
-    assert pace.pause_s(100.0, 100.30, last_change_s=90.0) == 0.0
-    assert pace.pause_s(100.0, 100.02, last_change_s=None) == pytest.approx(0.08)
-    assert Pace().pause_s(100.0, 100.0, last_change_s=None) == 0.0
+    limit = FrameRateLimit(fps=10, idle_fps=1, idle_after_s=30)
+    assert limit.pause_s(100.0, 100.02, last_change_s=90.0) == pytest.approx(0.08)
+    assert limit.pause_s(100.0, 100.02, last_change_s=60.0) == pytest.approx(0.98)
+    assert limit.pause_s(100.0, 100.30, last_change_s=90.0) == 0.0
+    assert limit.pause_s(100.0, 100.02, last_change_s=None) == pytest.approx(0.08)
+    assert FrameRateLimit().pause_s(100.0, 100.0, last_change_s=None) == 0.0
 
 
 # ---- sinks
@@ -252,7 +252,7 @@ def test_prometheus_sees_the_state_of_each_slot_and_how_a_shelf_stands() -> None
 def test_an_event_of_a_slot_is_a_line_for_people_and_a_topic_of_its_own() -> None:
     event = slot_event()
     assert event.for_people() == (
-        "frame 31  Dairy, top A/1: wrong, Soy-Milk in place of Oat-Milk, 91.2 %  was right  (3 of 4 right)"
+        "frame 31  Dairy, top A/1: wrong, Soy-Milk instead of Oat-Milk, 91.2 %  was right  (3 of 4 right)"
     )
     dark = slot_event(state="occluded", product=None, score=None, reason="black", shelf_judged=0, shelf_right=0)
     assert dark.for_people() == "frame 31  Dairy, top A/1: occluded, black  was right  (0 of 0 right)"

@@ -174,13 +174,17 @@ def test_a_frame_that_was_not_classified_has_no_looks_of_the_frame_before(shelf:
     )
     reader, frames = ShelfReader(watch, source), list(source.frames(lambda: False))
     read = reader.read(frames[0])
-    assert [(frame.slot, reading.label) for frame, reading in read.looks(frames[0])] == [("A1", "Red"), ("A2", "Green")]
-    assert {reading.time for _, reading in read.looks(frames[0])} == {read.time}
-    assert not any(np.shares_memory(frame.image_bgr, frames[0].image_bgr) for frame, _ in read.looks(frames[0]))
+    slots = list(read.classified_slots(frames[0]))
+    assert [(frame.slot, reading.label) for frame, reading in slots] == [
+        ("A1", "Red"),
+        ("A2", "Green"),
+    ]
+    assert {reading.time for _, reading in slots} == {read.time}
+    assert not any(np.shares_memory(frame.image_bgr, frames[0].image_bgr) for frame, _ in slots)
     fails = True
     with pytest.raises(DeviceError):
         reader.read(frames[1])
-    assert [*reader.refuse(frames[1], "model failed").looks(frames[1])] == []
+    assert [*reader.skip(frames[1], "model failed").classified_slots(frames[1])] == []
 
 
 def test_the_full_model_is_asked_about_each_slot_once_however_often_it_is_classified(

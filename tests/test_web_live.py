@@ -180,7 +180,7 @@ def test_on_a_phone_the_page_is_readable_in_light_and_dark_and_a_hidden_one_rest
             tab, _, said = opened(browser, run.address, width_px=360, color_scheme=scheme)
             tab.wait_for_selector("#top3 li", timeout=30_000)
             tab.wait_for_selector("text=Agreement: golden photos", timeout=30_000)
-            tab.wait_for_selector("#events >> text=golden photos as at export", timeout=30_000)
+            tab.wait_for_selector("#events >> text=golden photos match the export", timeout=30_000)
             assert tab.evaluate("document.documentElement.scrollWidth") == 360
             cut = (
                 "[...document.querySelectorAll('body *')].filter(e => e.getBoundingClientRect().right > innerWidth + 1)"

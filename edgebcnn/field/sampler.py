@@ -143,8 +143,8 @@ class Sampler:
     def write_shelf(self, frame: Frame, reading: ShelfReading) -> None:
         """Draws for each slot that was classified with the frame."""
         self._worker.raise_failure()
-        for look in reading.looks(frame):
-            self.write(*look)
+        for image, slot_reading in reading.classified_slots(frame):
+            self.write(image, slot_reading)
 
     def close(self) -> None:
         """Writes what is queued: for seconds at the end of a source, for half a second once a signal came."""

@@ -1,1 +1,1 @@
-"""What happens to each frame: check, classify, reading, and supervision of the loop."""
+"""What happens to each frame: check, inference, reading, and supervision of the loop."""

@@ -1,4 +1,4 @@
-"""What happens to each frame? Next frame, check, classify, reading, sinks."""
+"""The camera loop: takes the next frame, checks it, runs inference, and passes the reading to the sinks."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from typing import Protocol, TypeVar
 
 from edgebcnn.device.classifier import Classifier
 from edgebcnn.errors import DeviceError, first_line
-from edgebcnn.loop.ahead import Ahead, PendingFrame
-from edgebcnn.loop.pace import Pace
+from edgebcnn.loop.frame_rate import FrameRateLimit
+from edgebcnn.loop.pipeline import InferencePipeline, PendingFrame
 from edgebcnn.loop.quality import EVERY_FRAME, Fault, FrameCheck, FrameLimits
 from edgebcnn.loop.reading import Reading, make_reading, skipped_reading
 from edgebcnn.loop.shelf_reading import ShelfReader, ShelfReading
@@ -24,20 +24,20 @@ from edgebcnn.sources.open import Done, Frame, Source
 MAX_FAILURES = 5  # of the model within `FAILURES_WITHIN_S`: a hiccup of a driver passes, a broken delegate does not
 FAILURES_WITHIN_S = 60.0
 RETRY_PAUSE_S = 0.2
-LOOK_S = 0.25  # how soon a loop that rests notices that it should end
+POLL_S = 0.25  # how soon a resting loop notices that it should end
 
-_AS_FAST_AS_IT_CAN = Pace()
-Answer = TypeVar("Answer")
+_UNLIMITED = FrameRateLimit()
+Result = TypeVar("Result")
 
 
 class _Closing(Protocol):
     def close(self) -> None:
-        """Finishes; the loop calls it once, however it ended."""
+        """Finishes; called once, however the loop ended."""
         ...
 
 
 class ReadingSink(_Closing, Protocol):
-    """Takes each reading as it comes, without keeping the loop waiting."""
+    """Takes each reading, without delaying the loop."""
 
     def write(self, reading: Reading) -> None:
         """Takes one reading."""
@@ -45,7 +45,7 @@ class ReadingSink(_Closing, Protocol):
 
 
 class FrameSink(_Closing, Protocol):
-    """Takes each frame with its reading, without keeping the loop waiting; it may keep the frame, not change it."""
+    """Takes each frame with its reading, without delaying the loop; it may keep the frame but not change it."""
 
     def write(self, frame: Frame, reading: Reading) -> None:
         """Takes one frame."""
@@ -53,7 +53,7 @@ class FrameSink(_Closing, Protocol):
 
 
 class ShelfSink(_Closing, Protocol):
-    """Takes each frame with what its slots show, without keeping the loop waiting; it may keep both, not change."""
+    """Takes each frame with the states of its slots, without delaying the loop; it may keep both, not change them."""
 
     def write_shelf(self, frame: Frame, reading: ShelfReading) -> None:
         """Takes one frame."""
@@ -61,20 +61,20 @@ class ShelfSink(_Closing, Protocol):
 
 
 class CameraLoop:
-    """A source, a classifier and the sinks between which readings flow.
+    """Reads frames from a source, classifies them, and passes the readings to sinks.
 
-    The summary can be asked for however the run ended: a camera that is unplugged after a day leaves the day's figures.
+    The summary is available however the run ended: a camera that is unplugged after a day leaves the day's figures.
 
     Args:
         source: Where frames come from.
-        classifier: What names their products.
+        classifier: Classifies the frames.
         sinks: Where readings go.
         frame_sinks: Where frames go, with their readings.
-        shelf: Reads each frame slot by slot, in place of whole.
+        shelf: Reads each frame slot by slot instead of as a whole.
         shelf_sinks: Where frames go that were read slot by slot; the other sinks get nothing then.
-        pace: How many frames a second are taken; by default as many as can be.
-        limits: What a frame must keep to be classified; by default nothing.
-        watchdog: Told which stage begins.
+        frame_rate: Limit of frames per second; by default none.
+        limits: Quality that a frame needs to be classified; by default none.
+        watchdog: Informed of each stage that begins.
     """
 
     def __init__(
@@ -86,7 +86,7 @@ class CameraLoop:
         frame_sinks: Sequence[FrameSink] = (),
         shelf: ShelfReader | None = None,
         shelf_sinks: Sequence[ShelfSink] = (),
-        pace: Pace = _AS_FAST_AS_IT_CAN,
+        frame_rate: FrameRateLimit = _UNLIMITED,
         limits: FrameLimits = EVERY_FRAME,
         watchdog: Watchdog | None = None,
     ) -> None:
@@ -96,9 +96,9 @@ class CameraLoop:
         self._frame_sinks = frame_sinks
         self._shelf = shelf
         self._shelf_sinks = shelf_sinks
-        self._pace = pace
+        self._frame_rate = frame_rate
         self._check = FrameCheck(limits)
-        self._ahead = Ahead(source, self._check, classifier)
+        self._pipeline = InferencePipeline(source, self._check, classifier)
         self._watchdog = watchdog or Watchdog(on_hang=lambda stage, took_s: None)
         self._failures_s: list[float] = []
         self._tally = Tally()
@@ -114,7 +114,7 @@ class CameraLoop:
     def readings(
         self, *, stop: threading.Event | None = None, max_frames: int | None = None, duration_s: float | None = None
     ) -> Generator[Reading | ShelfReading]:
-        """Reads until the source ends, `stop` is set, or a limit is reached; a frame that was begun is finished.
+        """Reads until the source ends, `stop` is set, or a limit is reached; the current frame is finished.
 
         Each reading is yielded once all sinks have it. The sinks are closed at the end, also where nobody takes the
         remaining readings.
@@ -126,7 +126,7 @@ class CameraLoop:
 
         Raises:
             CameraError: a live source was lost for good, or nothing could be read.
-            DeviceError: the model failed again and again.
+            DeviceError: inference failed repeatedly.
             StorageError: a sink cannot write.
         """
         started_s = time.monotonic()
@@ -144,7 +144,7 @@ class CameraLoop:
             self._elapsed_s = time.monotonic() - started_s
             self._watchdog.enter("close")
             with ExitStack() as closing:
-                closing.callback(self._ahead.close)
+                closing.callback(self._pipeline.close)
                 sinks: list[_Closing] = [*self._sinks, *self._frame_sinks, *self._shelf_sinks]
                 for sink in reversed(sinks):
                     closing.callback(sink.close)
@@ -153,7 +153,7 @@ class CameraLoop:
         """The figures so far."""
         return Summary(
             source=self._source.name,
-            dropped=self._source.dropped + self._ahead.superseded,
+            dropped=self._source.dropped + self._pipeline.superseded,
             unreadable=self._source.unreadable,
             classified=self._tally.classified,
             refused=dict(self._tally.refused),
@@ -170,7 +170,7 @@ class CameraLoop:
 
     def _until(self, end: _End) -> Done:
         def done() -> bool:
-            # A source asks while it waits, so that a camera that is sought for an hour does not look like a hang.
+            # A source calls this while it waits, so that an hour of reconnecting to a camera does not look like a hang.
             self._watchdog.enter("wait for a frame")
             return end.has_come(self._tally.classified)
 
@@ -178,9 +178,9 @@ class CameraLoop:
 
     def _rest(self, begun_s: float, stop: threading.Event, done: Done) -> None:
         last_change_s = self._shelf.last_change_s if self._shelf else None
-        until_s = time.monotonic() + self._pace.pause_s(begun_s, time.monotonic(), last_change_s=last_change_s)
+        until_s = time.monotonic() + self._frame_rate.pause_s(begun_s, time.monotonic(), last_change_s=last_change_s)
         while (left_s := until_s - time.monotonic()) > 0 and not done():
-            stop.wait(min(left_s, LOOK_S))
+            stop.wait(min(left_s, POLL_S))
 
     def _take(self, frame: Frame, end: _End) -> Iterator[Reading | ShelfReading]:
         self._watchdog.enter("check")
@@ -189,22 +189,22 @@ class CameraLoop:
             return
         fault = self._check.fault(frame, time.monotonic())
         self._watchdog.enter("classify")
-        yield self._tell_slots(frame, self._read_slots(self._shelf, frame, fault, end.stop))
+        yield self._pass_on_slots(frame, self._read_slots(self._shelf, frame, fault, end.stop))
 
     def _take_whole(self, frame: Frame, end: _End) -> Iterator[Reading]:
-        """Reads a frame, and then those that were made ready while the model was busy."""
+        """Reads a frame, and then those that were prepared while inference ran."""
 
         def may_follow() -> bool:
-            return self._pace.fps is None and not end.has_come(self._tally.classified + 1)
+            return self._frame_rate.fps is None and not end.has_come(self._tally.classified + 1)
 
-        turn: PendingFrame | None = self._ahead.begin(frame)
+        turn: PendingFrame | None = self._pipeline.begin(frame)
         while turn is not None:
-            self._watchdog.enter("classify")  # until there is an answer, whatever else is done meanwhile
-            following = self._ahead.following(turn, may_follow)
-            yield self._tell(turn.frame, self._read(turn, end.stop))
+            self._watchdog.enter("classify")  # until there is a prediction, whatever else is done meanwhile
+            following = self._pipeline.following(turn, may_follow)
+            yield self._pass_on(turn.frame, self._read(turn, end.stop))
             turn = following
 
-    def _tell(self, frame: Frame, reading: Reading) -> Reading:
+    def _pass_on(self, frame: Frame, reading: Reading) -> Reading:
         self._tally.add(reading)
         self._watchdog.enter("write")
         for sink in self._sinks:
@@ -213,7 +213,7 @@ class CameraLoop:
             frame_sink.write(frame, reading)
         return reading
 
-    def _tell_slots(self, frame: Frame, reading: ShelfReading) -> ShelfReading:
+    def _pass_on_slots(self, frame: Frame, reading: ShelfReading) -> ShelfReading:
         self._tally.add(reading)
         self._watchdog.enter("write")
         for sink in self._shelf_sinks:
@@ -222,33 +222,33 @@ class CameraLoop:
 
     def _read_slots(self, shelf: ShelfReader, frame: Frame, fault: Fault | None, stop: threading.Event) -> ShelfReading:
         if fault is not None:
-            return shelf.refuse(frame, fault)
-        # A state that settles rests on a second of frames: it is told, however old the last of them has become.
-        return self._answer(lambda: shelf.read(frame), stop) or shelf.refuse(frame, "model failed")
+            return shelf.skip(frame, fault)
+        # A state that settles rests on a second of frames: it is reported, however old the last of them has become.
+        return self._inferred(lambda: shelf.read(frame), stop) or shelf.skip(frame, "model failed")
 
     def _read(self, turn: PendingFrame, stop: threading.Event) -> Reading:
         frame, name = turn.frame, self._source.name
         age_ms, latency_ms = _age_ms(frame), turn.latency_ms
-        if turn.answer is None:
+        if turn.prediction is None:
             assert turn.fault is not None
             return skipped_reading(frame, turn.fault, source=name, age_ms=age_ms)
-        prediction = self._answer(turn.answer.result, stop)
+        prediction = self._inferred(turn.prediction.result, stop)
         if prediction is None:
             return skipped_reading(frame, "model failed", source=name, age_ms=age_ms)
         if self._check.is_stale(frame, time.monotonic()):
             return skipped_reading(frame, "stale", source=name, age_ms=age_ms, latency_ms=latency_ms)
         return make_reading(frame, prediction, source=name, age_ms=age_ms, latency_ms=latency_ms)
 
-    def _answer(self, ask: Callable[[], Answer], stop: threading.Event) -> Answer | None:
-        """What the model says, or None where it failed and may try the next frame."""
+    def _inferred(self, infer: Callable[[], Result], stop: threading.Event) -> Result | None:
+        """The result of an inference; None where it failed and the next frame may be tried."""
         try:
-            return ask()
-        except (DeviceError, RuntimeError) as error:  # runtimes raise RuntimeError where a delegate fails
+            return infer()
+        except (DeviceError, RuntimeError) as error:  # runtimes raise RuntimeError when a delegate fails
             now_s = time.monotonic()
             self._failures_s = [*_since(now_s - FAILURES_WITHIN_S, self._failures_s), now_s]
             if len(self._failures_s) >= MAX_FAILURES:
                 raise DeviceError(
-                    f"the model failed on {MAX_FAILURES} frames within {FAILURES_WITHIN_S:g} s ({first_line(error)}): "
+                    f"inference failed on {MAX_FAILURES} frames within {FAILURES_WITHIN_S:g} s ({first_line(error)}): "
                     f"check the delegate ({self._classifier.receipt}), or run without it"
                 ) from error
             stop.wait(RETRY_PAUSE_S)

@@ -1,9 +1,9 @@
-"""Does a frame show anything that a model should name?
+"""Checks whether a frame is fit to be classified: neither stale, frozen, black, overexposed nor blurred.
 
-A frame is judged by its grey levels where the shorter side has about `SIDE_PX`: what is invisible there, the model does
-not see either. The limits were chosen on photos from shops that were darkened, exposed for longer, put out of focus and
-shaken (`benchmarks/frame_quality.py`): none of the photos as they were taken is refused; of those that the model no
-longer names, all dark and unfocused ones are, most that are shaken, and half of the overexposed.
+The check uses the gray levels of the frame, shrunk until its shorter side has about `SIDE_PX`: what is invisible there
+is invisible to the model too. The limits were chosen on shop photos that were darkened, overexposed, defocused and
+shaken (`benchmarks/frame_quality.py`): no unchanged photo is skipped; of the photos that the model no longer classifies
+correctly, all dark and defocused ones are skipped, most shaken ones, and half of the overexposed.
 """
 
 from __future__ import annotations
@@ -21,12 +21,12 @@ from edgebcnn.sources.frames import Frame
 Fault = Literal["stale", "frozen", "black", "overexposed", "blurred"]
 
 SIDE_PX = 256
-BLACK_LEVEL = 32  # its brightest percent is darker
+BLACK_LEVEL = 32  # the brightest percent of a black frame is darker
 WHITE_LEVEL = 250
-OVEREXPOSED_SHARE = 0.5  # so much of it is white; before a white background packs still cover more
+OVEREXPOSED_SHARE = 0.5  # of the frame is white; packs on a white background still cover more than the rest
 SHARPNESS_BOX_PX = 9
 MIN_SHARPNESS = 0.2
-NOISE_LEVELS = 2  # so far neighbours differ by rounding and compression too, where there is nothing to see
+NOISE_LEVELS = 2  # by which neighbors differ through rounding and compression alone
 FROZEN_AFTER_S = 10.0  # a still scene that a camera compresses can repeat to the bit, until its next key frame
 
 _BRIGHTEST_SHARE = 0.01
@@ -34,13 +34,13 @@ _BRIGHTEST_SHARE = 0.01
 
 @dataclass(frozen=True)
 class FrameLimits:
-    """What a frame must keep to be classified.
+    """Quality that a frame needs to be classified.
 
     Attributes:
-        max_age_s: Oldest that a frame may be when its product is said.
-        frozen_after_s: How long a picture may stay the same to the bit; infinity never minds.
-        min_sharpness: See `sharpness`; 0 never minds.
-        exposed: Whether black and overexposed frames are refused.
+        max_age_s: Longest delay from a frame's capture to its result.
+        frozen_after_s: Longest time for which the image may stay identical; infinity for no limit.
+        min_sharpness: Lowest `sharpness`; 0 for no limit.
+        exposed: Whether black and overexposed frames are skipped.
     """
 
     max_age_s: float = math.inf
@@ -53,7 +53,7 @@ EVERY_FRAME = FrameLimits(frozen_after_s=math.inf, min_sharpness=0, exposed=Fals
 
 
 class FrameCheck:
-    """Judges the frames of one source, in their order."""
+    """Checks the frames of one source, in their order."""
 
     def __init__(self, limits: FrameLimits) -> None:
         self._limits = limits
@@ -61,7 +61,7 @@ class FrameCheck:
         self._changed_s = -math.inf
 
     def fault(self, frame: Frame, now_s: float) -> Fault | None:
-        """Why the frame must not be classified, or None.
+        """Returns why the frame is skipped; None where it is classified.
 
         Args:
             frame: The frame.
@@ -77,7 +77,7 @@ class FrameCheck:
         return "blurred" if self._limits.min_sharpness and sharpness(grey) < self._limits.min_sharpness else None
 
     def is_stale(self, frame: Frame, now_s: float) -> bool:
-        """Whether the frame is older than allowed."""
+        """Returns whether the frame is older than allowed."""
         return now_s - frame.captured_monotonic_s > self._limits.max_age_s
 
     def _is_frozen(self, grey: NDArray[np.uint8], captured_s: float) -> bool:
@@ -87,7 +87,7 @@ class FrameCheck:
 
 
 def small_grey(image_bgr: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """Grey levels of a frame, shrunk until its shorter side has `SIDE_PX`; smaller frames keep their size.
+    """Returns the gray levels of a frame, shrunk until its shorter side has `SIDE_PX`; smaller frames keep their size.
 
     Halving first costs a tenth of an exact average, and aliases less than interpolation alone.
     """
@@ -101,7 +101,7 @@ def small_grey(image_bgr: NDArray[np.uint8]) -> NDArray[np.uint8]:
 
 
 def badly_exposed(grey: NDArray[np.uint8]) -> Fault | None:
-    """`black`, `overexposed` or None, for `(h, w)` uint8 grey levels."""
+    """Returns `black`, `overexposed` or None for `(h, w)` uint8 gray levels."""
     counts = cv2.calcHist([grey], [0], None, [256], [0, 256])
     if counts[BLACK_LEVEL:].sum() < _BRIGHTEST_SHARE * grey.size:
         return "black"
@@ -109,11 +109,11 @@ def badly_exposed(grey: NDArray[np.uint8]) -> Fault | None:
 
 
 def sharpness(grey: NDArray[np.uint8]) -> float:
-    """Share of the differences between neighbours that a further blur takes away, 0 (blurred) to 1 (sharp).
+    """Returns the share of the differences between neighbors that a further blur removes, 0 (blurred) to 1 (sharp).
 
-    In the direction in which it is smaller, as a shake blurs in one direction only. Blurring what is blurred changes
-    little, whatever it shows: unlike the variance of the Laplacian, this tells a plain shelf from a blurred one
-    (Crété et al., "The blur effect", SPIE 6492, 2007). A surface without any difference has 0.
+    The smaller of both directions counts, because a shake blurs in one direction only. Blurring a blurred image changes
+    little, whatever it shows: unlike the variance of the Laplacian, this distinguishes a plain shelf from a blurred one
+    (Crété et al., "The blur effect", SPIE 6492, 2007). A uniform surface has 0.
 
     Args:
         grey: `(h, w)` uint8.

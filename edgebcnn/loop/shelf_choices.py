@@ -1,4 +1,4 @@
-"""Which slots did the user ask to watch, and how little work may that take?"""
+"""The options of `edgebcnn run` for watching the slots of a shelf."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from edgebcnn.bundle import Bundle
 from edgebcnn.device.classifier import Classifier
 from edgebcnn.errors import CameraError
-from edgebcnn.loop.pace import IDLE_AFTER_S, IDLE_FPS, Pace
+from edgebcnn.loop.frame_rate import IDLE_AFTER_S, IDLE_FPS, FrameRateLimit
 from edgebcnn.shelf.slots import load_slots
 from edgebcnn.shelf.tracker import ChangeGate
 from edgebcnn.shelf.watch import ShelfWatch
@@ -17,7 +17,7 @@ from edgebcnn.sources.frames import Source
 
 @dataclass(frozen=True)
 class ShelfChoices:
-    """The flags of `edgebcnn run` about slots, as they were given."""
+    """The flags of `edgebcnn run` about slots, as given."""
 
     slots: Path | None
     floor: float
@@ -27,7 +27,7 @@ class ShelfChoices:
     idle_after: float | None
 
     def watch(self, bundle: Bundle, classifier: Classifier) -> ShelfWatch | None:
-        """The watch of the slots file, where there is one."""
+        """Opens the slots file; None where there is none."""
         if self.slots is None:
             return None
         return ShelfWatch(
@@ -39,14 +39,14 @@ class ShelfChoices:
             gate=ChangeGate(enabled=not self.no_gate, floor_s=self.floor),
         )
 
-    def pace(self, source: Source) -> Pace:
-        """How fast a live source is read; a file is read frame by frame, as fast as it can be."""
+    def frame_rate(self, source: Source) -> FrameRateLimit:
+        """The limit for a live source; a file is read frame by frame, without a limit."""
         if source.is_live:
             idle_fps = IDLE_FPS if self.idle_fps is None else self.idle_fps
             idle_after_s = IDLE_AFTER_S if self.idle_after is None else self.idle_after
-            return Pace(self.fps, idle_fps if self.slots else None, idle_after_s)
+            return FrameRateLimit(self.fps, idle_fps if self.slots else None, idle_after_s)
         given = {"--fps": self.fps, "--idle-fps": self.idle_fps, "--idle-after": self.idle_after}
         for flag, value in given.items():
             if value is not None:
                 raise CameraError(f"{source.name} is read frame by frame: leave out {flag}, which is for live sources")
-        return Pace()
+        return FrameRateLimit()

@@ -1,4 +1,4 @@
-"""What is known about a frame where slots are watched? Their states, which of them settled, and what was classified."""
+"""The result for one frame of a watched shelf: states of the slots, settled changes, and classified slots."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from edgebcnn.loop.reading import Reading, Reason, make_reading, utc
 from edgebcnn.shelf.watch import Compliance, SeenSlot, ShelfWatch, SlotChange, SlotReading
 from edgebcnn.sources.frames import Frame, Source
 
-SlotLook = tuple[Frame, Reading]
-"""What the model saw of a slot as a frame, and what it said of that, before any vote, as its reading."""
+ClassifiedSlot = tuple[Frame, Reading]
+"""The image of a slot as a frame, and its reading before any vote."""
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class ShelfReading:
         time: When the frame was captured, ISO 8601 in UTC.
         changes: States that settled with this frame.
         slots: The settled state of every slot, in the order of the slots file.
-        shelves: How every shelf stands.
-        age_ms: From the frame's capture to the end of its reading, or to the moment when it was refused.
-        latency_ms: Looking at the slots and classifying those that need it; None for a frame that was not looked at.
-        reason: Why it was not.
+        shelves: Planogram compliance of every shelf.
+        age_ms: From the frame's capture to its result, or to the moment when it was skipped.
+        latency_ms: Time to check the slots and classify those that need it; None for a skipped frame.
+        reason: Why the frame was skipped.
         seen: Slots that were classified with this frame.
     """
 
@@ -44,46 +44,45 @@ class ShelfReading:
     reason: Reason | None = None
     seen: tuple[SeenSlot, ...] = field(default=(), repr=False, compare=False)
 
-    def looks(self, frame: Frame) -> Iterator[SlotLook]:
-        """Yields each slot that was classified, for those who take a picture with one product.
+    def classified_slots(self, frame: Frame) -> Iterator[ClassifiedSlot]:
+        """Yields each classified slot as an image with one product, for sinks that take frames.
 
         Args:
             frame: The frame that was read.
         """
         for each in self.seen:
-            # Without the frame's truth, which is about all of it.
-            picture = Frame(frame.index, each.crop_bgr, frame.captured_monotonic_s, shelf=each.shelf, slot=each.slot)
-            said = Prediction.of(each.probabilities, each.labels)
-            reading = make_reading(picture, said, source=self.source, age_ms=self.age_ms)
-            yield picture, reading.model_copy(update={"time": self.time})
+            # Without the frame's truth, which is about the whole frame.
+            image = Frame(frame.index, each.crop_bgr, frame.captured_monotonic_s, shelf=each.shelf, slot=each.slot)
+            predicted = Prediction.of(each.probabilities, each.labels)
+            reading = make_reading(image, predicted, source=self.source, age_ms=self.age_ms)
+            yield image, reading.model_copy(update={"time": self.time})
 
 
 class ShelfReader:
-    """Shows the frames of a source to a watch.
+    """Feeds the frames of a source to a `ShelfWatch`.
 
     Attributes:
-        last_change_s: When something on the shelf last moved or changed, by `time.monotonic()`; None before the first
+        last_change_s: Time of the last movement or change on the shelf, by `time.monotonic()`; None before the first
             frame.
 
     Raises:
-        CameraError: nobody knows how much time lies between the source's frames.
+        CameraError: the time between the source's frames is unknown.
     """
 
     def __init__(self, watch: ShelfWatch, source: Source) -> None:
         if not source.is_live and source.fps is None:
             raise CameraError(
-                f"{source.name} does not say how much time lies between its frames, by which slots are judged: give "
-                "--slots a camera, a stream or a video"
+                f"{source.name} has no frame rate, which --slots needs: use --slots with a camera, a stream or a video"
             )
         self._watch, self._source = watch, source
         self.last_change_s: float | None = None
 
     def read(self, frame: Frame) -> ShelfReading:
-        """Takes in one frame.
+        """Reads one frame.
 
         Raises:
             DataError: the slots do not fit frames of this size.
-            DeviceError: the model failed; so may a runtime's RuntimeError say.
+            DeviceError: inference failed; runtimes may raise RuntimeError instead.
         """
         begun_s, at_s = time.monotonic(), self._taken_s(frame)
         look = self._watch.look(frame.image_bgr, at_s=at_s)
@@ -91,12 +90,12 @@ class ShelfReader:
             self.last_change_s = frame.captured_monotonic_s
         return self._reading(frame, look.changes, look.seen, latency_ms=1000 * (time.monotonic() - begun_s))
 
-    def refuse(self, frame: Frame, reason: Reason) -> ShelfReading:
-        """Takes in that one frame shows nothing; slots of which nothing is seen for long count as occluded."""
+    def skip(self, frame: Frame, reason: Reason) -> ShelfReading:
+        """Notes that a frame was skipped; slots that stay unseen for long count as occluded."""
         return self._reading(frame, self._watch.miss(at_s=self._taken_s(frame)), reason=reason)
 
     def _taken_s(self, frame: Frame) -> float:
-        """Frames of a file come as fast as they are decoded; what lasted how long, its own rate says."""
+        """Time of the frame; in a file by its frame rate, because its frames come as fast as they are decoded."""
         return frame.index / self._source.fps if self._source.fps else frame.captured_monotonic_s
 
     def _reading(

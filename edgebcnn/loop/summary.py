@@ -1,4 +1,4 @@
-"""What did a whole run of the loop come to?"""
+"""The figures of a whole run: frames, speed, delay, accuracy."""
 
 from __future__ import annotations
 
@@ -19,10 +19,10 @@ SCHEMA_VERSION = 2
 
 
 class LatencyHistogram:
-    """Quantiles of any number of latencies in constant memory.
+    """Quantiles of any number of times in constant memory.
 
-    Bins grow by `GROWTH` each, so that a quantile is within 1 % of the exact one whether a model takes 0.1 ms or 10 s.
-    A random sample of the latencies would be as small, but would give another p95 each time.
+    Each bin is `GROWTH` times as wide as the one before, so that a quantile is within 1 % of the exact one whether a
+    model takes 0.1 ms or 10 s. A random sample would be as small, but would give another p95 each time.
     """
 
     LOW_MS, HIGH_MS, GROWTH = 0.01, 100_000.0, 1.02
@@ -31,12 +31,12 @@ class LatencyHistogram:
         self._counts = np.zeros(1 + math.ceil(math.log(self.HIGH_MS / self.LOW_MS, self.GROWTH)), np.int64)
 
     def add(self, latency_ms: float) -> None:
-        """Counts one latency; those outside `LOW_MS` to `HIGH_MS` count as the nearer end."""
+        """Counts one time; those outside `LOW_MS` to `HIGH_MS` count as the nearer end."""
         clamped = min(max(latency_ms, self.LOW_MS), self.HIGH_MS)
         self._counts[int(math.log(clamped / self.LOW_MS, self.GROWTH))] += 1
 
     def quantile(self, q: float) -> float | None:
-        """Smallest latency in ms that a share `q` (0-1) of all did not exceed; None before the first."""
+        """Returns the time in ms that a share `q` (0-1) of all did not exceed; None before the first."""
         total = int(self._counts.sum())
         if not total:
             return None
@@ -46,23 +46,23 @@ class LatencyHistogram:
 
 @dataclass(frozen=True)
 class Summary:
-    """A run of the loop in figures.
+    """The figures of one run.
 
     Attributes:
         source: Name of the source, without credentials.
-        dropped: Frames of a live source that a newer one replaced before the loop took them.
+        dropped: Frames of a live source that a newer frame replaced before the loop took them.
         unreadable: Frames or photos that are broken.
-        classified: Frames whose product was said.
-        refused: Number of frames without a product, by reason.
-        restarts: How often the source was lost and gave frames again.
-        outage_s: For how long it was lost.
+        classified: Frames with a product.
+        refused: Number of skipped frames, by reason.
+        restarts: How often the source reconnected.
+        outage_s: Time without the source.
         elapsed_s: From the start of the loop to its end.
-        latency_p50_ms: Median of preprocessing and inference.
+        latency_p50_ms: Median time of preprocessing and inference.
         latency_p95_ms: 95th percentile of the same.
-        age_p50_ms: Median of the time from a frame's capture to its reading.
+        age_p50_ms: Median delay from a frame's capture to its result.
         age_p95_ms: 95th percentile of the same.
-        receipt: What ran the model.
-        accuracy: Share of labelled frames that were right; None where no frame was labelled. Its interval takes frames
+        receipt: Runtime and delegate that ran the model.
+        accuracy: Share of labeled frames that were right; None where no frame was labeled. Its interval treats frames
             as independent, which those of one video are not: there it is too narrow.
     """
 
@@ -83,7 +83,7 @@ class Summary:
 
     @property
     def seen(self) -> int:
-        """Frames that the source gave: classified, refused, dropped or unreadable."""
+        """Frames of the source: classified, skipped, dropped or unreadable."""
         return self.classified + sum(self.refused.values()) + self.dropped + self.unreadable
 
     @property
@@ -114,33 +114,33 @@ class Summary:
         }
 
     def __str__(self) -> str:
-        """One line a subject, for a terminal."""
+        """One line per subject, for a terminal."""
         lines = {
             "source": self.source,
             "frames": f"{self.seen} seen · {self.dropped} dropped · {self.classified} classified"
             f" · {self.unreadable} unreadable",
             "speed": f"{self.fps:.1f} frames/s",
-            "latency": f"{_ms(self.latency_p50_ms)} p50 · {_ms(self.latency_p95_ms)} p95",
-            "age": f"{_ms(self.age_p50_ms)} p50 · {_ms(self.age_p95_ms)} p95",
+            "inference": f"{_ms(self.latency_p50_ms)} p50 · {_ms(self.latency_p95_ms)} p95",
+            "delay": f"{_ms(self.age_p50_ms)} p50 · {_ms(self.age_p95_ms)} p95",
             "delegate": str(self.receipt),
-            "accuracy": str(self.accuracy or "unknown: no frame was labelled"),
+            "accuracy": str(self.accuracy or "unknown: no frame was labeled"),
         }
         if self.refused:
-            lines["refused"] = " · ".join(f"{count} {reason}" for reason, count in sorted(self.refused.items()))
+            lines["skipped"] = " · ".join(f"{count} {reason}" for reason, count in sorted(self.refused.items()))
         if self.restarts:
-            lines["restarts"] = f"{self.restarts}, {self.outage_s:.1f} s without the source"
+            lines["outages"] = f"{self.restarts}, {self.outage_s:.1f} s without the source"
         return "\n".join(f"{subject:<10}{figures}" for subject, figures in lines.items())
 
 
 class Tally:
-    """Adds readings up in constant memory."""
+    """Counts readings in constant memory."""
 
     def __init__(self) -> None:
         self.classified = 0
         self.refused: Counter[str] = Counter()
         self.latency = LatencyHistogram()
         self.age = LatencyHistogram()
-        self._labelled = 0
+        self._labeled = 0
         self._right = 0
 
     def add(self, reading: Reading | ShelfReading) -> None:
@@ -153,13 +153,13 @@ class Tally:
             return
         self.classified += 1
         if isinstance(reading, Reading) and reading.truth is not None:
-            self._labelled += 1
+            self._labeled += 1
             self._right += reading.truth == reading.label
 
     @property
     def accuracy(self) -> Proportion | None:
-        """Share of labelled frames that were right; None where no frame was labelled."""
-        return Proportion(self._right, self._labelled) if self._labelled else None
+        """Share of labeled frames that were right; None where no frame was labeled."""
+        return Proportion(self._right, self._labeled) if self._labeled else None
 
 
 def _rounded(value_ms: float | None) -> float | None:

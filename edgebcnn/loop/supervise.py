@@ -1,8 +1,8 @@
-"""Supervises a loop that runs for a year: a watchdog over its stages, and what systemd is told about it.
+"""Supervises the loop: a watchdog over its stages, and notifications to systemd.
 
-Each stage of the loop reports that it begins. A thread checks by the monotonic clock, which a corrected wall clock
-does not touch, whether one has taken too long: native code that hangs cannot be interrupted, but it can be detected.
-systemd is notified by datagrams to the socket named in NOTIFY_SOCKET (sd_notify(3)); elsewhere nothing is sent.
+Each stage of the loop reports its start. A thread checks whether one takes too long, by the monotonic clock, which a
+corrected wall clock does not affect: native code that hangs cannot be interrupted, but it can be detected. systemd gets
+datagrams at the socket that NOTIFY_SOCKET names (sd_notify(3)); without it, nothing is sent.
 """
 
 from __future__ import annotations
@@ -23,16 +23,16 @@ LOOK_EVERY_S = 1.0
 GOLDEN_STAGE = "replay"
 
 OnHang = Callable[[str, float], None]
-"""Called once with the stage that hangs and for how long, in the watchdog's thread."""
+"""Called once, in the watchdog's thread, with the stage that hangs and its duration in seconds."""
 
 
 class Watchdog:
     """Watches the stages of a loop while its block runs.
 
     Args:
-        on_hang: Told once when a stage hangs.
+        on_hang: Called once when a stage hangs.
         on_turn: Called each second in which nothing hangs, in the watchdog's thread.
-        hang_s: How long a stage may take.
+        hang_s: Longest time that a stage may take.
     """
 
     def __init__(self, *, on_hang: OnHang, on_turn: Callable[[], None] = lambda: None, hang_s: float = HANG_S) -> None:
@@ -40,7 +40,7 @@ class Watchdog:
         self._stage = ("start", time.monotonic())
 
     def enter(self, stage: str) -> None:
-        """The stage before is over, and this one begins."""
+        """Ends the stage before, and begins this one."""
         self._stage = (stage, time.monotonic())  # one assignment, so that no lock is needed
 
     @contextmanager
@@ -67,10 +67,10 @@ class Watchdog:
 
 
 class ServiceManager:
-    """systemd, where it started this process with `Type=notify`; else nobody.
+    """Notifies systemd, where it started this process with `Type=notify`.
 
     Args:
-        environment: Where NOTIFY_SOCKET is looked up.
+        environment: Where to look up NOTIFY_SOCKET.
     """
 
     def __init__(self, environment: Mapping[str, str] = os.environ) -> None:
@@ -79,17 +79,17 @@ class ServiceManager:
         self._status = ""
 
     def ready(self) -> None:
-        """The source is open and the model loaded."""
+        """Reports that the source is open and the model is loaded."""
         self._send("READY=1")
 
     def alive(self, status: str) -> None:
-        """The loop turns; `systemctl status` shows `status`."""
+        """Reports that the loop runs; `systemctl status` shows `status`."""
         news = [] if status == self._status else [f"STATUS={status}"]
         self._status = status
         self._send("\n".join(["WATCHDOG=1", *news]))
 
     def stopping(self) -> None:
-        """The loop ends."""
+        """Reports that the loop ends."""
         self._send("STOPPING=1")
 
     def _send(self, message: str) -> None:
@@ -102,13 +102,13 @@ class ServiceManager:
 
 
 def end_at_once(stage: str, took_s: float) -> None:
-    """Says which stage hangs and ends the process: what hangs in native code would never let it end otherwise.
+    """Reports which stage hangs and ends the process; hanging native code would never let it end otherwise.
 
     Readings are handed to the system one by one, so that none is lost.
     """
     print(
-        f"Error: the loop hangs: it has been at '{stage}' for {took_s:.0f} s; start it again, and let systemd do that "
-        "for you (docs/service.md)",
+        f"Error: the loop hangs: the stage '{stage}' has taken {took_s:.0f} s; restart the run, or let systemd "
+        "restart it (docs/service.md)",
         file=sys.stderr,
         flush=True,
     )
@@ -119,12 +119,12 @@ def end_at_once(stage: str, took_s: float) -> None:
 def watched(
     source: Source, *, on_hang: OnHang = end_at_once, manager: ServiceManager | None = None
 ) -> Iterator[Watchdog]:
-    """Yields the watchdog of a loop that reads `source`, and keeps systemd informed until the block ends.
+    """Yields the watchdog of a loop that reads `source`, and notifies systemd until the block ends.
 
     Args:
-        source: Open by now; its status is what `systemctl status` shows.
-        on_hang: What to do when a stage hangs.
-        manager: systemd, by default as the environment says.
+        source: An open source; `systemctl status` shows its status.
+        on_hang: Called when a stage hangs.
+        manager: The service manager; by default the one that the environment names.
     """
     manager = manager or ServiceManager()
     watchdog = Watchdog(on_hang=on_hang, on_turn=lambda: manager.alive(source.status()))

@@ -1,4 +1,4 @@
-"""Publishes what monitoring finds as events, and raises the alarm when the model got worse."""
+"""Publishes the results of monitoring as events, and raises alarms when the model got worse."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from edgebcnn.sinks.fan_out import EventSinks
 
 
 class HealthEvents:
-    """Makes events of what is found, in the loop's thread.
+    """Publishes results and alarms as events, in the loop's thread.
 
     Args:
         sinks: Where events go.
         source: Name of the source.
-        reporter: Told of alarms, for who reads neither events nor the terminal's lines.
+        reporter: Reports alarms to people who watch neither the events nor the lines at the terminal.
         stops: Whether an alarm ends the run.
     """
 
@@ -27,7 +27,7 @@ class HealthEvents:
         self._sinks, self._source, self._reporter, self._stops = sinks, source, reporter, stops
 
     def golden(self, result: GoldenResult) -> None:
-        """Tells what a replay of the golden photos found."""
+        """Publishes the result of a replay of the golden photos."""
         at_export = result.at_export.as_json()
         event = self._sinks.stamp(
             GoldenEvent,
@@ -43,7 +43,7 @@ class HealthEvents:
         self._sinks.publish(event)
 
     def agreement(self, agreement: LiveAgreement) -> None:
-        """Tells what the full model beside the loop has said so far."""
+        """Publishes the agreement with the full model so far."""
         figures = agreement.as_json()
         share = figures.pop("agreement")
         del figures["cpu_s"]
@@ -51,7 +51,7 @@ class HealthEvents:
         self._sinks.publish(self._sinks.stamp(AgreementEvent, **self._here_and_now(), **figures, n=share["n"], **ends))
 
     def alarm(self, about: str, problem: str) -> None:
-        """Tells of an alarm.
+        """Publishes an alarm.
 
         Raises:
             AlarmError: an alarm ends the run.
@@ -67,6 +67,6 @@ class HealthEvents:
 
 
 def _ends(share: dict[str, Any]) -> list[tuple[str, float | None]]:
-    """Value, lower and upper end, by what their names end with."""
+    """Returns value, lower and upper end, by the ends of their names."""
     figures = (("", share["value"]), ("_low", share["low"]), ("_high", share["high"]))
     return [(end, None if figure is None else round(figure, 6)) for end, figure in figures]

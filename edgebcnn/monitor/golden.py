@@ -1,8 +1,8 @@
-"""Does the model still answer the golden photos as it did at export, while it runs?
+"""Replays the golden photos during a run, and compares the outputs with those at export.
 
-A delegate that was right at the start can go wrong later: heat, a driver, a tired supply. So the golden photos are
+A delegate that was right at the start can go wrong later: heat, a driver, a weak power supply. So the golden photos are
 replayed from time to time between two frames, one photo at a time, and only where the loop would have waited for its
-next frame anyway. A loop that never waits gives them `BUSY_SHARE` of its time.
+next frame anyway. A loop that never waits spends `BUSY_SHARE` of its time on them.
 """
 
 from __future__ import annotations
@@ -27,19 +27,19 @@ from edgebcnn.report.agreement import Proportion
 from edgebcnn.sources.frames import Frame
 
 BUSY_SHARE = 0.01
-ROOM = 2.0  # times as long as a photo takes: waits vary, and a frame that is late is worse than a photo that is
+ROOM = 2.0  # times as long as a photo takes: waits vary, and a late frame is worse than a late photo
 
 
 @dataclass(frozen=True)
 class GoldenResult:
-    """What one replay found.
+    """The result of one replay.
 
     Attributes:
-        at_export: Its outputs against those of the same file at export.
+        at_export: Difference between its outputs and those of the same file at export.
         accuracy: Share of the photos, without the hard ones, that are right.
-        agreement: Share of the same photos on which it says what the full model says.
-        took_s: From its first photo to its last.
-        problem: Why the model should not run so, as `edgebcnn check` would say; None where it may.
+        agreement: Share of the same photos on which it predicts the same product as the full model.
+        took_s: From the first photo to the last.
+        problem: Why the model should not run like this, as `edgebcnn check` reports it; None where there is no problem.
     """
 
     at_export: Difference
@@ -61,38 +61,38 @@ class GoldenResult:
     def __str__(self) -> str:
         """One line, for a terminal."""
         shares = f"accuracy {self.accuracy} · agreement {self.agreement} with the full model"
-        return self.problem or f"as at export: {self.at_export} · {shares}"
+        return self.problem or f"matches the export: {self.at_export} · {shares}"
 
 
 class GoldenListener(Protocol):
-    """Who is told what replays find."""
+    """Receives the results of replays."""
 
     def golden(self, result: GoldenResult) -> None:
-        """A replay is over."""
+        """Takes the result of a finished replay."""
         ...
 
     def alarm(self, about: str, problem: str) -> None:
-        """Something fell below its threshold that had not before; `problem` is one sentence."""
+        """Takes an alarm: something fell below its threshold; `problem` is one sentence."""
         ...
 
 
 class GoldenReplay:
-    """What the loop hands each frame to, and so tells that it is over.
+    """A frame sink that replays golden photos between frames.
 
     Args:
-        classifier: What runs.
-        profile: What was asked for.
+        classifier: The classifier of the run.
+        profile: The device profile of the run.
         golden: The photos; closed by this replay.
-        every_s: From the start of one replay to that of the next.
-        listener: Who is told.
-        watchdog: Told that a photo begins.
-        may_wait: Whether the loop's frames wait, as where they come from a file: then there is always room.
-        clock: Seconds that never go back.
+        every_s: From the start of one replay to the start of the next.
+        listener: Receives results and alarms.
+        watchdog: Informed that a photo begins.
+        may_wait: Whether frames wait for the loop, as those of a file do: then there is always room.
+        clock: Monotonic clock, in seconds.
 
     Attributes:
-        newest: The last replay that is over; None before the first.
-        replays: How many are over.
-        failed: How many of them found a problem.
+        newest: Result of the last finished replay; None before the first.
+        replays: Number of finished replays.
+        failed: Number of those that found a problem.
     """
 
     def __init__(
@@ -118,11 +118,11 @@ class GoldenReplay:
         self._photos: Iterator[NDArray[np.uint8]] | None = None
 
     def write(self, frame: Frame, reading: Reading) -> None:
-        """Replays one photo where a replay is under way or due, and there is room."""
+        """Replays one photo if a replay is running or due, and there is time."""
         self._turn(reading.latency_ms or 0.0)
 
     def write_shelf(self, frame: Frame, reading: ShelfReading) -> None:
-        """The same, for a frame whose slots were read."""
+        """Does the same for a frame whose slots were read."""
         self._turn(reading.latency_ms or 0.0)
 
     def close(self) -> None:
@@ -130,12 +130,12 @@ class GoldenReplay:
         self._golden.close()
 
     def as_json(self) -> dict[str, Any]:
-        """What replays found so far; every figure is of the newest, null before the first."""
+        """Returns the counts, and the figures of the newest replay, null before the first."""
         return {"replays": self.replays, "failed": self.failed, "newest": self.newest and self.newest.as_json()}
 
     def __str__(self) -> str:
-        """`as at export: same product on 128 of 128 photos, … (replay 3)`."""
-        return f"{self.newest} (replay {self.replays})" if self.newest else "not yet replayed"
+        """`matches the export: same product on 128 of 128 photos, … (replay 3)`."""
+        return f"{self.newest} (replay {self.replays})" if self.newest else "not replayed yet"
 
     def _turn(self, latency_ms: float) -> None:
         now_s = self._clock()
@@ -162,7 +162,7 @@ class GoldenReplay:
 
     def _replay_one(self, photos: Iterator[NDArray[np.uint8]], begun_s: float) -> None:
         try:
-            self._outputs[self._done] = self._answer(next(photos))
+            self._outputs[self._done] = self._output(next(photos))
         except BundleError as error:
             self._photos = None
             self._listener.alarm("golden", str(error))
@@ -173,10 +173,10 @@ class GoldenReplay:
         if self._done == len(self._outputs):
             self._finish()
 
-    def _answer(self, photo: NDArray[np.uint8]) -> NDArray[np.float32]:
+    def _output(self, photo: NDArray[np.uint8]) -> NDArray[np.float32]:
         try:
             (probabilities,) = self._classifier.probabilities(photo[np.newaxis])
-        except (DeviceError, RuntimeError):  # whether it fails on frames too is the loop's to see
+        except (DeviceError, RuntimeError):  # the loop notices whether it fails on frames too
             return np.full(len(self._classifier.labels), np.nan, np.float32)
         return np.asarray(probabilities)
 
@@ -200,10 +200,10 @@ class GoldenReplay:
 
 
 class _Waits:
-    """How long does the loop wait for its next frame? Only a wait in which nothing was done tells.
+    """Measures how long the loop waits for its next frame; only waits in which nothing was done count.
 
     Attributes:
-        last_s: The last wait; 0 where something was done in it, so that the wait after is measured first.
+        last_s: The last wait; 0 where something was done in it, so that the next wait is measured first.
     """
 
     def __init__(self) -> None:
@@ -211,10 +211,10 @@ class _Waits:
         self._since_s: float | None = None
 
     def frame_is_over(self, now_s: float, took_s: float) -> None:
-        """A frame was read, and that took so long."""
+        """Notes that a frame was read, and how long that took."""
         self.last_s = 0.0 if self._since_s is None else now_s - self._since_s - took_s
         self._since_s = now_s
 
     def spent(self) -> None:
-        """The wait that begins is used for something."""
+        """Notes that the wait that begins is used for something."""
         self._since_s = None

@@ -1,7 +1,7 @@
-"""For how long does a picture of one place tell what another one has told already?
+"""The length of a scene: images of one place that are closer in time show the same, and count once.
 
-Agreement counts scenes, because a thousand pictures of one pack are not a thousand looks at a model. What a whole frame
-shows changes with every customer; in a slot one pack stands for hours, in light that changes as slowly.
+Agreement counts scenes, because a thousand images of one pack are not a thousand independent samples. A whole frame
+changes with every customer; in a slot one pack stands for hours, in light that changes as slowly.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ SLOT_SCENE_S = 3600.0
 
 
 def scene_length_s(given: float | None, *, is_slot: bool) -> float:
-    """Seconds within which pictures of one place count as one scene.
+    """Returns the seconds within which images of one place count as one scene.
 
     Args:
-        given: What a user asked for; None for what suits the place.
-        is_slot: Whether the place is a slot of a shelf, in place of all that a camera sees.
+        given: Length that a user gave; None for the default of the place.
+        is_slot: Whether the place is a slot of a shelf rather than the whole frame.
     """
     if given is not None:
         return given

@@ -178,8 +178,8 @@ class Shadow:
     def write_shelf(self, frame: Frame, reading: ShelfReading) -> None:
         """Takes the answers that came, and shows a slot where the full model is free and the slot's last scene over."""
         self._attend()
-        for look in reading.looks(frame):
-            self._offer(*look)
+        for image, slot_reading in reading.classified_slots(frame):
+            self._offer(image, slot_reading)
         self._show()
 
     def close(self) -> None:

@@ -1,4 +1,4 @@
-"""What leaves the camera loop? One flat JSON object an event, which `docs/events.md` describes.
+"""The events of a run: one flat JSON object each, which `docs/events.md` describes.
 
 `python -m edgebcnn.sinks.event` prints `docs/events.schema.json`. A new kind of event is a subclass in `KINDS`.
 """
@@ -33,7 +33,7 @@ class Event(BaseModel):
     )
 
     holds_until_next: ClassVar[bool] = False
-    """Whether it says a state that lasts, which an MQTT broker keeps for whoever subscribes later."""
+    """Whether it reports a state that lasts, which an MQTT broker retains for later subscribers."""
 
     schema_version: Literal[2] = Field(
         SCHEMA_VERSION, description="Version of this record. Grows when a field changes its meaning or goes."
@@ -47,7 +47,7 @@ class Event(BaseModel):
 
     @property
     def subtopic(self) -> str:
-        """Where it belongs below the device's MQTT topic; a level more tells apart what has states of its own."""
+        """Its topic below the device's MQTT topic; kinds with a state per item have a level for each item."""
         return self.kind
 
     @cached_property
@@ -66,12 +66,12 @@ class ReadingEvent(Reading, Event):
     kind: Literal["reading"] = Field("reading", description="What happened.")
 
     def for_people(self) -> str:
-        """`frame 12  Oatly Oat Milk  98.4 %  age 21 ms  latency 1.9 ms`."""
+        """`frame 12  Oatly Oat Milk  98.4 %  delay 21 ms  inference 1.9 ms`."""
         name = self.photo or f"frame {self.frame}"
         if self.label is None or self.score is None or self.latency_ms is None:
-            return f"{name}  no reading: {self.reason}  age {self.age_ms:.0f} ms"
-        wrong = f"  (is {self.truth})" if self.truth not in (None, self.label) else ""
-        times = f"age {self.age_ms:.0f} ms  latency {self.latency_ms:.1f} ms"
+            return f"{name}  skipped: {self.reason}  delay {self.age_ms:.0f} ms"
+        wrong = f"  (actually {self.truth})" if self.truth not in (None, self.label) else ""
+        times = f"delay {self.age_ms:.0f} ms  inference {self.latency_ms:.1f} ms"
         return f"{name}  {self.label}  {100 * self.score:.1f} %  {times}{wrong}"
 
 
@@ -108,13 +108,13 @@ class SlotEvent(Event):
         return slot_subtopic(self.shelf, self.slot)
 
     def for_people(self) -> str:
-        """`frame 31  Top A2: wrong, Oat-Yoghurt in place of Oat-Milk, 91.2 %  was right  (3 of 4 right)`."""
-        found = f", {self.product} in place of {self.expected}" if self.state == "wrong" else ""
+        """`frame 31  Top A2: wrong, Oat-Yoghurt instead of Oat-Milk, 91.2 %  was right  (3 of 4 right)`."""
+        found = f", {self.product} instead of {self.expected}" if self.state == "wrong" else ""
         score = "" if self.score is None else f", {100 * self.score:.1f} %"
         why = f", {self.reason}" if self.reason else ""
         before = f"  was {self.previous}" if self.previous else ""
-        told = f"frame {self.frame}  {self.shelf} {self.slot}: {self.state}{found}{score}{why}{before}"
-        return f"{told}  ({self.shelf_right} of {self.shelf_judged} right)"
+        line = f"frame {self.frame}  {self.shelf} {self.slot}: {self.state}{found}{score}{why}{before}"
+        return f"{line}  ({self.shelf_right} of {self.shelf_judged} right)"
 
 
 class GoldenEvent(Event):
@@ -142,14 +142,14 @@ class GoldenEvent(Event):
     took_s: float = Field(description="From the first photo to the last.")
 
     def for_people(self) -> str:
-        """`golden photos  as at export: 128 of 128 the same, 0 steps at most  accuracy 91.4 %  agreement 93.8 %`."""
-        steps = "no answer" if self.most_steps is None else f"{self.most_steps:.3g} steps at most"
-        found = self.problem or f"as at export: {self.same_top1} of {self.photos} the same, {steps}"
+        """`golden photos  match the export: 128 of 128 the same, 0 steps at most  accuracy 91.4 %  …`."""
+        steps = "no output" if self.most_steps is None else f"{self.most_steps:.3g} steps at most"
+        found = self.problem or f"match the export: {self.same_top1} of {self.photos} the same, {steps}"
         return f"golden photos  {found}  accuracy {100 * self.accuracy:.1f} %  agreement {100 * self.agreement:.1f} %"
 
 
 class AgreementEvent(Event):
-    """What the full model beside the loop has said of the scenes so far."""
+    """How often the full model, in the background, agreed with the edge model so far."""
 
     holds_until_next: ClassVar[bool] = True
 
@@ -188,7 +188,7 @@ class AlarmEvent(Event):
 
 
 def slot_subtopic(shelf: str, slot: str) -> str:
-    """Where a slot's events belong: `slot/SHELF/SLOT`, with `%XX` for what is special in topics and addresses."""
+    """The topic of a slot's events: `slot/SHELF/SLOT`, with `%XX` for special characters."""
     return f"slot/{quote(shelf, safe='')}/{quote(slot, safe='')}"
 
 
@@ -198,7 +198,7 @@ AnyEvent = TypeVar("AnyEvent", bound=Event)
 
 
 class Stamp:
-    """Gives every event of a run its id, its device and its bundle; may be used from several threads.
+    """Makes the events of a run, with its id, device and bundle; safe to use from several threads.
 
     Attributes:
         run: Id of the run.
@@ -213,16 +213,16 @@ class Stamp:
         self._numbers = itertools.count()
 
     def __call__(self, kind: type[AnyEvent], **fields: Any) -> AnyEvent:
-        """An event of that kind, the next of this run."""
+        """Makes the next event of this run."""
         number = f"{self.run}-{next(self._numbers)}"
         return kind(id=number, device=self.device, bundle=self.bundle, **fields)
 
     def reading(self, reading: Reading) -> ReadingEvent:
-        """The event of one reading."""
+        """Makes the event of one reading."""
         return self(ReadingEvent, **dict(reading))
 
     def slots(self, reading: ShelfReading) -> Iterator[SlotEvent]:
-        """The events of the slots whose state settled with one frame."""
+        """Makes the events of the slots whose state settled with one frame."""
         shelves = {shelf.shelf: shelf for shelf in reading.shelves}
         return (self._slot(change, shelves[change.now.shelf], reading) for change in reading.changes)
 
@@ -250,7 +250,7 @@ class Stamp:
 
 
 def json_schema() -> dict[str, Any]:
-    """JSON Schema of every event."""
+    """Returns the JSON Schema of every event."""
     names, schema = models_json_schema([(kind, "serialization") for kind in KINDS], ref_template="#/$defs/{model}")
     return {
         "$schema": "https://json-schema.org/draft/2020-12/schema",
@@ -261,7 +261,7 @@ def json_schema() -> dict[str, Any]:
 
 
 def _without(tree: Any, *keys: str) -> Any:
-    """Drops what pydantic adds: titles that repeat names, and a ban on fields that a later edgebcnn may add."""
+    """Removes what pydantic adds: titles that repeat names, and the ban on fields that a later version may add."""
     if isinstance(tree, list):
         return [_without(item, *keys) for item in tree]
     if isinstance(tree, dict):

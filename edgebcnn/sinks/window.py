@@ -145,7 +145,7 @@ def draw_frame(
             lines = [f"{slot.slot}: {slot.state.value if slot.state else 'not settled'}"]
             lines += [slot.product.name] if slot.product else []
             mark(drawn, np.round(np.asarray(outline) * (width_px, height_px)), lines, _COLOURS[slot.state])
-    lines = [f"no reading: {reading.reason}"] if reading.reason else []
+    lines = [f"skipped: {reading.reason}"] if reading.reason else []
     if isinstance(reading, Reading):
         lines += [f"{product.label} {100 * product.score:.1f} %" for product in reading.top3]
     write(drawn, lines, (0, 0), _COLOURS[None])

@@ -52,7 +52,7 @@ function row(cells) {
 function showFrame(frame) {
   if (!frame) return;
   const size = `${frame.width_px} × ${frame.height_px}`;
-  const why = frame.reason ? `no reading: ${frame.reason}, ` : "";
+  const why = frame.reason ? `skipped: ${frame.reason}, ` : "";
   byId("caption").textContent = `frame ${frame.frame}, ${clock(frame.time)}: ${why}age ${ms(frame.age_ms)}, ${size}`;
   byId("top3").replaceChildren(
     ...frame.top3.map((product) => {
@@ -176,9 +176,9 @@ function showPlots(speed) {
 
 function told(event) {
   if (event.kind === "reading") {
-    return event.label === null ? `no reading: ${event.reason}` : `${event.label} ${percent(event.score)}`;
+    return event.label === null ? `skipped: ${event.reason}` : `${event.label} ${percent(event.score)}`;
   }
-  if (event.kind === "golden") return event.problem ?? `golden photos as at export, accuracy ${percent(event.accuracy)}`;
+  if (event.kind === "golden") return event.problem ?? `golden photos match the export, accuracy ${percent(event.accuracy)}`;
   if (event.kind === "agreement") return event.problem ?? `full model agrees on ${percent(event.agreement)} of ${event.n}`;
   if (event.kind === "alarm") return `ALARM: ${event.problem}`;
   if (event.kind !== "slot") return event.kind;

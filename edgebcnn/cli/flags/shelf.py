@@ -7,7 +7,7 @@ from pathlib import Path
 import click
 
 from edgebcnn.cli.flags.grouped import finite, grouped
-from edgebcnn.loop.pace import IDLE_AFTER_S, IDLE_FPS
+from edgebcnn.loop.frame_rate import IDLE_AFTER_S, IDLE_FPS
 
 _POSITIVE = click.FloatRange(min=0, min_open=True)
 

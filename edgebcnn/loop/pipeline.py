@@ -1,8 +1,8 @@
-"""How does the next frame become ready while the model is busy with the one before?
+"""Prepares the next frame while the model still runs inference on the one before.
 
-The model runs in a thread of its own. Meanwhile the newest frame of a live source is checked and prepared, as late as
-earlier turns allow, so that it is not old by the time the model takes it; where the model needs longer than usual, a
-newer frame replaces it. OpenCV and the runtimes let go of Python's lock, so that both really happen at once.
+Inference has its own thread. Meanwhile the newest frame of a live source is checked and preprocessed, as late as the
+timing of earlier frames allows, so that it is fresh when its inference begins; a newer frame replaces it where
+inference takes longer than usual. OpenCV and the runtimes release Python's lock, so that both really run in parallel.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ from edgebcnn.device.classifier import Classifier, Prediction
 from edgebcnn.loop.quality import Fault, FrameCheck
 from edgebcnn.sources.frames import Done, Frame, Source
 
-REMEMBERED = 16  # turns by which the next is judged: few, as a board that heats up becomes slower
-SLACK = 2.0  # times as long as usual, a frame may take to be made ready, and the model does not wait for it
-LOOKS = 4  # in the time of a turn, for a frame that is newer than the one that waits
-SHORTEST_LOOK_S = 0.001
+REMEMBERED = 16  # inferences whose time predicts the next: few, because a board that heats up slows down
+SLACK = 2.0  # preparing a frame may take this many times as long as usual before inference waits for it
+CHECKS = 4  # per inference, for a frame that is newer than the prepared one
+SHORTEST_WAIT_S = 0.001
 
 
 @dataclass(eq=False)
@@ -32,31 +32,31 @@ class PendingFrame:
 
     Attributes:
         frame: The frame.
-        fault: Why it is not classified; None where it is.
-        prepare_s: How long it took to prepare it.
-        answer: What the model will have said; None where there is a fault.
-        begun_s: When the model began with it, by `time.monotonic()`.
-        model_s: How long the model took.
+        fault: Why it is skipped; None where it is classified.
+        prepare_s: Time of its preprocessing.
+        prediction: The model's prediction, once it is there; None where there is a fault.
+        begun_s: Start of its inference, by `time.monotonic()`.
+        model_s: Time of its inference.
     """
 
     frame: Frame
     fault: Fault | None
     prepare_s: float = 0.0
-    answer: Future[Prediction] | None = None
+    prediction: Future[Prediction] | None = None
     begun_s: float | None = None
     model_s: float = 0.0
 
     @property
     def latency_ms(self) -> float:
-        """Preprocessing and inference, once there is an answer."""
+        """Time of preprocessing and inference, once there is a prediction."""
         return 1000 * (self.prepare_s + self.model_s)
 
 
-class Ahead:
-    """A model with a thread of its own, and the frame that will be next.
+class InferencePipeline:
+    """A model with its own thread, and the frame that is prepared next.
 
     Attributes:
-        superseded: Frames that were made ready and gave way to a newer one.
+        superseded: Frames that were prepared and then replaced by a newer one.
     """
 
     def __init__(self, source: Source, check: FrameCheck, classifier: Classifier) -> None:
@@ -67,30 +67,30 @@ class Ahead:
         self._ready_s: deque[float] = deque(maxlen=REMEMBERED)
 
     def begin(self, frame: Frame) -> PendingFrame:
-        """Checks a frame and hands it to the model, which must have nothing else to do, unless it has a fault."""
+        """Checks a frame and starts its inference, unless it has a fault; no other inference may be running."""
         turn, pixels = self._prepared(frame)
         self._hand_over(turn, pixels)
         return turn
 
     def following(self, turn: PendingFrame, may_follow: Done) -> PendingFrame | None:
-        """Returns once the model has answered; with the newest frame, if one came in time and was handed over.
+        """Waits for the prediction of one frame; returns the next frame, if a newer one came and was prepared.
 
         Args:
-            turn: What the model is busy with.
-            may_follow: Whether another frame is wanted, asked before each is taken.
+            turn: The frame whose inference runs.
+            may_follow: Whether another frame is wanted; called before each is taken.
         """
         following: PendingFrame | None = None
-        look_s = self._first_look_s(turn)
-        while turn.answer is not None and wait((turn.answer,), look_s).not_done and may_follow():
-            look_s = max(SHORTEST_LOOK_S, min(self._model_s) / LOOKS)
+        wait_s = self._first_wait_s(turn)
+        while turn.prediction is not None and wait((turn.prediction,), wait_s).not_done and may_follow():
+            wait_s = max(SHORTEST_WAIT_S, min(self._model_s) / CHECKS)
             if frame := self._source.newest():
                 following = self._replaced(following, *self._prepared(frame))
-        if turn.answer is not None and turn.answer.exception() is None:  # waits for it
+        if turn.prediction is not None and turn.prediction.exception() is None:  # waits for it
             self._model_s.append(turn.model_s)
         return following
 
     def close(self) -> None:
-        """Lets the model finish what it has begun."""
+        """Waits for the inference that runs."""
         self._thread.shutdown(cancel_futures=True)
 
     def _prepared(self, frame: Frame) -> tuple[PendingFrame, NDArray[np.uint8] | None]:
@@ -105,7 +105,7 @@ class Ahead:
 
     def _hand_over(self, turn: PendingFrame, pixels: NDArray[np.uint8] | None) -> None:
         if pixels is not None:
-            turn.answer = self._thread.submit(self._predicted, turn, pixels)
+            turn.prediction = self._thread.submit(self._predicted, turn, pixels)
 
     def _predicted(self, turn: PendingFrame, pixels: NDArray[np.uint8]) -> Prediction:
         turn.begun_s = begun_s = time.monotonic()
@@ -119,13 +119,13 @@ class Ahead:
     ) -> PendingFrame:
         if older is not None:
             self.superseded += 1
-            if older.answer is not None and not older.answer.cancel():  # the model has just begun with it
+            if older.prediction is not None and not older.prediction.cancel():  # its inference has just begun
                 return older
         self._hand_over(newer, pixels)
         return newer
 
-    def _first_look_s(self, turn: PendingFrame) -> float | None:
-        """Seconds until the next frame should be made ready; None before the model's speed is known."""
+    def _first_wait_s(self, turn: PendingFrame) -> float | None:
+        """Seconds until the next frame should be prepared; None before the time of an inference is known."""
         if not self._model_s:
             return None
         now_s = time.monotonic()
