@@ -307,4 +307,4 @@ def test_a_folder_of_photos_is_refused(shelf: Path, tmp_path: Path) -> None:
         main, ["run", *map(str, ["--bundle", shelf / "bundle", "--camera", shelf, "--slots", shelf / "slots.toml"])]
     )
     assert result.exit_code == CameraError.exit_code
-    assert "give --slots a camera, a stream or a video" in result.stderr
+    assert "a camera, a stream or a video" in result.stderr
