@@ -185,14 +185,19 @@ def test_the_stream_tells_each_second() -> None:
     assert states[1]["frame"]["frame"] == 6
 
 
+def size_shown(port: int) -> tuple[int, ...]:
+    shown = cv2.imdecode(np.frombuffer(asked(port, "/picture.jpg").read(), np.uint8), cv2.IMREAD_COLOR)
+    assert shown is not None
+    height_px, width_px = shown.shape[:2]
+    return height_px, width_px
+
+
 def test_a_large_frame_is_made_smaller_and_a_small_one_is_not() -> None:
     with web_page() as (page, at):
         for size, expected in (((1080, 1920), (450, 800)), ((48, 64), (48, 64))):
             image = np.zeros((*size, 3), np.uint8)
             page.write(frame(1, image), reading(1))
-            time.sleep(2 / PICTURES_PER_S)
-            shown = cv2.imdecode(np.frombuffer(asked(at.port, "/picture.jpg").read(), np.uint8), cv2.IMREAD_COLOR)
-            assert shown is not None and shown.shape[:2] == expected
+            wait_until(lambda size=expected: size_shown(at.port) == size)  # type: ignore[misc]
 
 
 # ---- what it costs
@@ -286,13 +291,16 @@ def test_a_server_that_dies_is_reported_and_frames_are_still_taken(monkeypatch: 
 
 
 def test_a_figure_that_cannot_be_had_is_reported_once_and_the_picture_goes_on() -> None:
+    tries: list[float] = []
+
     def fails() -> Mapping[str, Proportion]:
+        tries.append(time.monotonic())
         raise ValueError("no such figure")
 
     told = Told()
     with web_page(told=told, agreements=fails) as (_, at):
         stream = asked(at.port, "/api/stream")
-        time.sleep(1.5)
+        wait_until(lambda: len(tries) >= 2)
         assert asked(at.port, "/picture.jpg").status == 200
         stream.close()
     assert told.sentences[1:] == ["the web page failed (ValueError: no such figure), and the run goes on"]
