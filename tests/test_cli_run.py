@@ -50,7 +50,7 @@ def test_a_video_gives_a_line_a_frame_and_a_summary(shelf: Path) -> None:
     assert result.exit_code == 0
     lines = result.stdout.splitlines()
     assert [line.split("  ")[1] for line in lines[:12]] == NAMES * 3
-    assert lines[3].endswith("(is Blue)")
+    assert lines[3].endswith("(actually Blue)")
     assert lines[13] == "frames    12 seen · 0 dropped · 12 classified · 0 unreadable"
     assert "ops · int8" in lines[17]
     assert lines[18] == "accuracy  75.0 % (95 % CI 46.8-91.1, n=12)"
@@ -247,7 +247,7 @@ def test_a_signal_ends_a_live_run_cleanly(shelf: Path, tmp_path: Path, number: s
     assert process.returncode == 0, errors
     assert "Traceback" not in errors
     lines = output.read_text().splitlines()
-    subjects = ["source", "frames", "speed", "latency", "age", "delegate", "accuracy", "events"]
+    subjects = ["source", "frames", "speed", "inference", "delay", "delegate", "accuracy", "events"]
     assert [line.split()[0] for line in lines[-8:]] == subjects
     read = [json.loads(line)["frame"] for line in file.read_text().splitlines()]
     assert read
