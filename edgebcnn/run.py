@@ -212,7 +212,19 @@ def _wired(basis: Basis, folder: SampleFolder | None, redact: Redact | None, *, 
         watchdog=basis.watchdog,
     )
     if page:
-        page.start(LiveRun(events.stamp, loop.summary, source.status, events.counts, watch, checks.agreements))
+        page.start(
+            LiveRun(
+                events.stamp,
+                loop.summary,
+                source.status,
+                events.counts,
+                lost_s=source.lost_s,
+                loop_s=basis.watchdog.stage_s,
+                pace_s=frame_rate.longest_pause_s,
+                watch=watch,
+                agreements=checks.agreements,
+            )
+        )
     return Run(basis, loop, events, checks, sampler)
 
 

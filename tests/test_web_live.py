@@ -43,11 +43,14 @@ class LiveRun:
     Attributes:
         shown: The pack at the right: what a person puts there.
         address: Of its page.
+        films: Set while its camera gives frames.
         errors: What it wrote to stderr after that address, once it has ended.
     """
 
     def __init__(self, process: subprocess.Popen[str], events: Path) -> None:
         self.process, self.shown, self.address, self.errors = process, "Green", "", ""
+        self.films = threading.Event()
+        self.films.set()
         self._events = events
 
     def events(self) -> list[dict[str, Any]]:
@@ -80,6 +83,7 @@ def live(shelf: Path, folder: Path, *flags: str, **environment: str) -> Iterator
         def film() -> None:
             seed = 0
             while not over.wait(0.05):
+                run.films.wait(30)
                 seed += 1
                 camera.send(picture(run.shown, seed))
 
@@ -93,6 +97,7 @@ def live(shelf: Path, folder: Path, *flags: str, **environment: str) -> Iterator
             process.send_signal(signal.SIGTERM)
             _, run.errors = process.communicate(timeout=30)
             over.set()
+            run.films.set()
             filming.join()
             assert "Traceback" not in run.errors
 
@@ -129,11 +134,12 @@ def test_in_chromium_the_picture_moves_and_the_tables_are_those_of_the_jsonl(
 ) -> None:
     with live(shelf, tmp_path, "--web", "0", "--slots", str(shelf / "slots.toml"), "--golden-every", "0") as run:
         tab, asked, said = opened(browser, run.address)
-        tab.wait_for_selector("#events tbody tr:nth-child(2)", timeout=30_000)
+        tab.wait_for_selector("#headline:text-is('✓ All 2 slots right')", timeout=30_000)
         run.shown = "Blue"
-        tab.wait_for_selector("#slots .wrong", timeout=30_000)
-        tab.wait_for_selector("#events tbody tr:nth-child(3)", timeout=30_000)
+        tab.wait_for_selector("#headline:text-is('✗ 1 of 2 slots right · 1\u00a0wrong')", timeout=30_000)
+        tab.wait_for_selector("#changes li:nth-child(3)", timeout=30_000)
         wait_until(lambda: len(run.events()) == 3)
+        assert tab.inner_text("#problems li span") == "Blue where Green belongs"
 
         seen = set()
         for _ in range(8):
@@ -142,19 +148,22 @@ def test_in_chromium_the_picture_moves_and_the_tables_are_those_of_the_jsonl(
         assert len(seen - {""}) >= 4
 
         events = run.events()
-        told = tab.evaluate("[...document.querySelectorAll('#events tbody tr')].map(row => row.dataset.id)")
-        assert told == [event["id"] for event in reversed(events)]
+        lines = "[...document.querySelectorAll('#changes li')].map(line => line.querySelector('b').innerText)"
+        assert tab.evaluate(lines) == [
+            f"{'✓' if event['state'] == 'right' else '✗'} Top {event['slot']} {event['state']}"
+            for event in reversed(events)
+        ]
+        pictures = "[...document.querySelectorAll('#changes li:first-child img')].map(image => image.alt)"
+        assert tab.evaluate(pictures) == ["before", "after"]
+        tab.select_option("#of-state", "wrong")
+        wait_until(lambda: tab.locator("#changes li").count() == 1)
         states = {event["slot"]: event for event in events}  # the last of each
-        rows = tab.evaluate(
-            "[...document.querySelectorAll('#slots tbody tr')].map(r => [...r.cells].map(c => c.innerText))"
-        )
-        for cells, (name, event) in zip(rows, states.items(), strict=True):
-            assert cells[0] == f"Top {name}"
-            assert cells[1].split()[1] == event["state"]
-            assert f"{100 * event['score']:.1f}" in cells[1]
-            assert cells[2:4] == [event["expected"], event["product"]]
-        assert rows[1][4].startswith("Blue ")
-        assert tab.inner_text("#shelves") == "Top: 1 of 2 right (50.0\u00a0%)"
+        cards = tab.evaluate("[...document.querySelectorAll('.slot')].map(card => card.innerText)")
+        for card, (name, event) in zip(cards, states.items(), strict=True):
+            assert card.startswith(name)
+            assert event["state"] in card and event["product"] in card
+            assert f"{100 * event['score']:.0f}\u00a0%" in card
+        assert "1 of 2 right" in tab.inner_text("#shelves h2")
         assert [event["state"] for event in states.values()] == ["right", "wrong"]
         assert tab.query_selector("#told") is None, "a name is text, whatever it is"
         drawn = tab.evaluate("[...document.querySelectorAll('#overlay g')].map(each => each.getAttribute('class'))")
@@ -168,7 +177,7 @@ def test_in_chromium_the_picture_moves_and_the_tables_are_those_of_the_jsonl(
         run.process.send_signal(signal.SIGTERM)
         run.process.wait(30)
         assert time.monotonic() - began_s < 3, "one second, and what a busy machine takes"
-        tab.wait_for_selector("#status:text-is('the run has ended')", timeout=10_000)
+        tab.wait_for_selector("#verdict.stale >> text=The run has ended", timeout=10_000)
         tab.close()
 
 
@@ -189,7 +198,7 @@ def test_on_a_phone_the_page_is_readable_in_light_and_dark_and_a_hidden_one_rest
             sizes = "[...document.querySelectorAll('p, td, dd, dt, li, small')].map(e => getComputedStyle(e).fontSize)"
             assert min(float(size.removesuffix("px")) for size in tab.evaluate(sizes)) >= 11
             paper = tab.evaluate("getComputedStyle(document.body).backgroundColor")
-            assert (paper == "rgb(255, 255, 255)") == (scheme == "light")
+            assert (paper == "rgb(246, 247, 248)") == (scheme == "light")
             label = tab.evaluate("document.querySelector('#top3 span').textContent")
             assert label in {product["label"] for product in run.events()[-1]["top3"]}
             rows = tab.evaluate("[...document.querySelectorAll('#events tbody tr')].map(row => row.dataset.id)")
@@ -197,6 +206,53 @@ def test_on_a_phone_the_page_is_readable_in_light_and_dark_and_a_hidden_one_rest
             assert said == []
             tab.evaluate("rest()")
             assert tab.get_attribute("#picture", "src") is None
+            tab.close()
+
+
+def test_a_lost_camera_turns_the_page_gray_within_three_seconds_and_the_last_frame_stays(
+    shelf: Path, browser: Any, tmp_path: Path
+) -> None:
+    with live(shelf, tmp_path, "--web", "0", "--slots", str(shelf / "slots.toml"), "--golden-every", "0") as run:
+        tab, _, said = opened(browser, run.address, width_px=400)
+        tab.wait_for_selector("#verdict.right", timeout=30_000)
+        run.films.clear()
+        began_s = time.monotonic()
+        tab.wait_for_selector("#verdict.stale", timeout=10_000)
+        assert time.monotonic() - began_s < 3
+        assert "Last seen at" in tab.inner_text("#detail") and "All 2 slots right" in tab.inner_text("#detail")
+        assert "Picture of" in tab.inner_text("#gone")
+        assert tab.evaluate(PIXELS) != "", "the last frame stays"
+        assert (
+            tab.evaluate(
+                "new Set([...document.querySelectorAll('.slot .state')].map(e => getComputedStyle(e).color)).size"
+            )
+            == 1
+        )
+        state = tab.evaluate("fetch('api/state').then(answer => answer.json())")
+        assert state["verdict"]["level"] == "stale" and state["live"]["status"] in {"lost", "silent"}
+        assert state["verdict"]["last_known"] == "All 2 slots right"
+        run.films.set()
+        tab.wait_for_selector("#verdict.right", timeout=30_000)
+        assert said == []
+        tab.close()
+
+
+def test_on_a_phone_the_verdict_and_what_is_wrong_need_no_scrolling_and_axe_finds_nothing(
+    shelf: Path, browser: Any, tmp_path: Path
+) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    with live(shelf, tmp_path, "--web", "0", "--slots", str(shelf / "slots.toml")) as run:
+        run.shown = "Blue"
+        for scheme in ("light", "dark"):
+            tab, _, _ = opened(browser, run.address, width_px=400, color_scheme=scheme)
+            tab.wait_for_selector("#verdict.problem", timeout=30_000)
+            tab.wait_for_selector("#changes li")
+            for part in ("#headline", "#problems"):
+                box = tab.locator(part).bounding_box()
+                assert box["y"] + box["height"] < 400, "in the upper half of the screen"
+            assert tab.evaluate("document.documentElement.scrollWidth") == 400
+            found = axe.run(tab).response["violations"]
+            assert [(each["id"], each["nodes"][0]["html"]) for each in found] == []
             tab.close()
 
 

@@ -25,7 +25,17 @@ from tests.broker import wait_until
 from tests.readings import reading, stamp
 from tests.web_run import TOKEN, Told, asked, frame, web_page
 
-PATHS = ("/", "/page.css", "/page.js", "/api/state", "/api/stream", "/picture.jpg", "/picture.mjpg")
+PATHS = (
+    "/",
+    "/page.css",
+    "/live.css",
+    "/page.js",
+    "/api/state",
+    "/api/history",
+    "/api/stream",
+    "/picture.jpg",
+    "/picture.mjpg",
+)
 SCHEMA = Path(__file__).parents[1] / "docs" / "web.schema.json"
 
 

@@ -21,6 +21,11 @@ class FrameRateLimit:
     idle_fps: float | None = None
     idle_after_s: float = IDLE_AFTER_S
 
+    @property
+    def longest_pause_s(self) -> float:
+        """The longest time between the starts of two frames under this limit; 0 where there is none."""
+        return max((1 / rate for rate in (self.fps, self.idle_fps) if rate), default=0.0)
+
     def pause_s(self, begun_s: float, now_s: float, *, last_change_s: float | None) -> float:
         """Seconds to wait before the next frame.
 

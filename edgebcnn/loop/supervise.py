@@ -43,6 +43,10 @@ class Watchdog:
         """Ends the stage before, and begins this one."""
         self._stage = (stage, time.monotonic())  # one assignment, so that no lock is needed
 
+    def stage_s(self) -> float:
+        """Returns for how long the loop has been in its current stage; may be called from any thread."""
+        return time.monotonic() - self._stage[1]
+
     @contextmanager
     def watching(self) -> Iterator[None]:
         """Watches until the block ends."""

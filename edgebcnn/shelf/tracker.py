@@ -88,6 +88,13 @@ class SlotTracker:
         pending = self._candidate is None or self._candidate[0] != self.state
         return pending or self._in_the_way_since_s is not None
 
+    @property
+    def is_contradicted(self) -> bool:
+        """Whether the newest frames do not show what is settled: it moves, or another content waits to settle."""
+        if self.state is None:
+            return False
+        return self._candidate is not None if self.state == OCCLUDED else self.is_busy
+
     def look(self, slot: Look, around: Callable[[], Look], *, at_s: float) -> bool:
         """Takes in one frame.
 

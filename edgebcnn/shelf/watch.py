@@ -225,6 +225,10 @@ class ShelfWatch:
             for mean in votes
         )
 
+    def contradicted(self) -> tuple[bool, ...]:
+        """Whether the newest frames do not show what is settled, of each slot; may be asked from any thread."""
+        return tuple(tracker.is_contradicted for tracker in self._trackers) or (False,) * len(self._expected)
+
     def compliance(self) -> tuple[Compliance, ...]:
         """How every shelf stands."""
         states: dict[str, list[SlotState | None]] = {}

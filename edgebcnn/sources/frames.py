@@ -94,5 +94,9 @@ class Source(ABC):
         """Closes it."""
         self.close()
 
+    def lost_s(self) -> float | None:
+        """For how long it has been lost; None while it gives frames."""
+        return None
+
     def close(self) -> None:  # noqa: B027 - photos hold nothing open
         """Lets go of the camera or file."""

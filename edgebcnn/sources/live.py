@@ -119,6 +119,12 @@ class LiveStream(Source):
             return super().status()
         return f"{self.name} {loss.reason}, sought for {time.monotonic() - loss.since_s:.0f} s"
 
+    def lost_s(self) -> float | None:
+        """For how long it has been lost; None while it gives frames."""
+        with self._changed:
+            loss = self._loss
+        return None if loss is None or loss.back_s is not None else time.monotonic() - loss.since_s
+
     def _take(self, *, wait_s: float) -> Frame | None:
         with self._changed:
             if self._newest is None:

@@ -1,4 +1,4 @@
-"""What does the web page know of a run? What the loop told it, and what it asks others when somebody looks."""
+"""Keeps what a web page shows of a run: what the loop hands over, and what is asked of others when somebody looks."""
 
 from __future__ import annotations
 
@@ -17,9 +17,20 @@ from edgebcnn.loop.reading import CANDIDATES, Candidate, Reading, utc
 from edgebcnn.loop.shelf_reading import ShelfReading
 from edgebcnn.report.agreement import Proportion
 from edgebcnn.report.sequential import SequentialShare
+from edgebcnn.shelf.watch import SlotState
 from edgebcnn.sinks.event import Event, ReadingEvent, Stamp
 from edgebcnn.sinks.outlet import Counts, EventSink
 from edgebcnn.web.state import FrameNow, Health, Share, ShelfNow, SlotNow, Speed, State
+from edgebcnn.web.verdict import (
+    INTERVALS,
+    Pulse,
+    SteadyProduct,
+    frame_verdict,
+    liveness,
+    newest_intervals,
+    shelf_verdict,
+    stale_after_s,
+)
 
 if TYPE_CHECKING:
     from edgebcnn.loop.summary import Summary
@@ -35,12 +46,15 @@ JPEG_QUALITY = 75
 
 @dataclass(frozen=True)
 class LiveRun:
-    """Whom the board asks when somebody looks; all of it may be asked from another thread than the loop's.
+    """What the board asks when somebody looks; all of it may be called from another thread than the loop's.
 
     Attributes:
         stamp: Of the run's events.
         summary: The loop's figures so far.
         status: What the source does now.
+        lost_s: For how long the source has been lost; None while it gives frames.
+        loop_s: For how long the loop has been in its current stage.
+        pace_s: The longest pause that the loop makes between two frames.
         counts: What became of each sink's events.
         watch: The slots, where some are watched.
         agreements: How often models gave the same answer so far, by what was compared; empty while nobody knows.
@@ -50,6 +64,9 @@ class LiveRun:
     summary: Callable[[], Summary]
     status: Callable[[], str]
     counts: Callable[[], Sequence[Counts]]
+    lost_s: Callable[[], float | None] = lambda: None
+    loop_s: Callable[[], float] = lambda: 0.0
+    pace_s: float = 0.0
     watch: ShelfWatch | None = None
     agreements: Callable[[], Mapping[str, Proportion | SequentialShare]] = field(default=lambda: {})
 
@@ -65,7 +82,7 @@ class _Second:
 
 
 class Board:
-    """Takes frames and events from the loop, which it never keeps waiting, and tells them to whoever looks."""
+    """Takes frames and events from the loop, which never waits for it, and shows them to whoever looks."""
 
     def __init__(self) -> None:
         self._begun_s = time.monotonic()
@@ -74,12 +91,24 @@ class Board:
         self._seconds: deque[_Second] = deque(maxlen=SHOWN_S + 1)
         self._events: deque[Event] = deque(maxlen=SHOWN_EVENTS)
         self._last_said: tuple[str | None, str | None] | None = None
+        self._taken_s: deque[float] = deque(maxlen=INTERVALS + 1)
+        self._seen: tuple[float, str] | None = None  # when, by the monotonic clock and for people
+        self._settled: dict[tuple[str, str], str] = {}
+        self._product = SteadyProduct()
 
     def take(self, frame: Frame, reading: Reading | ShelfReading) -> None:
         """Takes the newest frame; the loop's thread calls it."""
         self._newest = frame, reading  # one assignment: whoever looks meanwhile has the frame before, with its reading
-        now = int(time.monotonic())
+        now_s = time.monotonic()
+        now = int(now_s)
         with self._lock:
+            self._taken_s.append(now_s)
+            if reading.reason is None:
+                self._seen = now_s, reading.time
+            if isinstance(reading, ShelfReading):
+                self._settled |= {(each.now.shelf, each.now.slot): reading.time for each in reading.changes}
+            else:
+                self._product.take(reading, now_s)
             if not self._seconds or self._seconds[-1].number != now:
                 self._seconds.append(_Second(now))
             second = self._seconds[-1]
@@ -109,9 +138,12 @@ class Board:
     def state(self, run: LiveRun) -> State:
         """Everything but the picture."""
         summary, newest, now_s = run.summary(), self._newest, time.monotonic()
+        live = liveness(self._pulse(run, summary, now_s))
         with self._lock:
             seconds = {each.number: replace(each) for each in self._seconds}
+            settled, product = dict(self._settled), self._product.now() if run.watch is None else None
         shelf = newest[1] if newest and isinstance(newest[1], ShelfReading) else None
+        slots = _slots(run.watch, shelf, settled) if run.watch and shelf else ()
         return State(
             time=utc(0),
             device=run.stamp.device,
@@ -119,8 +151,10 @@ class Board:
             bundle=run.stamp.bundle,
             run=run.stamp.run,
             running_s=round(now_s - self._begun_s, 1),
+            live=live,
+            verdict=frame_verdict(product, live) if product else shelf_verdict(slots, live),
             frame=_frame(*newest) if newest else None,
-            slots=_slots(run.watch, shelf) if run.watch and shelf else (),
+            slots=slots,
             shelves=tuple(
                 ShelfNow(shelf=each.shelf, right=each.right, judged=each.judged, compliance=_rounded(each.share))
                 for each in (shelf.shelves if shelf else ())
@@ -131,6 +165,20 @@ class Board:
             receipt=summary.receipt,
             health=_health(summary, run),
             events=tuple(event.model_dump(mode="json") for event in self.events()),
+        )
+
+    def _pulse(self, run: LiveRun, summary: Summary, now_s: float) -> Pulse:
+        with self._lock:
+            taken_s, seen, newest = tuple(self._taken_s), self._seen, self._newest
+        latency_ms = summary.latency_p95_ms
+        return Pulse(
+            taken_ago_s=now_s - taken_s[-1] if taken_s else None,
+            seen_ago_s=now_s - seen[0] if seen else None,
+            seen_at=seen[1] if seen else None,
+            lost_s=run.lost_s(),
+            loop_s=run.loop_s(),
+            skipped=newest[1].reason if newest else None,
+            stale_after_s=stale_after_s(newest_intervals(taken_s), pace_s=run.pace_s, latency_p95_ms=latency_ms),
         )
 
 
@@ -186,8 +234,11 @@ def _health(summary: Summary, run: LiveRun) -> Health:
     )
 
 
-def _slots(watch: ShelfWatch, reading: ShelfReading) -> tuple[SlotNow, ...]:
-    candidates = watch.candidates(CANDIDATES)
+def _slots(watch: ShelfWatch, reading: ShelfReading, settled: Mapping[tuple[str, str], str]) -> tuple[SlotNow, ...]:
+    candidates = [
+        tuple(Candidate(class_id, name, round(score, 6)) for class_id, name, score in best)
+        for best in watch.candidates(CANDIDATES)
+    ]
     return tuple(
         SlotNow(
             shelf=slot.shelf,
@@ -197,9 +248,14 @@ def _slots(watch: ShelfWatch, reading: ShelfReading) -> tuple[SlotNow, ...]:
             expected=slot.expected.name,
             product=slot.product.name if slot.product else None,
             score=_rounded(slot.score),
-            top3=tuple(Candidate(class_id, name, round(score, 6)) for class_id, name, score in best),
+            guess=best[0] if best and slot.state is SlotState.UNKNOWN else None,
+            contradicted=contradicted,
+            since=settled.get((slot.shelf, slot.slot)),
+            top3=best,
         )
-        for slot, corners, best in zip(reading.slots, watch.slot_map.outlines(), candidates, strict=True)
+        for slot, corners, best, contradicted in zip(
+            reading.slots, watch.slot_map.outlines(), candidates, watch.contradicted(), strict=True
+        )
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from edgebcnn.progress import Reporter
@@ -21,6 +22,7 @@ class WebChoices:
     web: str | None
     web_token: str | None
     web_origin: str | None = None
+    web_history: Path | None = None
 
     def open(self, *, reporter: Reporter, in_a_hurry: Callable[[], bool]) -> WebPage | None:
         """Returns the page, where one is asked for; its port is open, and it does not answer yet."""

@@ -1,7 +1,8 @@
-// Shows what /api/stream says; docs/web.schema.json describes it. Text from the run only ever becomes textContent.
+// Shows what /api/stream reports; docs/web.schema.json describes it. Text from the run only ever becomes textContent.
 "use strict";
 
-const SILENT_MS = 5000; // a state comes each second
+const SILENT_S = 2; // a state comes twice a second: without one, nothing is current
+const CHECK_MS = 250; // how often the age of what is shown is checked
 const SIGNS = { right: "✓", wrong: "✗", empty: "○", unknown: "?", occluded: "▒" };
 const SVG = "http://www.w3.org/2000/svg";
 const byId = (id) => document.getElementById(id);
@@ -24,6 +25,15 @@ const percent = (share, digits = 1) => (100 * share).toFixed(digits) + "\u00a0%"
 const ms = (value) => (value === null ? "-" : value.toFixed(value < 10 ? 1 : 0) + "\u00a0ms");
 const clock = (time) => new Date(time).toLocaleTimeString([], { hour12: false });
 const counted = (counts) => Object.entries(counts).map(([name, count]) => `${count} ${name}`).join(", ") || "none";
+
+const capital = (text) => text[0].toUpperCase() + text.slice(1);
+
+// The time of today, with its date where it was another day.
+function moment(time) {
+  const at = new Date(time);
+  const ofDay = at.toLocaleTimeString([], { hour: "2-digit", minute: "2-digit", hour12: false });
+  return at.toDateString() === new Date().toDateString() ? ofDay : `${at.toLocaleDateString()} ${ofDay}`;
+}
 
 function duration(seconds) {
   const hours = Math.floor(seconds / 3600);
@@ -53,13 +63,14 @@ function showFrame(frame) {
   if (!frame) return;
   const size = `${frame.width_px} × ${frame.height_px}`;
   const why = frame.reason ? `skipped: ${frame.reason}, ` : "";
-  byId("caption").textContent = `frame ${frame.frame}, ${clock(frame.time)}: ${why}age ${ms(frame.age_ms)}, ${size}`;
+  byId("caption").textContent = `Frame ${frame.frame}, ${clock(frame.time)}, ${why}${size}`;
   byId("top3").replaceChildren(
     ...frame.top3.map((product) => {
       const line = element("li");
       const bar = element("meter");
       bar.value = product.score;
-      line.append(element("span", product.label), element("b", percent(product.score)), bar);
+      bar.setAttribute("aria-label", product.label);
+      line.append(element("span", product.label), element("b", percent(product.score, 0)), bar);
       return line;
     }),
   );
@@ -75,10 +86,10 @@ function showOverlay(state) {
   overlay.replaceChildren(
     ...state.slots.map((slot) => {
       const corners = slot.corners.map(([x, y]) => [x * width, y * height]);
-      const group = drawing("g", { class: slot.state ?? "unsettled" });
+      const group = drawing("g", { class: slot.contradicted ? "unsettled" : (slot.state ?? "unsettled") });
       const left = Math.min(...corners.map(([x]) => x));
       const top = Math.min(...corners.map(([, y]) => y));
-      const name = `${SIGNS[slot.state] ?? "…"} ${slot.slot}`;
+      const name = `${slot.contradicted ? "…" : (SIGNS[slot.state] ?? "…")} ${slot.slot}`;
       const points = corners.map((corner) => corner.join(",")).join(" ");
       group.append(
         drawing("polygon", { points, class: "rim" }),
@@ -90,38 +101,46 @@ function showOverlay(state) {
   );
 }
 
+function slotCard(slot) {
+  const card = element("li", undefined, `slot ${slot.state ?? "unsettled"}`);
+  card.classList.toggle("contradicted", slot.contradicted);
+  const head = element("p", undefined, "head");
+  const sign = slot.contradicted ? `… was ${slot.state}` : slot.state ? `${SIGNS[slot.state]} ${slot.state}` : "… looking";
+  head.append(element("span", slot.slot), element("span", sign, "state"));
+  const score = slot.score === null || slot.state === "unknown" ? "" : ` · ${percent(slot.score, 0)}`;
+  card.append(head, element("p", slot.product ?? (slot.state === "right" ? slot.expected : ""), "is"));
+  if (slot.guess) card.append(element("p", `best guess ${slot.guess.label} ${percent(slot.guess.score, 0)}`, "is"));
+  if (slot.state !== "right") card.append(element("p", `belongs here: ${slot.expected}`, "belongs"));
+  const since = slot.since ? `since ${moment(slot.since)}` : "";
+  card.append(element("p", slot.contradicted ? "changing now" : since + score, "more"));
+  return card;
+}
+
+const isFine = (slot) => slot.state === "right" && !slot.contradicted;
+
 function showSlots(state) {
-  byId("shelf").hidden = !state.slots.length;
-  byId("shelves").replaceChildren(
-    ...state.shelves.map((shelf) => {
-      const share = shelf.compliance === null ? "nothing seen yet" : percent(shelf.compliance);
-      return element("li", `${shelf.shelf}: ${shelf.right} of ${shelf.judged} right (${share})`);
-    }),
-  );
-  rows(
-    "slots",
-    state.slots.map((slot) => {
-      const told = slot.state ? `${SIGNS[slot.state]} ${slot.state}` : "… not settled";
-      const score = slot.score === null ? "" : ` ${percent(slot.score)}`;
-      const likely = slot.top3.filter((product) => product.score >= 0.005); // the rest would read 0 %
-      const votes = likely.map((product) => `${product.label} ${percent(product.score, 0)}`).join(", ");
-      return row([
-        ["Slot", `${slot.shelf} ${slot.slot}`],
-        ["State", told + score, `state ${slot.state ?? "unsettled"}`],
-        ["Belongs there", slot.expected],
-        ["Is there", slot.product ?? "-"],
-        ["Votes now", votes || "-"],
-      ]);
-    }),
-  );
+  byId("shelves").hidden = !state.slots.length;
+  document.body.classList.toggle("frames", !state.slots.length);
+  const cards = state.shelves.map((shelf) => {
+    const slots = state.slots.filter((slot) => slot.shelf === shelf.shelf);
+    const card = element("section", undefined, "card");
+    const title = element("h2", shelf.shelf);
+    title.append(element("span", `${slots.filter((slot) => slot.state === "right").length} of ${slots.length} right`));
+    const list = element("ul", undefined, "slots");
+    list.append(...slots.map(slotCard));
+    card.append(title, list);
+    return { card, problems: slots.filter((slot) => !isFine(slot)).length };
+  });
+  cards.sort((one, other) => Math.sign(other.problems) - Math.sign(one.problems));
+  byId("shelves").replaceChildren(...cards.map(({ card }) => card));
 }
 
 function showTiles(state) {
   const speed = state.speed;
   const tiles = [
-    ["Frames a second", speed.fps.toFixed(1), "over ten seconds"],
-    ["Latency, p50", ms(speed.latency_p50_ms), `p95 ${ms(speed.latency_p95_ms)}`],
-    ["Age, p50", ms(speed.age_p50_ms), `p95 ${ms(speed.age_p95_ms)}`],
+    ["Frames per second", speed.fps.toFixed(1), "over ten seconds"],
+    ["Inference time, p50", ms(speed.latency_p50_ms), `p95 ${ms(speed.latency_p95_ms)}`],
+    ["Capture to result, p50", ms(speed.age_p50_ms), `p95 ${ms(speed.age_p95_ms)}`],
     ["Running for", duration(state.running_s), `since ${clock(Date.parse(state.time) - 1000 * state.running_s)}`],
   ];
   const share = (name, found) =>
@@ -168,9 +187,9 @@ function plot(title, values, unit) {
 
 function showPlots(speed) {
   byId("drawn").replaceChildren(
-    plot("Frames a second", speed.fps_by_second, ""),
-    plot("Longest latency", speed.latency_ms_by_second, " ms"),
-    plot("Greatest age", speed.age_ms_by_second, " ms"),
+    plot("Frames per second", speed.fps_by_second, ""),
+    plot("Longest inference", speed.latency_ms_by_second, " ms"),
+    plot("Longest capture to result", speed.age_ms_by_second, " ms"),
   );
 }
 
@@ -188,10 +207,12 @@ function told(event) {
   return `${event.shelf} ${event.slot}: ${event.state}${found}${why}${before}`;
 }
 
-function showEvents(events) {
+function showEvents(events, hasSlots) {
+  const shown = events.filter((event) => !hasSlots || event.kind !== "slot"); // changes of slots have pictures
+  byId("events").hidden = !shown.length;
   rows(
     "events",
-    events.map((event) => {
+    shown.map((event) => {
       const line = row([["Time", clock(event.time)], ["Event", told(event), event.state ?? ""]]);
       line.dataset.id = event.id;
       return line;
@@ -199,17 +220,78 @@ function showEvents(events) {
   );
 }
 
+const place = (slot) => `${slot.shelf} ${slot.slot}`;
+
+function picture(id, alt) {
+  const made = element("img");
+  made.alt = alt;
+  made.loading = "lazy";
+  if (id) made.src = `history/${id}.jpg`;
+  return made;
+}
+
+function changeLine(change) {
+  const line = element("li");
+  line.dataset.id = change.id;
+  const pair = element("p", undefined, "pair");
+  if (change.before) pair.append(picture(change.before, "before"), "→");
+  if (change.after) pair.append(picture(change.after, "after"));
+  const text = element("div");
+  const found = change.state === "wrong" ? `${change.product} where ${change.expected} belongs` : change.expected;
+  const was = change.previous ? ` · was ${change.previous}` : "";
+  const state = element("p");
+  state.append(element("b", `${SIGNS[change.state] ?? "?"} ${place(change)} ${change.state}`, change.state));
+  text.append(state, element("p", found + was, "soft"));
+  const time = element("time", `${moment(change.time)}`);
+  time.dateTime = change.time;
+  line.append(pair, text, time);
+  return line;
+}
+
+let newestChange = null;
+
+async function showHistory() {
+  const [shelf, slot] = JSON.parse(byId("of-slot").value || '["", ""]');
+  const asked = new URLSearchParams({ shelf, slot, state: byId("of-state").value });
+  try {
+    const answer = await fetch(`api/history?${asked}`);
+    const { changes } = await answer.json();
+    byId("changes").replaceChildren(...changes.map(changeLine));
+    byId("unchanged").hidden = changes.length > 0;
+  } catch {
+    newestChange = null; // the next state asks again
+  }
+}
+
+function noteHistory(state) {
+  byId("history").hidden = !state.slots.length;
+  if (!state.slots.length) return;
+  const slots = byId("of-slot");
+  if (slots.options.length !== state.slots.length + 1) {
+    slots.append(
+      ...state.slots.map((slot) => {
+        const option = element("option", place(slot));
+        option.value = JSON.stringify([slot.shelf, slot.slot]);
+        return option;
+      }),
+    );
+  }
+  if (state.newest_change === newestChange) return;
+  newestChange = state.newest_change;
+  showHistory();
+}
+
 function showHealth(health) {
   definitions("health", [
     ["Source", health.source],
-    ["Lost and back", health.restarts ? `${health.restarts} times, ${duration(health.outage_s)} in all` : "never"],
+    ["Reconnects", health.restarts ? `${health.restarts}, ${duration(health.outage_s)} without the source` : "none"],
     ["Frames", `${health.seen} seen, ${health.classified} classified, ${health.dropped} dropped, ${health.unreadable} unreadable`],
-    ["Without a product", counted(health.refused)],
+    ["Skipped", counted(health.refused)],
   ]);
   rows(
     "sinks",
     health.sinks.map((sink) =>
-      row(["sink", "delivered", "dropped", "refused", "waiting"].map((name) => [name, String(sink[name])])),
+      row(["sink", "delivered", "dropped", "refused", "waiting"].map((name) => [capital(name), String(sink[name])])),
     ),
   );
 }
@@ -219,7 +301,7 @@ function showReceipt(state) {
   const pairs = [
     ["Runtime", `${receipt.runtime} ${receipt.version}`],
     ["Delegate", receipt.delegate ?? "none"],
-    ["Ops", `${receipt.ops_taken} of ${receipt.ops_taken + receipt.ops_left} taken by it; left: ${counted(receipt.left)}`],
+    ["Ops", `${receipt.ops_taken} of ${receipt.ops_taken + receipt.ops_left} run by the delegate; others: ${counted(receipt.left)}`],
     ["Model file", receipt.precision],
     ["Bundle", state.bundle],
     ["Run", state.run],
@@ -230,56 +312,126 @@ function showReceipt(state) {
   definitions("receipt", pairs);
 }
 
-function showStatus(sentence, quality) {
-  byId("status").textContent = sentence;
-  byId("status").className = quality;
+// ---- the verdict, and whether it is still true
+
+let last = null; // the newest state, and when it came by this machine's clock
+let receivedMs = 0;
+let ended = null; // why no more states come
+
+function goneFor() {
+  return (performance.now() - receivedMs) / 1000;
+}
+
+// Why nothing that is shown may be taken for true; null while it may. The server decides, unless it is silent itself.
+function staleReason() {
+  if (ended) return ended;
+  if (!last) return "Connecting to the run";
+  if (goneFor() > SILENT_S) return "No connection to the run";
+  return last.live.reason;
+}
+
+// A count and what it counts stay on one line.
+const together = (text) => text.replace(/ · (\d+) (\w+)/g, " · $1\u00a0$2");
+
+function showVerdict() {
+  const reason = staleReason();
+  document.body.classList.toggle("stale-page", reason !== null);
+  byId("status").textContent = reason === null ? "Live" : ended ? "Ended" : last ? "Not live" : "Connecting";
+  byId("status").className = reason === null ? "good" : "bad";
+  byId("gone").hidden = reason === null || !last;
+  const verdict = last?.verdict;
+  const sign = { right: "✓ ", product: "", problem: "✗ ", unsure: "? " };
+  const level = reason === null ? verdict.level : "stale";
+  byId("verdict").className = level;
+  const headline = reason ?? sign[level] + together(verdict.headline);
+  if (byId("headline").textContent !== headline) byId("headline").textContent = headline; // it is read aloud
+  if (last) document.title = `${headline} · ${last.device}`;
+  byId("detail").textContent = detail(reason);
+  if (reason !== null && last) byId("gone").textContent = lastSeen();
+}
+
+// Of a verdict that the server gave as stale, and of one that went stale here.
+const lastKnown = () => last.verdict.last_known ?? (last.verdict.level === "stale" ? null : last.verdict.headline);
+
+function lastSeen() {
+  const at = last.live.since ?? last.frame?.time;
+  return at ? `Picture of ${clock(at)}` : "No picture yet";
+}
+
+function detail(reason) {
+  if (!last) return "";
+  const { verdict, live } = last;
+  if (reason === null) {
+    const since = verdict.since ? `Since ${moment(verdict.since)}` : "";
+    return verdict.level === "right" ? since : "";
+  }
+  const at = live.since ?? last.frame?.time;
+  const known = lastKnown();
+  const agoS = (Date.parse(last.time) - Date.parse(at)) / 1000 + goneFor(); // this machine's clock may be another
+  return at ? `Last seen at ${clock(at)}, ${duration(Math.max(0, agoS))} ago${known ? `: ${known}` : ""}` : "";
+}
+
+function showProblems(problems) {
+  byId("problems").hidden = !problems.length;
+  byId("problems").replaceChildren(
+    ...problems.map((problem) => {
+      const line = element("li");
+      line.append(element("b", problem.slot), element("span", problem.text));
+      if (problem.since) {
+        const since = element("time", `since ${moment(problem.since)}`);
+        since.dateTime = problem.since;
+        line.append(since);
+      }
+      return line;
+    }),
+  );
 }
 
 function show(state) {
-  document.title = `${state.device}: edgebcnn`;
   byId("device").textContent = state.device;
-  byId("source").textContent = state.source;
-  const isFine = state.health.source.endsWith("gives frames");
-  showStatus(isFine ? "live" : state.health.source, isFine ? "good" : "bad");
+  byId("source").textContent = state.live.status === "lost" ? state.health.source : state.source;
+  showVerdict();
+  showProblems(state.verdict.problems);
   showFrame(state.frame);
   showOverlay(state);
   showTiles(state);
   showSlots(state);
   showPlots(state.speed);
-  showEvents(state.events);
+  showEvents(state.events, state.slots.length > 0);
+  noteHistory(state);
   showHealth(state.health);
   showReceipt(state);
 }
 
 let stream = null;
-let silence = 0;
-
-function hush(sentence) {
-  clearTimeout(silence);
-  showStatus(sentence, "bad");
-}
 
 function look() {
   stream = new EventSource("api/stream");
   stream.onopen = () => {
+    ended = null;
     byId("picture").src = `picture.mjpg?${Date.now()}`; // a picture whose connection broke does not come back by itself
   };
   stream.onmessage = (message) => {
-    clearTimeout(silence);
-    silence = setTimeout(hush, SILENT_MS, "nothing heard from the run");
-    show(JSON.parse(message.data));
+    last = JSON.parse(message.data);
+    receivedMs = performance.now();
+    show(last);
   };
-  stream.addEventListener("end", () => hush("the run has ended"));
-  stream.onerror = () => hush(byId("status").textContent === "the run has ended" ? "the run has ended" : "not connected");
+  stream.addEventListener("end", () => {
+    ended = "The run has ended";
+    showVerdict();
+  });
+  // What is shown stays: the age of it says soon enough that nothing is current.
+  stream.onerror = () => last || showVerdict();
 }
 
 function rest() {
-  clearTimeout(silence);
   stream?.close();
   stream = null;
   byId("picture").removeAttribute("src");
 }
 
+byId("of-slot").onchange = byId("of-state").onchange = showHistory;
+setInterval(showVerdict, CHECK_MS);
 // Nobody looks at a page in the background: the device need not work for it.
 document.addEventListener("visibilitychange", () => (document.hidden ? rest() : stream || look()));
 addEventListener("load", () => document.hidden || look());

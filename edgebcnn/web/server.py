@@ -1,7 +1,8 @@
-"""How does the web page get out without touching the loop? A server in a thread of its own, which may die or hang.
+"""Serves the web page of a run from a thread of its own, which may die or hang without touching the loop.
 
 `/` is the page and `/picture.mjpg` its picture, of which `/picture.jpg` is one; `/api/state` has the rest as JSON, and
-`/api/stream` the same each second, as server-sent events.
+`/api/stream` the same twice a second, as server-sent events. `/api/history` lists the changes of slots, whose pictures
+are at `/history/ID.jpg`.
 """
 
 from __future__ import annotations
@@ -12,11 +13,13 @@ import threading
 import time
 from collections.abc import AsyncIterator, Callable
 from importlib.resources import files
+from pathlib import Path
 
 import uvicorn
 from starlette.applications import Starlette
+from starlette.concurrency import run_in_threadpool
 from starlette.requests import Request
-from starlette.responses import Response, StreamingResponse
+from starlette.responses import JSONResponse, Response, StreamingResponse
 from starlette.routing import Route
 
 from edgebcnn.loop.reading import Reading
@@ -27,11 +30,12 @@ from edgebcnn.sources.frames import Frame
 from edgebcnn.web.board import Board, LiveRun, NewsSink, jpeg_of
 from edgebcnn.web.feed import Feed
 from edgebcnn.web.guard import Guard
+from edgebcnn.web.history import History
 from edgebcnn.web.listening import Listening
 from edgebcnn.web.serving import within
 
 PICTURES_PER_S = 5
-STATE_EVERY_S = 1.0
+STATE_EVERY_S = 0.5  # with `STALE_S`, a page shows within 3 s that nothing is current
 BEAT_S = 0.1
 HANG_S = 10.0
 LEAVE_S = 0.25  # for clients to take the end of what they were reading
@@ -40,6 +44,7 @@ JOIN_S = 0.6
 _FILES = {
     "/": ("page.html", "text/html"),
     "/page.css": ("page.css", "text/css"),
+    "/live.css": ("live.css", "text/css"),
     "/page.js": ("page.js", "text/javascript"),
 }
 _PART = b"Content-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n%b\r\n--frame\r\n"
@@ -59,8 +64,11 @@ class WebPage:
         reporter: Reporter,
         in_a_hurry: Callable[[], bool] = lambda: False,
         hang_s: float = HANG_S,
+        history: Path | None = None,
     ) -> None:
         self._board = Board()
+        self._history: History | None = None
+        self._history_folder = history
         self.news = NewsSink(self._board)
         self._listening = listening
         self._reporter = reporter
@@ -73,8 +81,15 @@ class WebPage:
         self._thread: threading.Thread | None = None
 
     def start(self, run: LiveRun) -> None:
-        """Begins to answer, and says where."""
+        """Begins to answer, and says where.
+
+        Raises:
+            StorageError: the folder for the history cannot be used.
+        """
         self._run, self._beat_s = run, time.monotonic()
+        if run.watch:
+            outlines = dict(zip(run.watch.names, run.watch.slot_map.outlines(), strict=True))
+            self._history = History(run.stamp.run, outlines, folder=self._history_folder, on_failure=self._failed)
         self._feeds = {
             "picture": Feed("picture", self._picture, every_s=1 / PICTURES_PER_S, on_failure=self._failed),
             "state": Feed("state", self._state, every_s=STATE_EVERY_S, on_failure=self._failed),
@@ -91,10 +106,14 @@ class WebPage:
     def write_shelf(self, frame: Frame, reading: ShelfReading) -> None:
         """Takes a frame and what its slots show."""
         self._board.take(frame, reading)
+        if self._history:
+            self._history.take(frame, reading)
 
     def close(self) -> None:
         """Lets all clients go; a server that hangs is left behind."""
         self._closing.set()
+        if self._history:
+            self._history.close()
         if self._thread:
             self._thread.join(JOIN_S)
 
@@ -108,7 +127,9 @@ class WebPage:
         return jpeg_of(frame.image_bgr)
 
     def _state(self) -> bytes:
-        return self._board.state(self._run).model_dump_json().encode()
+        state = self._board.state(self._run)
+        newest = self._history.newest if self._history else None
+        return state.model_copy(update={"newest_change": newest}).model_dump_json().encode()
 
     def _failed(self, error: BaseException) -> None:
         """Says it once of each kind: what fails each second would fill the journal."""
@@ -192,12 +213,24 @@ class WebPage:
         routes = [
             *(Route(path, file) for path in contents),
             Route("/api/state", self._once("state", "application/json")),
+            Route("/api/history", self._changes),
+            Route("/history/{change}.jpg", self._change_picture),
             Route("/picture.jpg", self._once("picture", "image/jpeg")),
             Route("/api/stream", self._streamed(self._events, "text/event-stream")),
             Route("/picture.mjpg", self._streamed(self._parts, "multipart/x-mixed-replace; boundary=frame")),
         ]
         listening = self._listening
         return Guard.of(Starlette(routes=routes), listening)
+
+    async def _changes(self, request: Request) -> Response:
+        asked = {name: request.query_params.get(name, "") for name in ("shelf", "slot", "state")}
+        found = await run_in_threadpool(self._history.changes, **asked) if self._history else []
+        return JSONResponse({"changes": found})
+
+    async def _change_picture(self, request: Request) -> Response:
+        change = request.path_params["change"]
+        jpeg = await run_in_threadpool(self._history.picture, change) if self._history else None
+        return Response(status_code=404) if jpeg is None else Response(jpeg, media_type="image/jpeg")
 
     def _once(self, feed: str, kind: str) -> Callable[[Request], object]:
         async def answer(_: Request) -> Response:

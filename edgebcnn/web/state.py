@@ -1,4 +1,6 @@
-"""What does `/api/state` say of a run? `docs/web.schema.json` is the JSON Schema of it.
+"""Defines `/api/state`: everything that a page shows of a run but the picture.
+
+`docs/web.schema.json` is its JSON Schema.
 
 `python -m edgebcnn.web.state` prints that file.
 """
@@ -31,6 +33,45 @@ class Share(_Value):
     n: int = Field(description="How many were counted.")
 
 
+class Liveness(_Value):
+    """Whether what is known is current."""
+
+    status: Literal["starting", "live", "lost", "silent", "unusable", "stuck"] = Field(
+        description="`live`: frames come and are read. `lost`: the source is lost and reconnecting. `silent`: no new "
+        "frame. `unusable`: frames are skipped, black for example. `stuck`: the loop does not respond."
+    )
+    reason: str | None = Field(description="Why nothing is current, for people; null where it is.")
+    since: str | None = Field(description="Time of the last frame that was read, where nothing is current.")
+    last_frame_age_s: float | None = Field(description="Since the newest frame was read or skipped; null: none yet.")
+    stale_after_s: float = Field(
+        description="A client that has no newer frame than this must not show states as current."
+    )
+    loop_alive: bool = Field(description="Whether the loop turns.")
+
+
+class Problem(_Value):
+    """A slot that is not right."""
+
+    shelf: str
+    slot: str
+    state: SlotState
+    text: str = Field(description="What is wrong there, for people.")
+    since: str | None = Field(description="When its state settled; null: before this run's page began.")
+
+
+class Verdict(_Value):
+    """What to show first."""
+
+    level: Literal["right", "problem", "unsure", "product", "stale"] = Field(
+        description="`problem`: a slot is wrong or empty. `unsure`: slots are unknown, occluded or not settled, or no "
+        "product is clear. `product`: whole frames show a product. `stale`: nothing is current."
+    )
+    headline: str = Field(description="In one line, for people: `6 of 8 slots right · 1 wrong · 1 empty`.")
+    last_known: str | None = Field(default=None, description="What the headline was before, where nothing is current.")
+    since: str | None = Field(default=None, description="Since when it holds.")
+    problems: tuple[Problem, ...] = Field(default=(), description="The most urgent first.")
+
+
 class FrameNow(_Value):
     """The newest frame."""
 
@@ -40,7 +81,7 @@ class FrameNow(_Value):
     height_px: int
     age_ms: float = Field(description="From its capture to the end of its classification, or to its refusal.")
     latency_ms: float | None
-    reason: str | None = Field(description="Why no product is said.")
+    reason: str | None = Field(description="Why the frame was skipped.")
     top3: tuple[Candidate, ...] = Field(description="Its products, best first; of a shelf, each slot has its own.")
 
 
@@ -53,8 +94,13 @@ class SlotNow(_Value):
     state: SlotState | None = Field(description="null: not settled.")
     expected: str
     product: str | None
-    score: float | None
-    top3: tuple[Candidate, ...] = Field(description="What the votes say at the moment.")
+    score: float | None = Field(description="Voted probability of the state when it settled.")
+    guess: Candidate | None = Field(default=None, description="Of an unknown slot: the product it resembles most.")
+    contradicted: bool = Field(
+        default=False, description="Whether the newest frames do not show this state: it may change."
+    )
+    since: str | None = Field(default=None, description="When it settled; null where that was before.")
+    top3: tuple[Candidate, ...] = Field(description="Mean of the votes now.")
 
 
 class ShelfNow(_Value):
@@ -69,7 +115,7 @@ class ShelfNow(_Value):
 class Speed(_Value):
     """Times of the whole run, and how many frames were classified in each of the last seconds."""
 
-    fps: float = Field(description="Frames classified a second, over the last ten seconds.")
+    fps: float = Field(description="Frames classified per second, over the last ten seconds.")
     latency_p50_ms: float | None
     latency_p95_ms: float | None
     age_p50_ms: float | None
@@ -80,7 +126,7 @@ class Speed(_Value):
 
 
 class Health(_Value):
-    """What went wrong and was mended."""
+    """Losses of the source, skipped frames and the delivery of events."""
 
     source: Text = Field(description="What the source does now.")
     restarts: int = Field(description="How often it was lost and came back.")
@@ -103,6 +149,8 @@ class State(_Value):
     bundle: str = Field(description="First 16 characters of its digest.")
     run: str = Field(description="Id of the run, as events have it.")
     running_s: float
+    live: Liveness
+    verdict: Verdict
     frame: FrameNow | None = Field(description="null: none yet.")
     slots: tuple[SlotNow, ...]
     shelves: tuple[ShelfNow, ...]
@@ -114,6 +162,9 @@ class State(_Value):
     events: tuple[dict[str, Any], ...] = Field(
         description="The newest first, as `docs/events.md` describes them. Of readings, those that say something else "
         "than the one before."
+    )
+    newest_change: str | None = Field(
+        default=None, description="Id of the newest change of a slot in `/api/history`; null: none."
     )
 
 

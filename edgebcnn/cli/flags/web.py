@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import click
 
 from edgebcnn.cli.flags.grouped import grouped
@@ -24,9 +26,15 @@ _FLAGS = (
     click.option("--web", metavar="[HOST:]PORT", help="Serve a web page of the run, to this machine alone."),
     TOKEN,
     ORIGIN,
+    click.option(
+        "--web-history",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Keep the page's list of changes and their pictures here, so that they outlive the run.",
+    ),
 )
 
-SERVES = {"--web-token": ("--web",), "--web-origin": ("--web",)}
+SERVES = {"--web-token": ("--web",), "--web-origin": ("--web",), "--web-history": ("--web",)}
 """Flags that do nothing without --web."""
 
 web_flags = grouped(_FLAGS, into="web", kind="edgebcnn.web.choices:WebChoices")
