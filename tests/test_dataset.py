@@ -180,7 +180,7 @@ def test_split_folders_are_taken_as_they_are(tmp_path: Path) -> None:
     assert dataset.held_out == dataset.test
     assert dataset.held_out_name == "test"
     assert dataset.notes == (
-        "layout: one folder a product in train, val, test",
+        "layout: one folder per product in train, val, test",
         "test has no photo of 1 of 2 products: Milk",
     )
 
@@ -361,7 +361,7 @@ def test_the_same_bytes_in_two_splits_are_told(tmp_path: Path) -> None:
     shutil.copy(tmp_path / "train/Milk/shelf_3.jpg", tmp_path / "val/Milk/copy.jpg")
     copies = [note for note in load_dataset(tmp_path).notes if "byte for byte" in note]
     assert len(copies) == 1
-    assert copies[0].startswith("photos of val that are byte for byte in train as well, and flatter the model: 1, ")
+    assert copies[0].startswith("photos of val that are also in train, byte for byte")
     assert copies[0].endswith(f"{tmp_path / 'val/Milk/copy.jpg'} = {tmp_path / 'train/Milk/shelf_3.jpg'}")
 
 

@@ -155,7 +155,7 @@ def test_a_badly_lit_photo_is_named(shelf: Path, gain: float, offset: float, fau
     cv2.imwrite(str(photo), cv2.convertScaleAbs(read_photo(photo), alpha=gain, beta=offset))
     exposure = found(shelf)["exposure"]
     assert (exposure.sentence, exposure.cases[0].photos) == (
-        f"1 photo with hardly anything to see (1 {fault})",
+        f"1 photo with bad exposure (1 {fault})",
         (photo,),
     )
 

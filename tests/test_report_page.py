@@ -214,7 +214,7 @@ def test_the_page_shows_every_figure_with_interval_and_n(html: str, found: Fidel
         "p50 1.50 ms, p95 2.25 ms, n=500, on a board",
         "Recipe balanced",
         "u, vproduct0.5 to 41.300.90",
-        "unclear",
+        "Export accepted, but there are too few photos",
     ):
         assert said in text
     for name in NAMES:
@@ -225,12 +225,33 @@ def test_the_page_says_what_fine_tuning_was_and_what_it_changed(
     html: str, truth: NDArray[np.int64], models: dict[str, NDArray[np.float32]]
 ) -> None:
     text = " ".join(Parts(html).text.split())
-    assert "2 epochs of 80 training photos, labels and full model as teachers; mean loss 1.25 → 0.5." in text
+    assert "2 epochs on 80 training photos" in text and "1.25 → 0.5" in text
     right = {name: of_model.argmax(axis=1) == truth for name, of_model in models.items()}
     gained, lost = (np.sum(right[a] & ~right[b]) for a, b in (("edge", "compact"), ("compact", "edge")))
-    assert f"{gained} are right since fine-tuning, {lost} no longer" in text
-    for name, of_model in (("int8 as calibrated", "compact"), ("edge", "edge")):
+    assert f"{gained} are right only after fine-tuning, {lost} only before" in text
+    for name, of_model in (("int8 before fine-tuning", "compact"), ("edge", "edge")):
         assert re.search(rf"{name} ?{100 * right[of_model].mean():.1f} %", text)
+
+
+def test_the_page_begins_with_what_it_means_and_ends_with_the_layers(html: str, found: Fidelity) -> None:
+    (agreement,) = (each.agreement for each in found.distances if (each.first, each.second) == ("edge", "compact"))
+    text = " ".join(Parts(html).text.split())
+    assert f"int8 gives the compact model's answer on {100 * agreement.value:.1f} % of {PHOTOS} photos." in text[:4000]
+    assert html.index("<main>") < html.index('class="verdict"') < html.index("Accuracy of each model")
+    assert html.index("Calibration of int8") < html.index("Layers of int8") < html.index("</main>")
+
+
+@pytest.mark.parametrize(
+    ("gate", "verdict"),
+    [
+        ({"outcome": "passed", "accepted": False}, "Export accepted:"),
+        ({"outcome": "refused", "accepted": False}, "Export refused:"),
+        ({"outcome": "refused", "accepted": True}, "accepted by the user:"),
+    ],
+)
+def test_the_verdict_is_that_of_the_gate(found: Fidelity, gate: dict[str, Any], verdict: str) -> None:
+    html = page({**document(found), "gate": gate}, name="shelf", pictures=picture).decode()
+    assert verdict in " ".join(Parts(html).text.split())
 
 
 def test_the_contact_sheet_has_a_limit_and_says_so(html: str, found: Fidelity) -> None:
@@ -243,8 +264,8 @@ def test_the_contact_sheet_has_a_limit_and_says_so(html: str, found: Fidelity) -
 def test_what_was_not_measured_is_left_out(found: Fidelity) -> None:
     html = page({**document(found), "calibration": None}, name="shelf", pictures=picture).decode()
     assert "Latency: not measured at export" in html
-    assert "Each layer" not in html
-    assert "Fine-tuned" not in html
+    assert "Layers of int8" not in html
+    assert "fine-tuning" not in html
     assert "Calibration of int8" not in html
 
 

@@ -120,7 +120,7 @@ def test_a_weighted_share_of_1_still_has_an_interval() -> None:
 
 def test_a_weighted_share_says_how_much_it_knows() -> None:
     found = WeightedShare(0.9, 100, 50.2, 2000.0)
-    assert str(found) == "90.0 % (95 % CI 78.7-95.6, n=100, as good as 50)"
+    assert str(found) == "90.0 % (95 % CI 78.7-95.6, n=100, effective sample size 50)"
     assert json.loads(json.dumps(found.as_json()))["n"] == 100
 
 

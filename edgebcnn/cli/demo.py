@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from edgebcnn.demo.story import DemoResult
 
 _NEXT = """\
-Now with your own photos, one folder a product in data/:
+Now with your own photos, one folder per product in data/:
   edgebcnn train                     (ImageNet weights; give --weights FILE where they cannot be downloaded)
   edgebcnn export --int8
   edgebcnn run --camera 0"""

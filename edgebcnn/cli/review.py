@@ -22,7 +22,7 @@ import click
     type=click.Path(path_type=Path),
     metavar="DIR",
     show_default="SAMPLE-labelled",
-    help="Where the labelled photos go, one folder a product, as train and evaluate take them.",
+    help="Where the labelled photos go, one folder per product, as train and evaluate take them.",
 )
 @click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on this machine; 0 for any that is free.")
 def command(*, sample: Path, audit_path: Path | None, output: Path | None, port: int) -> None:

@@ -125,7 +125,7 @@ def check_that_products_are_known(names: Iterable[str], labels: Sequence[Label],
 def _chosen(folder: Path, listing: Listing, split: Split | None) -> Split:
     if not listing.has_splits:
         if split:
-            raise DataError(f"{folder} has no splits, only one folder a product: leave out --split")
+            raise DataError(f"{folder} has no splits, only one folder per product: leave out --split")
         return "train"
     held_out: list[Split] = [name for name in HELD_OUT if listing.splits.get(name)]
     chosen = split or (held_out[0] if held_out else None)

@@ -1,9 +1,9 @@
-"""Which photos does training fit on, choose by and report on, and can each of them be read?
+"""Loads labeled photos in train, val and test splits, and checks that each photo can be read.
 
-`layouts` says what a folder names; here the missing splits are made, the whole is checked, and each photo is opened.
+`layouts` lists the photos of a folder; this module makes missing splits, checks the whole, and opens each photo.
 
-Missing splits are made by cutting each product's photos, in natural order of their names, into runs. Neighbouring
-photos often show the same shelf, and a random split would put it on both sides and flatter the model.
+Missing splits are made by cutting each product's photos, in natural order of their names, into runs. Neighboring photos
+often show the same shelf; a random split would put it on both sides, and make the model look better than it is.
 """
 
 from __future__ import annotations
@@ -50,12 +50,12 @@ class ProductDataset:
     Attributes:
         origin: Folder that they were loaded from.
         labels: Products; the index is the class id.
-        train: Photos to fit on.
-        val: Photos to choose by.
-        test: Photos to report on; empty where the data set has none.
+        train: Photos to train on.
+        val: Photos for model selection.
+        test: Photos to measure on; empty if the data set has none.
         skipped: Photos that cannot be read, and why.
-        notes: What a user must be told: the layout, how it was split, what was ignored or looks wrong.
-        unlabelled: Photos of no known product, class id -1, of which a compact model learns what the full one says.
+        notes: Notices for the user: the layout, how it was split, what was ignored or looks wrong.
+        unlabelled: Photos without a label, class id -1, for distillation from the full model.
     """
 
     origin: Path
@@ -161,11 +161,11 @@ def read_photos(
 
     Args:
         paths: The photos.
-        read: What is wanted of a photo; raises `UnreadablePhotoError` or `OSError` where it cannot be read.
+        read: Extracts a value from a photo; raises `UnreadablePhotoError` or `OSError` where it cannot be read.
         on_photo: Called in this thread after each photo, with the numbers of photos read and to read.
 
     Returns:
-        What each photo gave, by its path, and an error for each that cannot be read.
+        The value of each photo, by its path, and an error for each that cannot be read.
     """
 
     def outcome_of(path: Path) -> Value | UnreadablePhotoError:
@@ -231,7 +231,7 @@ def hold_out(listing: Listing, seed: int) -> Listing:
             cut[split] += run
     note = (
         f"split: {' and '.join(missing)} cut from train, each {100 * HELD_OUT_SHARE:.0f} % of every product's photos, "
-        f"as runs of neighbouring file names because neighbours often show the same shelf (seed {seed})"
+        f"as runs of neighboring file names, because neighbors often show the same shelf (seed {seed})"
     )
     return replace(listing, splits={**listing.splits, **cut}, notes=(*listing.notes, note))
 
@@ -246,7 +246,7 @@ def _cut_into_runs(photos: Sequence[Photo], held_out: Sequence[str], rng: random
 
 def _check_products(origin: Path, listing: Listing, min_photos: int) -> None:
     if len(listing.labels) < 2:
-        raise DataError(f"{origin} has fewer than two products: a classifier needs two or more to tell apart")
+        raise DataError(f"{origin} has fewer than two products: a classifier needs at least two")
     counts = {split: _photos_per_class(photos) for split, photos in listing.splits.items()}
     for split, of_split in counts.items():
         if not of_split:
@@ -290,7 +290,7 @@ def _notes_on_copies(listing: Listing, digests: Mapping[Path, bytes]) -> Iterato
         copies = [photo.path for photo in listing.splits.get(split, ()) if digests[photo.path] in originals]
         if copies:
             yield (
-                f"photos of {split} that are byte for byte in {other} as well, and flatter the model: {len(copies)}, "
+                f"photos of {split} that are also in {other}, byte for byte, so figures are too good: {len(copies)}, "
                 f"the first is {copies[0]} = {originals[digests[copies[0]]]}"
             )
 

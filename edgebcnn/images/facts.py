@@ -1,4 +1,4 @@
-"""What can be told of a single photo without knowing what it shows: size, sharpness, exposure, and its fingerprint?"""
+"""Measures what can be measured in a photo without its label: size, sharpness, exposure and fingerprint."""
 
 from __future__ import annotations
 

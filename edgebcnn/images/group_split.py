@@ -1,7 +1,7 @@
-"""Which group of photos goes into which split, so that each product is spread as was asked and no group is torn apart?
+"""Assigns groups of photos to splits, close to the requested shares of each product and without dividing a group.
 
 A greedy search in the manner of iterative stratification (Sechidis, Tsoumakas, Vlahavas 2011, "On the Stratification of
-Multi-Label Data"), with groups in place of single examples. scikit-learn's StratifiedGroupKFold makes folds of one size
+Multi-Label Data"), with groups instead of single examples. scikit-learn's StratifiedGroupKFold makes folds of one size
 only, so that fractions would have to be put together from ten or twenty of them, each as large as the largest group.
 """
 

@@ -1,4 +1,4 @@
-"""Which photos belong to one store, visit or shelf, as a pattern of their paths or a table says?"""
+"""Finds the store, visit or shelf of each photo, from a pattern of paths or a table."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def groups_by_pattern(names: Sequence[str], pattern: str, *, given: str = "--gro
         names: Paths of the photos, with `/`.
         pattern: Python's `re`; what its group named `group`, or its only group, matches anywhere in the path is the
             name of the photo's group.
-        given: What the user calls the pattern.
+        given: Name of the pattern in messages.
 
     Raises:
         DataError: the pattern cannot be used, or does not match every path.

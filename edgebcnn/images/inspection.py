@@ -1,7 +1,7 @@
-"""What is wrong with a folder of photos, the most serious first, before anybody trains on it?
+"""Finds what is wrong with a folder of photos before training, the most serious first.
 
-Serious is what `train` refuses, or what makes its figures untrue: photos that cannot be read, near-duplicates in two
-splits or under two labels, products with hardly a photo. The rest is worth a look.
+Serious findings are those that `train` refuses, or that falsify its figures: unreadable photos, near-duplicates in two
+splits or with two labels, products with too few photos. The rest is worth a look.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from edgebcnn.images.near_duplicates import BITS, MAX_DISTANCE
 from edgebcnn.progress import Reporter
 
 BLURRIEST = 12
-"""Photos that are shown as the least sharp, whether or not that is a fault."""
+"""Number of least sharp photos that are shown, whether or not that is a fault."""
 
 BLURRED_SHARE = 0.1  # of a product's median sharpness: all photos blurred by 2 px at 256 px fall below, 1 in 500 others
 SMALL_PX = 224  # what `train` shows the network by default; smaller photos are enlarged
@@ -45,11 +45,11 @@ class Case:
 
 @dataclass(frozen=True)
 class Finding:
-    """One kind of trouble.
+    """One kind of problem.
 
     Attributes:
-        kind: A word for machines.
-        serious: Whether `train` refuses it, or its figures become untrue.
+        kind: Identifier for scripts.
+        serious: Whether `train` refuses it, or it falsifies the figures.
         sentence: What was found, with its count.
         advice: What to do next.
         cases: Every case, the clearest first.
@@ -71,7 +71,7 @@ class Inspection:
         labels: Products; the index is the class id.
         counts: Readable photos of each product, by split.
         sizes: Width and height in pixels, and how many photos have them; the most common first.
-        blurriest: The least sharp photos for their product.
+        blurriest: The least sharp photos of their products.
         findings: The most serious first.
         notes: The layout, and how it was split.
     """
@@ -90,7 +90,7 @@ class Inspection:
         return tuple(finding for finding in self.findings if finding.serious)
 
     def name_of(self, photo: Path) -> str:
-        """A photo's path from the folder, with bytes that are no text escaped."""
+        """Returns a photo's path relative to the folder, with undecodable bytes escaped."""
         inside = photo.relative_to(self.folder) if photo.is_relative_to(self.folder) else photo
         return os.fsencode(inside).decode(errors="backslashreplace")
 
@@ -102,7 +102,7 @@ class Inspection:
         """
         if self.serious:
             kinds = some((finding.kind for finding in self.serious), limit=10)
-            raise FindingsError(f"{self.folder} has serious findings ({kinds}): do what stands beside each")
+            raise FindingsError(f"{self.folder} has serious findings ({kinds}): follow the advice next to each")
 
     def as_json(self) -> dict[str, Any]:
         """Everything."""
@@ -139,7 +139,7 @@ def inspect_photos(folder: Path, *, seed: int = 0, max_distance: int = MAX_DISTA
         folder: In one of the layouts of `edgebcnn.images.layouts`; splits that it lacks are cut as `train` cuts them.
         seed: Of that cut, as given to `train`.
         max_distance: Bits of 256 that the fingerprints of near-duplicates differ in at most.
-        reporter: Who is told.
+        reporter: Receives progress.
 
     Raises:
         DataError: the folder, a list file or a labels file cannot be used, or there are too many near-duplicates.
@@ -167,7 +167,7 @@ def inspect_photos(folder: Path, *, seed: int = 0, max_distance: int = MAX_DISTA
 
 @dataclass(frozen=True)
 class _Seen:
-    """What was read; `splits`, `photos` and `facts` have an entry for each readable photo, by which `pairs` counts."""
+    """The photos read; `splits`, `photos` and `facts` have an entry per readable photo, which `pairs` refers to."""
 
     folder: Path
     labels: tuple[Label, ...]
@@ -223,7 +223,7 @@ class _Seen:
             yield Finding(
                 "leak",
                 True,
-                f"{_pairs(len(leaks))} of near-duplicates in two splits ({between}): held-out photos are not new",
+                f"{_pairs(len(leaks))} of near-duplicates in two splits ({between}): training sees them",
                 f"make new splits, which keep near-duplicates together: {command}",
                 tuple(leaks),
             )
@@ -231,7 +231,7 @@ class _Seen:
             yield Finding(
                 "two-labels",
                 True,
-                f"{_pairs(len(clashes))} of near-duplicates under two labels: one may be mislabelled",
+                f"{_pairs(len(clashes))} of near-duplicates with two labels: one may be mislabeled",
                 "look at both; correct a wrong label, or remove the photo if it shows both products",
                 tuple(clashes),
             )
@@ -240,7 +240,7 @@ class _Seen:
                 "repeats",
                 False,
                 f"{_pairs(len(repeats))} of near-duplicates of one product in one split",
-                "they teach little: photograph the product from other sides, on other days, on other shelves",
+                "they add little: photograph the product from other sides, on other days, on other shelves",
                 tuple(repeats),
             )
 
@@ -283,13 +283,13 @@ class _Seen:
             yield Finding(
                 "blurred",
                 False,
-                f"{_photos(len(blurred))} with less than a tenth of the sharpness that is usual for the product",
+                f"{_photos(len(blurred))} with less than a tenth of the usual sharpness of their product",
                 "look at them, and take them again where a person could not tell the product",
                 tuple(blurred),
             )
 
     def by_sharpness(self, limit: int | None, below: float = np.inf) -> Iterator[Case]:
-        """The least sharp photos for their product first."""
+        """The least sharp photos, relative to their product, first."""
         of_product: defaultdict[int, list[float]] = defaultdict(list)
         for photo, facts in zip(self.photos, self.facts, strict=True):
             of_product[photo.class_id].append(facts.sharpness)
@@ -315,7 +315,7 @@ class _Seen:
             yield Finding(
                 "exposure",
                 False,
-                f"{_photos(len(cases))} with hardly anything to see ({kinds})",
+                f"{_photos(len(cases))} with bad exposure ({kinds})",
                 "look at them, and take them again in better light",
                 tuple(cases),
             )

@@ -1,16 +1,16 @@
-"""Which photos does a folder name, in which split, and as which product?
+"""Lists the photos of a folder with their split and product.
 
-Three layouts, told apart by what is there:
+The layout follows from the files and folders that exist:
 
     train.txt, val.txt, test.txt, classes.csv   list files, as the Grocery Store data set is published
     train.txt, val.txt, test.txt, labels.csv    list files, as `edgebcnn data split` writes them
-    train/, val/, test/                         one folder a product in each
-    anything else                               one folder a product
+    train/, val/, test/                         one folder per product in each
+    anything else                               one folder per product
 
 `labels.csv` (columns `name`, `gtin`, `coarse`; the last two optional) in the top folder gives GTINs, coarse classes and
 the order of class ids; folders without it have their products sorted by name. A line of a list file is
 `path, class id`, with classes.csv `path, class id, coarse class id`. Folders inside a product's folder belong to that
-product, links are followed, hidden files are passed over. No photo is opened here.
+product, links are followed, hidden files are skipped. No photo is opened here.
 """
 
 from __future__ import annotations
@@ -181,7 +181,7 @@ def _from_class_folders(root: Path, split_folders: Mapping[str, Path]) -> Listin
     splits = {split: [file for file in found if _is_photo(file.path)] for split, found in files.items()}
     where = "the top folder" if split_folders["train"] == root else some(split_folders)
     other_files = [file.path for found in files.values() for file in found if not _is_photo(file.path)]
-    notes = (f"layout: one folder a product in {where}", *_notes_on_ignored(split_folders, other_files))
+    notes = (f"layout: one folder per product in {where}", *_notes_on_ignored(split_folders, other_files))
     return Listing(labels, splits, notes, has_splits=split_folders["train"] != root)
 
 

@@ -1,8 +1,8 @@
-"""Which photos show the same picture, though their bytes differ?
+"""Finds photos that show the same image although their bytes differ.
 
 A photo's fingerprint is the perceptual hash pHash (Zauner 2010, "Implementation and Benchmarking of Perceptual Image
-Hash Functions") with 256 bits in place of 64: which of the 16 × 16 lowest frequencies of its cosine transform lie above
-their median. Two photos are near-duplicates if few bits differ. What was measured stands in `docs/photos.md`.
+Hash Functions") with 256 bits instead of 64: which of the 16 × 16 lowest frequencies of its cosine transform lie above
+their median. Two photos are near-duplicates if few bits differ. `docs/photos.md` has measurements.
 """
 
 from __future__ import annotations
@@ -51,7 +51,7 @@ def find_pairs(fingerprints: NDArray[np.bool_], max_distance: int, *, reporter: 
     Args:
         fingerprints: `(n, BITS)` bool.
         max_distance: Bits that may differ.
-        reporter: Who is told.
+        reporter: Receives progress.
 
     Returns:
         `(pairs, 3)` int32: the first photo, the second, greater one, and their distance; in that order.

@@ -1,4 +1,4 @@
-"""How does an inspection look as a page with pictures, in one file that needs no other?"""
+"""Renders an inspection as a self-contained HTML page with the photos it is about."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from edgebcnn.images.inspection import Case, Inspection
 from edgebcnn.preprocessing import read_photo
 
 SHOWN_CASES = 24
-"""Cases of a finding that are shown with pictures; of the others there are the names."""
+"""Cases of a finding that are shown with photos; the others are listed by name."""
 
 NAMED_CASES = 2000  # more would make a page that no browser scrolls; `--json` has all
 
@@ -27,7 +27,7 @@ _JPEG_QUALITY = 75
 
 @dataclass(frozen=True)
 class Picture:
-    """One photo on the page: its path, and a `data:` address, empty where the photo cannot be read."""
+    """One photo on the page: its path, and a `data:` URL, empty if the photo cannot be read."""
 
     name: str
     address: str
@@ -35,7 +35,7 @@ class Picture:
 
 @dataclass(frozen=True)
 class Bar:
-    """One product's photos, by split, and in all."""
+    """One product's number of photos, by split and in total."""
 
     name: str
     counts: tuple[int, ...]
@@ -43,7 +43,7 @@ class Bar:
 
 
 def write_report(file: Path, inspection: Inspection) -> None:
-    """Writes the page, whole or not at all. The photos that it shows are read again.
+    """Writes the page, complete or not at all. The photos that it shows are read again.
 
     Raises:
         StorageError: the disk is full, or the file cannot be written.
@@ -64,7 +64,7 @@ def write_report(file: Path, inspection: Inspection) -> None:
 
 
 def _bars(inspection: Inspection) -> Sequence[Bar]:
-    """The products with the most photos first."""
+    """Products with the most photos first."""
     columns = zip(*inspection.counts.values(), strict=True)
     bars = [Bar(label.name, counts, sum(counts)) for label, counts in zip(inspection.labels, columns, strict=True)]
     return sorted(bars, key=lambda bar: (-bar.total, bar.name))

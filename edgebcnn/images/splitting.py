@@ -1,9 +1,9 @@
-"""How do photos become train, val and test, so that nothing in val or test was seen in training?
+"""Splits photos into train, val and test so that nothing in val or test was seen in training.
 
-Photos of one group (a store, a visit, a shelf) stay together, and so do near-duplicates, whatever their groups. Where
-no groups are given, each product's photos are cut into runs of neighbouring file names, which often show one shelf.
+Photos of one group (a store, a visit, a shelf) stay together, and so do near-duplicates, whatever their groups. Without
+groups, each product's photos are cut into runs of neighboring file names, which often show one shelf.
 
-The photos stay where they are. Written are list files, in a layout that `train` reads:
+The photos are not moved. The output are list files in a layout that `train` reads:
 
     OUTPUT/train.txt, val.txt, test.txt   path from OUTPUT, class id
     OUTPUT/labels.csv                     name,gtin,coarse
@@ -42,7 +42,7 @@ _MISSED_BY = 0.05  # of all photos: a split that is further from its share than 
 
 @dataclass(frozen=True)
 class SplitRequest:
-    """What the user wants.
+    """A request for a split.
 
     Attributes:
         val: Share of the photos for val, above 0.
@@ -65,8 +65,8 @@ class SplitRequest:
     def __post_init__(self) -> None:
         if not (self.val > 0 and self.test >= 0 and self.val + self.test < 1):
             raise DataError(
-                f"val {self.val:g} and test {self.test:g} cannot be: val must be above 0, test 0 or more, and both "
-                "together below 1, because train takes the rest"
+                f"val {self.val:g} and test {self.test:g} are impossible: val must be above 0, test 0 or more, and "
+                "both together below 1, because train takes the rest"
             )
         if self.group_pattern is not None and self.groups_file is not None:
             raise DataError("a group pattern and a table of groups were given: leave out one of them")
@@ -89,7 +89,7 @@ class SplitResult:
         groups: Groups in each split, after near-duplicates joined some.
         pairs: Pairs of near-duplicates.
         leaks: Those of them that lie in two splits; counted in what was written.
-        notes: What a user must be told.
+        notes: Notices for the user.
     """
 
     output: Path
@@ -123,9 +123,9 @@ def split_photos(
     Args:
         folder: In one of the layouts of `edgebcnn.images.layouts`.
         output: Folder to write.
-        request: What is wanted.
+        request: Shares and groups.
         overwrite: Whether a split that was written there before may be replaced.
-        reporter: Who is told.
+        reporter: Receives progress.
 
     Raises:
         DataError: the folder, the groups or `output` cannot be used, or no such split can be made.
@@ -196,13 +196,13 @@ class _Grouped:
 def _check_output(folder: Path, output: Path, *, overwrite: bool) -> None:
     real, real_folder = output.resolve(), folder.resolve()
     if real == real_folder or real_folder in real.parents or real in real_folder.parents:
-        raise DataError(f"{output} and {folder} lie in one another: choose a folder beside the photos")
+        raise DataError(f"{output} and {folder} contain each other: choose a folder outside the photos")
     if not output.exists() or (output.is_dir() and not any(output.iterdir())):
         return
     ours = {MARKER_NAME, LABELS_NAME, *(f"{split}.txt" for split in SPLITS)}
     found = {entry.name for entry in output.iterdir()} if output.is_dir() else set()
     if MARKER_NAME not in found or not found <= ours:
-        raise DataError(f"{output} exists and is not a split that was written here: choose another folder")
+        raise DataError(f"{output} exists and is not a split made by edgebcnn: choose another folder")
     if not overwrite:
         raise DataError(f"{output} holds a split already: choose another folder, or pass --overwrite to replace it")
 
@@ -220,7 +220,7 @@ def _groups(folder: Path, photos: Sequence[Photo], request: SplitRequest) -> lis
 
 
 def _runs(photos: Sequence[Photo]) -> list[str]:
-    """Each product's photos cut into runs of neighbouring file names."""
+    """Each product's photos cut into runs of neighboring file names."""
     ordered = sorted(photos, key=lambda photo: natural_order(photo.path))
     totals, seen = Counter(photo.class_id for photo in photos), Counter[int]()
     runs: dict[Photo, str] = {}
@@ -258,7 +258,9 @@ def _line(folder: Path, output: Path, photo: Photo) -> str:
     place = os.path.join(os.path.realpath(folder), _name(folder, photo.path))
     line = f"{os.path.relpath(place, os.path.realpath(output))}, {photo.class_id}"
     if len(line.splitlines()) != 1 or line != line.encode(errors="replace").decode():
-        raise DataError(f"{str(photo.path)!r} cannot stand in a list: rename it, in UTF-8 and without a line break")
+        raise DataError(
+            f"{str(photo.path)!r} cannot be written to a list file: rename it, in UTF-8 and without a line break"
+        )
     return line + "\n"
 
 
@@ -290,7 +292,7 @@ def _counts(photos: Sequence[Photo], splits: Sequence[str], split: str, products
 def _notes_on_groups(grouped: _Grouped, request: SplitRequest) -> Iterator[str]:
     if request.group_pattern is None and request.groups_file is None:
         yield (
-            f"no groups were given: kept together are runs of neighbouring file names, {_RUNS} for each product; "
+            f"no groups were given, so runs of neighboring file names stay together, {_RUNS} per product; "
             "--group-pattern or --groups can say which photos are of one store, visit or shelf"
         )
     if before := grouped.given - len(set(grouped.members)):
@@ -303,7 +305,7 @@ def _notes_on_shares(counts: Mapping[str, tuple[int, ...]], request: SplitReques
         share = sum(counts[split]) / total
         if abs(share - asked) > _MISSED_BY:
             yield (
-                f"{split} has {100 * share:.0f} % of the photos in place of {100 * asked:.0f} %, because groups stay "
+                f"{split} has {100 * share:.0f} % of the photos instead of {100 * asked:.0f} %, because groups stay "
                 f"whole: the largest has {largest_group} of {total} photos"
             )
 
@@ -314,7 +316,7 @@ def _notes_on_products(
     groups_with = Counter(class_id for products in grouped.products().values() for class_id in products)
     if single := [label.name for class_id, label in enumerate(labels) if groups_with[class_id] == 1]:
         yield (
-            f"products with photos of a single group, which cannot be held out and learned from: {some(single)}; "
+            f"products with a single group of photos, which cannot be both held out and trained on: {some(single)}; "
             "photograph them on another visit"
         )
     for split, of_split in counts.items():

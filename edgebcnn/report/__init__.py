@@ -1,8 +1,8 @@
-"""What our figures mean, and how they are shown.
+"""Statistics with their intervals, and the pages that show them.
 
 `from edgebcnn.report import agreement, accuracy, weighted_share, confidence_sequence, drift, …`: every statistic takes
-numpy arrays or counts, and gives a value with its number of photos and a 95 % interval. Numpy and the standard library
-only, so that a device can say what it knows; what is drawn (`page`) needs the `train` extra.
+NumPy arrays or counts, and returns a value with its number of photos and a 95 % interval. They need only NumPy and the
+standard library, so that a device can compute them; pages and charts (`page`) need the `train` extra.
 """
 
 from edgebcnn.report.agreement import (
@@ -25,7 +25,7 @@ from edgebcnn.report.fidelity import Fidelity, calibration_error, fidelity
 from edgebcnn.report.sequential import AgreementAlarm, confidence_sequence
 from edgebcnn.report.weighted import WeightedShare, weighted_share, weighted_shares
 
-# `agreement` and `drift` are the functions; the modules of their names stay importable by `from … import …`.
+# `agreement` and `drift` are the functions; the modules of the same names stay importable by `from … import …`.
 __all__ = [
     "AccuracyDrop",
     "AgreementAlarm",

@@ -1,10 +1,10 @@
-"""How often is a model right, how often do two models agree, and how sure are we of both?
+"""Computes accuracy and agreement of models with confidence intervals and significance tests.
 
-Accuracy needs labels. Agreement compares the top-1 of two models on the same photos and needs none. Neither is ever
-given under the other's name, both carry their number of photos and an interval, and a difference in accuracy between
-two models on the same photos carries McNemar's exact test, a drop its paired interval.
+Accuracy needs labels. Agreement compares the top-1 of two models on the same photos and needs none. Both carry their
+number of photos and an interval. A difference in accuracy between two models on the same photos carries McNemar's exact
+test, a drop its paired interval.
 
-Numpy and the standard library only: this runs on the device.
+It needs only NumPy and the standard library, because it runs on the device.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ CONFIDENCE = 0.95
 
 _HALVINGS = 53  # as many as a double has bits
 
-_CORNER, _FEW = 3, 50  # counts from either end at which Wilson's interval is mended, one less up to so many photos
+_CORNER, _FEW = 3, 50  # counts from either end where Wilson's interval is corrected; one less up to `_FEW` photos
 
 
 def wilson_interval(successes: int, n: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
@@ -32,10 +32,10 @@ def wilson_interval(successes: int, n: int, *, confidence: float = CONFIDENCE) -
     (p + z²/2n ± z √(p(1 - p)/n + z²/4n²)) / (1 + z²/n).
 
     Returns:
-        Lower and upper end, in 0-1; exactly 0 where nothing succeeded and exactly 1 where everything did.
+        Lower and upper end, in 0-1; exactly 0 if nothing succeeded and exactly 1 if everything did.
 
     Raises:
-        ValueError: n is below 1 (nothing was seen, so nothing can be said), successes lies outside 0-n, or
+        ValueError: n is below 1, successes lies outside 0-n, or
             confidence outside 0-1.
     """
     if not 0 <= successes <= n or n < 1:
@@ -55,7 +55,7 @@ def score_interval(share: float, n: float, *, confidence: float = CONFIDENCE) ->
 
 
 def share_interval(successes: int, n: int, *, confidence: float = CONFIDENCE) -> tuple[float, float]:
-    """Wilson's interval with its two corners mended (Brown, Cai, DasGupta 2001, doi:10.1214/ss/1009213286).
+    """Wilson's interval, corrected at both ends (Brown, Cai, DasGupta 2001, doi:10.1214/ss/1009213286).
 
     Where two models differ on 1 to 3 photos only (1 or 2 up to n = 50), Wilson's interval ends too early, and covers a
     share near 1 as seldom as 85 times in 100. There its far end becomes 1 - λ/n, with λ the mean of the Poisson
@@ -97,7 +97,7 @@ class Proportion:
     n: int
 
     def __post_init__(self) -> None:
-        """Refuses counts that are no proportion."""
+        """Refuses counts that are not a proportion."""
         share_interval(self.successes, self.n)
 
     @property
@@ -134,12 +134,12 @@ class Proportion:
 
 @dataclass(frozen=True)
 class McNemar:
-    """Two models on the same photos: where exactly one was right, and how likely so uneven a share is by chance.
+    """Two models on the same photos: how often only one was right, and whether chance explains it.
 
     Attributes:
         only_first: Photos that only the first model got right.
         only_second: Photos that only the second model got right.
-        p_value: Two-sided; small when the models' accuracies differ by more than chance.
+        p_value: Two-sided; small if the accuracies differ by more than chance.
     """
 
     only_first: int
@@ -197,15 +197,15 @@ class Estimate(Protocol):
 
 
 def difference_interval(first: Estimate, second: Estimate) -> tuple[float, float]:
-    """95 % interval of the difference of two figures from different photos: agreement at export and in the field, say.
+    """95 % interval of the difference of two figures from different photos, such as export and field.
 
     The method of variance recovery (Newcombe 1998, Stat. Med. 17:873-890, method 10; Zou, Donner 2008): with d the
     difference and (l, u) each figure's own interval, d - √((p₁ - l₁)² + (u₂ - p₂)²) to d + √((u₁ - p₁)² + (p₂ - l₂)²).
-    For figures from the same photos it is too wide: take `paired_interval`.
+    For figures from the same photos it is too wide: use `paired_interval`.
 
     Args:
         first: A figure.
-        second: What is taken away from it.
+        second: The figure that is subtracted.
 
     Returns:
         Lower and upper end.
@@ -235,7 +235,7 @@ class AccuracyDrop:
     n: int
 
     def __post_init__(self) -> None:
-        """Refuses counts that do not fit together."""
+        """Refuses inconsistent counts."""
         paired_interval(self.lost, self.gained, self.n)
 
     @property
@@ -289,7 +289,7 @@ def agreement(edge: NDArray[np.integer], full: NDArray[np.integer]) -> Proportio
 
     Args:
         edge: `(n,)` integer class ids, top-1 of one model.
-        full: `(n,)` integer class ids, top-1 of the model that it is held against.
+        full: `(n,)` integer class ids, top-1 of the model that it is compared with.
 
     Raises:
         ValueError: the arrays are empty, not integer, or differ in shape.

@@ -1,4 +1,4 @@
-"""Which photos calibrated an int8 model, what did its ranges become, and would other photos have given the same?"""
+"""Reports the calibration of an int8 model: its photos, its ranges, and its stability with other photos."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ BRIGHTNESS_BANDS = ("dark", "middling", "bright")
 
 MIN_AGREEMENT = 0.97
 MAX_DISTANCE = 0.1
-"""Several times what real photos give, and a fraction of what noise does."""
+"""Several times the difference that real photos give, and a fraction of what noise gives."""
 
 
 @dataclass(frozen=True)
 class TensorRange:
-    """An int8 tensor and what its range makes of the values that were seen.
+    """An int8 tensor, the values seen in calibration, and its range.
 
     Attributes:
         name: The layer, and its op as well where the layer has several.
@@ -36,7 +36,7 @@ class TensorRange:
         low: Lower end of the range, as it is in the file.
         high: Upper end.
         clipped: Share of the values that lie outside.
-        sqnr_db: Signal-to-quantization-noise ratio; infinite where nothing is lost.
+        sqnr_db: Signal-to-quantization-noise ratio; infinite if nothing is lost.
     """
 
     name: str
@@ -57,11 +57,11 @@ class TensorRange:
 
 @dataclass(frozen=True)
 class EqualizedGroup:
-    """Tensors whose channels were scaled together, by powers of two.
+    """A group of tensors whose channels were equalized, by powers of two.
 
     Attributes:
         tensors: Their names, as those of `TensorRange`.
-        between: What lies between the layers before and after, which limits the factors.
+        between: The ops between the layers before and after, which limit the factors.
         lowest_factor: Of all channels.
         highest_factor: Of all channels.
         unused_bits_before: By how many powers of two a channel ends below the highest one of its tensor, mean of all.
@@ -78,7 +78,7 @@ class EqualizedGroup:
 
 @dataclass(frozen=True)
 class Stability:
-    """How far apart two int8 models are that were calibrated on different photos.
+    """The difference between two int8 models that were calibrated on different photos.
 
     Attributes:
         agreement: Of their top-1, on training photos that neither was calibrated on.
@@ -93,29 +93,29 @@ class Stability:
 
     @property
     def is_stable(self) -> bool:
-        """Whether both are as good photos make them; an agreement counts as low when its interval is."""
+        """Whether agreement and distance are those of suitable photos; agreement is low only if its interval is."""
         return self.agreement.high >= MIN_AGREEMENT and self.distance <= MAX_DISTANCE
 
     def __str__(self) -> str:
         """The agreement, and what it means."""
         said = (
-            f"calibrated on {self.photos} other photos, the int8 model gives the same answer on {self.agreement}, "
-            f"with probabilities {self.distance:.3f} apart"
+            f"an int8 model calibrated on {self.photos} other photos predicts the same on {self.agreement}, mean "
+            f"probability difference {self.distance:.3f}"
         )
-        return said if self.is_stable else f"{said}: the calibration photos do not show what the model was trained on"
+        return said if self.is_stable else f"{said}: the calibration photos do not represent the training data"
 
 
 @dataclass(frozen=True)
 class CalibrationReport:
-    """What an int8 model learned its ranges from, and what they became.
+    """The calibration photos of an int8 model, and the ranges that they gave.
 
     Attributes:
         recipe: Name of the recipe.
         source: Where the photos are from, `train` or `captured`.
         photos: Product and brightness of each photo.
-        notes: What a user should know about the choice.
+        notes: Notices for the user about the selection.
         tensors: The ranges, in the order of computation.
-        stability: None where too few training photos were left to tell.
+        stability: None if too few training photos were left to measure it.
         equalized: Tensors whose channels were scaled together, in the order of computation.
         groups: Store, visit or shelf of each photo, where the recipe tells them apart.
     """
@@ -130,7 +130,7 @@ class CalibrationReport:
     groups: tuple[str, ...] = ()
 
     def equalization(self) -> str | None:
-        """One line on what was equalized; None where nothing was."""
+        """One line about equalization; None if nothing was equalized."""
         if not self.equalized:
             return None
         before, after = (

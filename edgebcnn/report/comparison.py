@@ -1,4 +1,4 @@
-"""How do the full, compact and edge models compare on the same held-out photos, overall and product by product?"""
+"""Compares models on the same held-out photos, overall and product by product."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ class PairResult:
     """Two models on the same held-out photos.
 
     Attributes:
-        first: Name of the model that is held against the other.
-        second: Name of the model that it is held against.
+        first: Name of the model that is compared.
+        second: Name of the model that it is compared with.
         agreement: Photos on which both have the same top-1.
         mcnemar: Whether their accuracies differ by more than chance.
     """
@@ -75,7 +75,7 @@ class ModelComparison:
     """Several models on the same held-out photos.
 
     Attributes:
-        models: In the order given to `compare`: the reference first, what came of it after.
+        models: In the order given to `compare`: the reference first, the models made from it after.
         pairs: Every two of them, the later one `first`: edge with full, edge with compact, compact with full.
         products: One for each label, in the order of class ids.
     """

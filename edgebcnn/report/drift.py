@@ -1,4 +1,4 @@
-"""Do the scores or features of new photos differ from those of old ones, and for which products?"""
+"""Tests whether scores or features of new photos differ from those of old ones, overall and by product."""
 
 from __future__ import annotations
 
@@ -27,14 +27,14 @@ _ENOUGH = 30  # exchanges that give as large a distance; with so many, p is know
 
 @dataclass(frozen=True)
 class Drift:
-    """How far apart two sets of photos are, and whether by more than chance.
+    """The difference between two sets of photos, and whether chance explains it.
 
     Attributes:
-        name: The product, or what the photos are called.
+        name: The product, or the name of the photos.
         n_before: Photos before.
         n_now: Photos now.
-        size: 0 where the distributions are equal, 1 where both are constant and different.
-        p_value: How often so large a size comes by chance; of many products, with Holm's correction for their number.
+        size: 0 if the distributions are equal, 1 if both are constant and different.
+        p_value: Probability of a size at least this large by chance; for many products, with Holm's correction.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Drift:
 
     @property
     def is_real(self) -> bool:
-        """Whether chance is no explanation, at 5 %."""
+        """Whether the difference is significant at 5 %."""
         return self.p_value <= 1 - CONFIDENCE
 
     def as_json(self) -> dict[str, Any]:
@@ -65,12 +65,12 @@ def drift(
     no more are drawn, and p is 30 by the number of exchanges, which keeps it exact (Besag, Clifford 1991, Biometrika
     78:301-304). Of a side with more than `MAX_PHOTOS`, so many are drawn; the seed is fixed.
 
-    Frames that were kept because they are uncertain differ by that alone: `now` must be a plain random sample.
+    Frames that were kept because they are uncertain differ by that alone: `now` must be a uniform random sample.
 
     Args:
         before: `(n,)` scores or `(n, d)` features.
         now: `(m,)` or `(m, d)`.
-        name: What the result is called.
+        name: Name of the result.
         permutations: Random exchanges at most.
 
     Raises:

@@ -1,7 +1,7 @@
-"""How good is one model on labelled photos: overall, product by product, and on which photos is it wrong?
+"""Scores one model on labeled photos: overall, by product, by confused pair, and photo by photo.
 
-Numpy and the standard library only, as all of `report`. Averages of precision, recall and F1 are scikit-learn's, and
-computed in `edgebcnn.evaluation.evaluate`; `Averages` is what they look like.
+It needs only NumPy and the standard library, like all of `report`. Averages of precision, recall and F1 come from
+scikit-learn in `edgebcnn.evaluation.evaluate`; `Averages` holds them.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from edgebcnn.bundle import Label
 
 CALIBRATION_BINS = 15
-"""As in Guo et al. 2017, so that figures can be held against published ones."""
+"""As in Guo et al. 2017, so that figures can be compared with published ones."""
 
 TOP_K = 5
 
@@ -38,7 +38,7 @@ class Averages:
 
 @dataclass(frozen=True)
 class Mistake:
-    """A product that another one is taken for, and how often."""
+    """A product that another product is taken for, and how often."""
 
     name: str
     count: int
@@ -50,8 +50,8 @@ class ProductFigures:
 
     Attributes:
         name: The product.
-        accuracy: Share of its photos that are named right.
-        taken_for: The most frequent wrong answer, the lowest class id among equals; None where none is wrong.
+        accuracy: Share of its photos that are predicted correctly.
+        taken_for: The most frequent wrong prediction, the lowest class id among equals; None without errors.
     """
 
     name: str
@@ -66,8 +66,8 @@ class ConfusedPair:
     Attributes:
         first: The one that is taken for the other more often.
         second: The other.
-        first_as_second: Photos of the first that are named as the second.
-        second_as_first: The other way round.
+        first_as_second: Photos of the first that are predicted as the second.
+        second_as_first: The reverse.
     """
 
     first: str
@@ -83,14 +83,14 @@ class ConfusedPair:
 
 @dataclass(frozen=True)
 class WrongAnswer:
-    """One photo that is named wrong.
+    """One misclassified photo.
 
     Attributes:
         position: Row of the photo in the arrays.
         truth: The product that it shows.
-        predicted: The product that the model says.
-        score: What the model gives the product that it says.
-        true_score: What it gives the right one.
+        predicted: The predicted product.
+        score: Probability of the predicted product.
+        true_score: Probability of the right product.
     """
 
     position: int

@@ -1,6 +1,6 @@
-"""How far is the edge model from the full and the compact one on the same labelled photos, figure by figure?
+"""Compares the edge model with the full and the compact one on the same labeled photos.
 
-Numpy and the standard library only, as all statistics here. `page` shows it.
+It needs only NumPy and the standard library. `page` renders it.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""How do the figures of a report look as pictures? Scalable ones, each a `data:` address that needs no file."""
+"""Draws the charts of a report as SVG, each a `data:` URL that needs no file."""
 
 from __future__ import annotations
 
@@ -9,7 +9,10 @@ from functools import wraps
 from typing import Any, ParamSpec
 
 COLOURS = {"full": "#1f5fa8", "compact": "#b36b00", "edge": "#b3261e", "export": "#1f5fa8", "field": "#b3261e"}
-"""Apart in brightness too, for eyes and printers that see no colours."""
+"""They differ in brightness too, for color-blind readers and black-and-white printers."""
+
+DARK_COLOURS = {"full": "#7fb2ee", "compact": "#e0a03a", "edge": "#f2897f", "export": "#7fb2ee", "field": "#f2897f"}
+"""The same on a dark page."""
 
 MARKERS = {"full": "o", "compact": "s", "edge": "^", "export": "o", "field": "^"}
 
@@ -29,7 +32,7 @@ _P = ParamSpec("_P")
 
 
 def _drawn(draw: Callable[_P, Any]) -> Callable[_P, str]:
-    """Turns what gives a matplotlib figure into what gives its address."""
+    """Makes a function that returns a matplotlib figure return its `data:` URL."""
 
     @wraps(draw)
     def drawn(*args: _P.args, **kwargs: _P.kwargs) -> str:
@@ -45,7 +48,7 @@ def _drawn(draw: Callable[_P, Any]) -> Callable[_P, str]:
 
 @_drawn
 def reliability(quality: Mapping[str, Any]) -> Any:
-    """Accuracy of each model against its score, with 95 % intervals; on the diagonal, a score keeps its promise.
+    """Accuracy of each model against its score, with 95 % intervals; on the diagonal, scores match the accuracy.
 
     Args:
         quality: Of each model, as `Fidelity.as_json` has it.
@@ -122,7 +125,7 @@ def spreads(of_looks: Sequence[Mapping[str, Any]]) -> Any:
 
 @_drawn
 def layers(names: Sequence[str], sqnr_db: Sequence[float | None]) -> Any:
-    """Signal-to-quantization-noise ratio of each layer, in the order of computation; nothing where nothing is lost.
+    """Signal-to-quantization-noise ratio of each layer, in the order of computation; empty if nothing is lost.
 
     Args:
         names: The layers.
@@ -141,7 +144,7 @@ def layers(names: Sequence[str], sqnr_db: Sequence[float | None]) -> Any:
 
 @_drawn
 def losses(curve: Sequence[Mapping[str, Any]], *, photos: int) -> Any:
-    """The loss of fine-tuning over the photos learned from; lines stand where an epoch ends.
+    """Loss of fine-tuning against the number of photos; lines mark the ends of epochs.
 
     Args:
         curve: As `Tuning.as_json` has it.
@@ -193,5 +196,5 @@ def _arms(shares: Any) -> list[list[float]]:
 
 
 def _shortened(name: str) -> str:
-    """Cut in the middle: what tells look-alike products apart often stands at the end."""
+    """Shortens a name in the middle, because look-alike products often differ at the end."""
     return name if len(name) <= 26 else f"{name[:12]}…{name[-13:]}"

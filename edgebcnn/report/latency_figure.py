@@ -1,4 +1,4 @@
-"""How does accuracy stand against latency, in a picture?"""
+"""Plots accuracy against latency."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ _MARKERS = ("o", "s", "^", "D", "v", "P", "X")
 
 
 def latency_figure(benchmark: Mapping[str, Any]) -> Any:
-    """A matplotlib figure with a point for each candidate: colour by precision, marker by delegate and threads.
+    """A matplotlib figure with a point for each candidate: color by precision, marker by delegate and threads.
 
     Bars: the 95 % interval of the accuracy, and the medians of the fastest and the slowest round.
 
@@ -63,7 +63,7 @@ def _arms(value: float, low: float, high: float) -> list[list[float]]:
 
 
 def _accuracy_label(measured: Any) -> str:
-    """What the accuracies were measured on."""
+    """Names the photos that the accuracies were measured on."""
     held_out = {(one["accuracy"]["at_export"] or {}).get("n") for one in measured}
     sizes = {n or measured[0]["accuracy"]["golden"]["n"] for n in held_out}
     photos = "golden photos" if held_out == {None} else "held-out photos"

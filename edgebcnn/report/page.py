@@ -1,10 +1,10 @@
-"""How do the reports of an export and of an audit look as a page, in one file that needs no other?
+"""Renders the reports of an export and of an audit as self-contained HTML pages.
 
     page(json.loads(report_json), name="shelf", pictures=…)
     field_page(json.loads(report_json), name="shelf", pictures=…)
 
-A page says what `report.json` says, and shows the photos on which edge and full model differ. It needs Jinja2 and
-matplotlib (the `train` extra); no module that a device runs imports it.
+A page shows what `report.json` contains, and the photos on which edge and full model differ. Its first sentence says
+what the report means. It needs Jinja2 and matplotlib (the `train` extra); no module that a device runs imports it.
 """
 
 from __future__ import annotations
@@ -20,27 +20,35 @@ from numpy.typing import NDArray
 from edgebcnn.report import figures
 
 SHOWN_PHOTOS = 24
-"""Photos on which edge and full differ that are shown, for each model file or audit; the JSON names all."""
+"""How many photos on which edge and full differ are shown per model file or audit; the JSON lists all."""
 
 SHOWN_CONFUSIONS = 12
+
+_VERDICTS = {
+    "passed": "Export accepted",
+    "unclear": "Export accepted, but there are too few photos to tell what was lost",
+    "refused": "Export refused",
+}
 
 _THUMBNAIL_PX = 160
 _JPEG_QUALITY = 75
 
 
 def page(report: Mapping[str, Any], *, name: str, pictures: Callable[[int], NDArray[np.uint8]]) -> bytes:
-    """The page of an export.
+    """Renders the page of an export.
 
     Args:
-        report: What `report.json` holds; each of its models has a `fidelity`, and may have `layers` and `latency`.
-        name: What the models are called.
-        pictures: Gives the `(h, w, 3)` uint8 RGB photo at a position of `disagreements`.
+        report: Contents of `report.json`; each of its models has a `fidelity`, and may have `layers` and `latency`.
+        name: Name of the model.
+        pictures: Returns the `(h, w, 3)` uint8 RGB photo at a position of `disagreements`.
     """
+    gate = report["gate"]
     return _html(
         "page.html.j2",
         name=name,
         held_out=report["held_out"],
-        gate=report["gate"],
+        gate=gate,
+        verdict=_VERDICTS[gate["outcome"]] + (" by the gate, and accepted by the user" if gate["accepted"] else ""),
         calibration=report["calibration"],
         models={precision: _model(model, report["calibration"]) for precision, model in report["models"].items()},
         thumbnail=lambda position: _thumbnail(pictures(position)),
@@ -49,12 +57,12 @@ def page(report: Mapping[str, Any], *, name: str, pictures: Callable[[int], NDAr
 
 
 def field_page(report: Mapping[str, Any], *, name: str, pictures: Callable[[str], NDArray[np.uint8]]) -> bytes:
-    """The page of an audit.
+    """Renders the page of an audit.
 
     Args:
-        report: What its `report.json` holds.
-        name: What the models are called.
-        pictures: Gives the `(h, w, 3)` uint8 RGB frame of an id of `disagreements`.
+        report: Contents of its `report.json`.
+        name: Name of the model.
+        pictures: Returns the `(h, w, 3)` uint8 RGB frame of an id of `disagreements`.
     """
     return _html(
         "field.html.j2",
@@ -76,19 +84,21 @@ def _html(template: str, **values: Any) -> bytes:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    shared = {"shown_photos": SHOWN_PHOTOS, "colours": figures.COLOURS}
+    shared = {"shown_photos": SHOWN_PHOTOS, "colours": figures.COLOURS, "dark_colours": figures.DARK_COLOURS}
     return environment.get_template(template).render(**values, **shared).encode(errors="replace")
 
 
 def _model(model: Mapping[str, Any], calibration: Mapping[str, Any] | None) -> dict[str, Any]:
-    """What one model file's part of the page shows."""
+    """Prepares one model file's section of the page."""
     found = model["fidelity"]
     gained = [each for each in found["confusions"] if each["gained"] > 0]
     lost = [each for each in reversed(found["confusions"]) if each["gained"] < 0]
     layers = (model.get("layers") or {}).get("layers")
     tuning = model.get("tuning")
+    pairs = {(pair["first"], pair["second"]): pair for pair in found["distances"]}
     return {
         **model,
+        "compact_agreement": pairs["edge", "compact"]["agreement"],
         "latency": model.get("latency"),
         "tuning": tuning and {**tuning, "figure": figures.losses(tuning["curve"], photos=tuning["photos"])},
         "untuned": _untuned(model.get("untuned")),
@@ -103,7 +113,7 @@ def _model(model: Mapping[str, Any], calibration: Mapping[str, Any] | None) -> d
 
 
 def _untuned(comparison: Mapping[str, Any] | None) -> dict[str, Any] | None:
-    """What fine-tuning changed: of the model before it and the edge model, each figure that the page shows."""
+    """Prepares the figures of the model before fine-tuning and of the edge model."""
     if comparison is None:
         return None
     pairs = {(pair["first"], pair["second"]): pair for pair in comparison["pairs"]}

@@ -1,4 +1,4 @@
-"""What does a compact model keep of the full one, at every rank, and what does its head cost?"""
+"""Reports what compact models of several ranks keep of the full model, and what their heads cost."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How do the figures of one model, and a comparison of several, look on a terminal, and as JSON?"""
+"""Formats the figures of one model, and a comparison of several, as terminal tables and as JSON."""
 
 from __future__ import annotations
 
@@ -16,17 +16,17 @@ SHOWN_PAIRS = 10
 
 
 def comparison_table(comparison: ModelComparison, *, photos: str = "held-out photos") -> Table:
-    """Accuracy of each model, then the agreement of each pair with the difference in accuracy between the two.
+    """Tabulates the accuracy of each model, then the agreement and the change in accuracy of each pair.
 
     Args:
         comparison: The models.
-        photos: What the photos are called in the title.
+        photos: Name of the photos in the title.
     """
     table = Table(title=f"{comparison.n} {photos}")
     table.add_column("")
     table.add_column("%", justify="right")
     table.add_column("95 % CI", justify="right")
-    table.add_column("accuracy (McNemar)")
+    table.add_column("change in accuracy (McNemar)")
     for model in comparison.models:
         table.add_row(f"accuracy, {model.name}", *_percent(model.accuracy))
     table.add_section()
@@ -60,11 +60,11 @@ def comparison_json(comparison: ModelComparison) -> dict[str, Any]:
 
 
 def evaluation_tables(evaluation: Evaluation, *, title: str, macro: Averages, weighted: Averages) -> list[Table]:
-    """One model's figures overall; its worst products; the pairs that it confuses most. The last two if any is wrong.
+    """Tabulates one model's overall figures and, if any photo is wrong, products with errors and confused pairs.
 
     Args:
-        evaluation: All figures but the averages.
-        title: The model and the photos.
+        evaluation: All figures except the averages.
+        title: Names the model and the photos.
         macro: Averages over products.
         weighted: Averages over photos.
     """
@@ -75,7 +75,7 @@ def evaluation_tables(evaluation: Evaluation, *, title: str, macro: Averages, we
 
 
 def evaluation_json(evaluation: Evaluation) -> dict[str, Any]:
-    """Everything in the evaluation but the wrong photos, whose paths it does not know."""
+    """Returns the evaluation without the misclassified photos, whose paths it does not know."""
     return {
         "n": evaluation.n,
         "top1": evaluation.top1.as_json(),
@@ -118,9 +118,9 @@ def _worst_products_table(evaluation: Evaluation) -> Table:
     products = [product for product in evaluation.products if product.taken_for]
     products.sort(key=lambda product: (product.accuracy.value, -product.accuracy.n))
     shown = products[:SHOWN_PRODUCTS]
-    of_all = f"of {len(evaluation.products)} products with photos, {len(products)} have wrong ones"
-    table = Table(title=f"The {len(shown)} worst products ({of_all})")
-    table.add_column("product", overflow="fold")  # an ellipsis would hide the end of the name, where flavours stand
+    total = f"{len(products)} of {len(evaluation.products)} products {'has' if len(products) == 1 else 'have'} errors"
+    table = Table(title=total if len(shown) == len(products) else f"{total}, the worst {len(shown)}")
+    table.add_column("product", overflow="fold")  # an ellipsis would hide the end of the name, where flavors are
     for column in ("n", "%", "95 % CI"):
         table.add_column(column, justify="right")
     table.add_column("most often taken for", overflow="fold")
@@ -135,10 +135,11 @@ def _taken_for(product: ProductFigures) -> str:
 
 def _confused_table(evaluation: Evaluation) -> Table:
     shown = evaluation.confused[:SHOWN_PAIRS]
-    table = Table(title=f"The {len(shown)} most confused pairs (of {len(evaluation.confused)})")
+    total = f"{len(evaluation.confused)} confused pair{'s' * (len(evaluation.confused) != 1)}"
+    table = Table(title=total if len(shown) == len(evaluation.confused) else f"{total}, the first {len(shown)}")
     for column in ("product", "taken for"):
         table.add_column(column, overflow="fold")
-    for column in ("photos", "the other way round"):
+    for column in ("photos", "reversed"):
         table.add_column(column, justify="right")
     for pair in shown:
         table.add_row(pair.first, pair.second, str(pair.first_as_second), str(pair.second_as_first))
@@ -150,7 +151,7 @@ def _percent(proportion: Proportion) -> tuple[str, str]:
 
 
 def _difference(pair: PairResult, n: int) -> str:
-    """`-1.2 points, p = 0.031`: the first model's accuracy less the second's, and McNemar's exact p-value."""
+    """`-1.2 points, p = 0.031`: the first model's accuracy minus the second's, and McNemar's exact p-value."""
     points = 100 * (pair.mcnemar.only_first - pair.mcnemar.only_second) / n
     p_value = pair.mcnemar.p_value
     return f"{points:+.1f} points, " + (f"p = {p_value:.3f}" if p_value >= 0.001 else "p < 0.001")

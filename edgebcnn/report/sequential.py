@@ -1,8 +1,8 @@
-"""How far may live agreement have fallen, for someone who looks again at every frame?
+"""Bounds live agreement with a confidence sequence, which may be checked at every frame.
 
-An interval for a fixed number of photos is wrong 5 times in 100 each time that it is looked at: who looks often enough
-sees it fail. What is here is wrong with at most that probability over the whole stream, however often one looks and
-whenever one stops. The price is an interval about twice as wide.
+An interval for a fixed number of photos is wrong 5 times in 100 at each look, so with enough looks it fails. A
+confidence sequence is wrong with at most that probability over the whole stream, however often you look and whenever
+you stop. Its price is an interval about twice as wide.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from edgebcnn.report.agreement import CONFIDENCE
 
 TILTS = np.geomspace(0.02, 6, 24)
-"""How much less agreement is bet on, as differences of log odds: from a loss that takes 10⁵ looks to see to ruin."""
+"""Losses of agreement that are tested, as differences of log odds: from one that takes 10⁵ looks to total failure."""
 
 _HALVINGS = 53  # as many as a double has bits
 

@@ -1,4 +1,4 @@
-"""How often do two models agree on all frames, where only some were kept, and not all with the same probability?"""
+"""Estimates shares of all frames from a sample whose frames were kept with different probabilities."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class WeightedShare:
     Attributes:
         value: The estimate, 0-1.
         n: Frames that it is made of.
-        effective_n: How many frames, all kept with the same probability, would tell as much.
+        effective_n: Effective sample size: number of frames, kept with equal probability, that would be as informative.
         frames: Estimated number of all frames that these stand for.
     """
 
@@ -38,9 +38,9 @@ class WeightedShare:
         return score_interval(self.value, self.effective_n)[1]
 
     def __str__(self) -> str:
-        """`91.2 % (95 % CI 89.5-92.7, n=1265, as good as 800)`."""
+        """`91.2 % (95 % CI 89.5-92.7, n=1265, effective sample size 800)`."""
         interval = f"{100 * self.low:.1f}-{100 * self.high:.1f}"
-        counts = f"n={self.n}, as good as {self.effective_n:.0f}"
+        counts = f"n={self.n}, effective sample size {self.effective_n:.0f}"
         return f"{100 * self.value:.1f} % ({100 * CONFIDENCE:.0f} % CI {interval}, {counts})"
 
     def as_json(self) -> dict[str, float | int]:
