@@ -257,7 +257,7 @@ def test_the_output_lies_beside_the_photos(stores: Path, output: str) -> None:
         (("--group-pattern", "([a-z])"), "nothing is left for"),
         (("--groups", "nowhere.csv"), "nowhere.csv cannot be read (No such file or directory)"),
         (("--group-pattern", "(s)", "--groups", "g.csv"), "leave out one of them"),
-        (("--val", 0.6, "--test", 0.5), "val 0.6 and test 0.5 cannot be"),
+        (("--val", 0.6, "--test", 0.5), "val 0.6 and test 0.5 are impossible"),
         (("--val", 0), "val must be above 0"),
         (("--test", "nan"), "test 0 or more"),
     ],

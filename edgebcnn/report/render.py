@@ -26,7 +26,7 @@ def comparison_table(comparison: ModelComparison, *, photos: str = "held-out pho
     table.add_column("")
     table.add_column("%", justify="right")
     table.add_column("95 % CI", justify="right")
-    table.add_column("change in accuracy (McNemar)")
+    table.add_column("accuracy (McNemar)")
     for model in comparison.models:
         table.add_row(f"accuracy, {model.name}", *_percent(model.accuracy))
     table.add_section()
