@@ -21,8 +21,8 @@ from edgebcnn.errors import EdgebcnnError, MissingExtraError, TrainingError
 from edgebcnn.model import efficientnet_lite
 from edgebcnn.model.backbones import backbone
 from edgebcnn.model.keras import keras
-from edgebcnn.model.starting_weights import load_weights
-from edgebcnn.model.tensor_file import read_tensors
+from edgebcnn.model.weights.starting_weights import load_weights
+from edgebcnn.model.weights.tensor_file import read_tensors
 
 MAGIC, PROTOCOL = 0x1950A86A20F9469CFC6C, 1001
 

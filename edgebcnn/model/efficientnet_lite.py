@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from edgebcnn.errors import MissingExtraError, TrainingError
 from edgebcnn.model.keras import keras
-from edgebcnn.model.tensor_file import read_tensors
+from edgebcnn.model.weights.tensor_file import read_tensors
 
 
 class _Stage(NamedTuple):

@@ -18,7 +18,7 @@ from edgebcnn.model.backbones import NONE, Backbone, backbone
 from edgebcnn.model.keras import keras, tf
 from edgebcnn.model.model_file import layer_output
 from edgebcnn.model.spelling import both
-from edgebcnn.model.starting_weights import load_weights
+from edgebcnn.model.weights.starting_weights import load_weights
 
 SIDE_MULTIPLE = 32
 """Sides divide evenly through all strides, so that a model built for any size pads as one built for that size."""
