@@ -29,7 +29,7 @@ from edgebcnn.device.profile import load_profile
 from edgebcnn.device.selftest import GoldenFile, read_golden
 from edgebcnn.loop.loop import CameraLoop
 from edgebcnn.loop.reading import Reading
-from edgebcnn.monitor.background import Aside
+from edgebcnn.monitor.background import BackgroundModel
 from edgebcnn.monitor.golden import GoldenReplay, GoldenResult
 from edgebcnn.monitor.shadow import LiveAgreement, Shadow, full_model
 from edgebcnn.progress import Silent
@@ -134,7 +134,7 @@ def main(bundle_path: Path, full: Path | None, rate: float, cpu: float, seconds:
     classifier, profile = Classifier.from_bundle(bundle, threads=threads), load_profile("cpu")
     model, size = full_model(bundle, full), bundle.manifest.preprocessing
     pictures = pictures_of(bundle, classifier)
-    start = partial(Aside, model, preprocessing=size, classes=len(bundle.labels))
+    start = partial(BackgroundModel, model, preprocessing=size, classes=len(bundle.labels))
     shadow = Shadow(
         start(),
         start,

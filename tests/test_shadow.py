@@ -19,9 +19,9 @@ from numpy.typing import NDArray
 from edgebcnn.atomic import json_bytes
 from edgebcnn.bundle import REPORT_NAME, Bundle, Label
 from edgebcnn.errors import BundleError, DeviceError
-from edgebcnn.monitor.background import Aside
+from edgebcnn.monitor.background import BackgroundModel
 from edgebcnn.monitor.shadow import LiveAgreement, Shadow, agreement_at_export, full_model
-from edgebcnn.monitor.shadow_turns import Question, Turns
+from edgebcnn.monitor.shadow_turns import SceneImage, SceneQueue
 from edgebcnn.progress import Silent
 from edgebcnn.quantize.tflite.metadata import with_metadata
 from edgebcnn.report.sequential import confidence_sequence
@@ -72,11 +72,11 @@ class Shop:
 
     def __init__(self, bundle: Bundle, full: Path, *, scene_s: float | None, cpu_share: float) -> None:
         self.told = Told()
-        self.processes: list[Aside] = []
+        self.processes: list[BackgroundModel] = []
         preprocessing = bundle.manifest.preprocessing
 
-        def opener() -> Aside:
-            self.processes.append(Aside(full, preprocessing=preprocessing, classes=len(LABELS)))
+        def opener() -> BackgroundModel:
+            self.processes.append(BackgroundModel(full, preprocessing=preprocessing, classes=len(LABELS)))
             return self.processes[-1]
 
         self.shadow = Shadow(
@@ -143,12 +143,12 @@ def opened(bundle: Bundle, full: Path) -> Callable[..., AbstractContextManager[S
 def test_agreement_is_how_often_both_models_say_the_same(opened: Callable[..., AbstractContextManager[Shop]]) -> None:
     with opened() as shop:
         for number, name in enumerate(NAMES, start=1):
-            shop.show_until(lambda wanted=2 * number: shop.shadow.agreement().looks >= wanted, name)  # type: ignore[misc]
+            shop.show_until(lambda wanted=2 * number: shop.shadow.agreement().scenes >= wanted, name)  # type: ignore[misc]
         now = shop.shadow.agreement()
-        assert now.agreed == now.looks >= 8
-        assert now.interval == confidence_sequence(now.agreed, now.looks)
+        assert now.agreed == now.scenes >= 8
+        assert now.interval == confidence_sequence(now.agreed, now.scenes)
         assert now.cpu_s > 0
-        assert shop.told.agreements[0].looks == 1, "the first answer is told at once, the others each minute"
+        assert shop.told.agreements[0].scenes == 1, "the first answer is told at once, the others each minute"
         assert len(shop.told.agreements) == 1
         assert str(now).startswith("agreement 100.0 % with full.tflite (at any time 95 % CI ")
 
@@ -159,10 +159,10 @@ def test_a_fall_raises_one_alarm(
     with opened() as shop:
         shop.show_until(lambda: bool(shop.told.alarms), "Red", "Blue")
         at_alarm = shop.shadow.agreement()
-        shop.show_until(lambda: shop.shadow.agreement().looks > at_alarm.looks + 2, "Red", "Blue")
+        shop.show_until(lambda: shop.shadow.agreement().scenes > at_alarm.scenes + 2, "Red", "Blue")
         ((about, problem),) = shop.told.alarms
         assert about == "agreement"
-        assert f"agrees with full.tflite on 0 of {at_alarm.looks} scenes, and no longer on 90.0 % of them" in problem
+        assert f"agrees with full.tflite on 0 of {at_alarm.scenes} scenes, and no longer on 90.0 % of them" in problem
         assert shop.told.agreements[-1].alarm
         assert shop.shadow.agreement().as_json()["alarm"] is True
 
@@ -171,15 +171,15 @@ def test_a_process_that_is_killed_is_started_again_and_told(
     opened: Callable[..., AbstractContextManager[Shop]],
 ) -> None:
     with opened() as shop:
-        shop.show_until(lambda: shop.shadow.agreement().looks >= 1, "Green")
+        shop.show_until(lambda: shop.shadow.agreement().scenes >= 1, "Green")
         os.kill(shop.processes[0]._process.pid, signal.SIGKILL)
         shop.show_until(lambda: shop.shadow.agreement().problem is not None, "Green")
         assert "the process of full.tflite ended by SIGKILL" in str(shop.shadow.agreement())
         shop.show_until(lambda: shop.shadow.agreement().restarts == 1, "Green")
-        looks = shop.shadow.agreement().looks
-        shop.show_until(lambda: shop.shadow.agreement().looks > looks, "Green")
+        looks = shop.shadow.agreement().scenes
+        shop.show_until(lambda: shop.shadow.agreement().scenes > looks, "Green")
         assert shop.told.said == [
-            "shadow: the process of full.tflite ended by SIGKILL; the loop goes on, and it is started again"
+            "shadow: the process of full.tflite ended by SIGKILL; the run continues, and the full model is restarted"
         ]
         assert [told.problem is None for told in shop.told.agreements] == [True, False, True]
 
@@ -189,15 +189,15 @@ def test_a_process_that_stands_still_holds_up_no_frame(opened: Callable[..., Abs
         os.kill(shop.processes[0]._process.pid, signal.SIGSTOP)
         for _ in range(200):
             shop.show("Red")
-        assert shop.shadow.agreement().looks == 0
+        assert shop.shadow.agreement().scenes == 0
         assert len(shop.shadow._worker) == 0, "one frame is on its way, and none waits behind it"
         os.kill(shop.processes[0]._process.pid, signal.SIGCONT)
-        shop.show_until(lambda: shop.shadow.agreement().looks >= 1, "Red")
+        shop.show_until(lambda: shop.shadow.agreement().scenes >= 1, "Red")
 
 
 def test_one_frame_of_a_scene_is_shown_and_every_photo(opened: Callable[..., AbstractContextManager[Shop]]) -> None:
     with opened(scene_s=3600) as shop:
-        shop.show_until(lambda: shop.shadow.agreement().looks == 1, "Grey")
+        shop.show_until(lambda: shop.shadow.agreement().scenes == 1, "Grey")
         wait_until(lambda: shop.shadow._worker.is_idle, PATIENCE_S)
         for _ in range(20):
             shop.show("Grey")
@@ -207,18 +207,18 @@ def test_one_frame_of_a_scene_is_shown_and_every_photo(opened: Callable[..., Abs
             shop.show("Grey", photo=f"{number}.png")
         wait_until(lambda: shop.shadow._worker.is_idle, PATIENCE_S)
         shop.show("Grey")
-        assert shop.shadow.agreement().looks == 4
+        assert shop.shadow.agreement().scenes == 4
 
 
 def test_the_full_model_rests_until_its_budget_allows_the_next(
     opened: Callable[..., AbstractContextManager[Shop]],
 ) -> None:
     with opened(cpu_share=1e-6) as shop:
-        shop.show_until(lambda: shop.shadow.agreement().looks == 1, "Grey")
+        shop.show_until(lambda: shop.shadow.agreement().scenes == 1, "Grey")
         until_s = time.monotonic() + 0.3
         while time.monotonic() < until_s:
             shop.show("Grey")
-        assert shop.shadow.agreement().looks == 1
+        assert shop.shadow.agreement().scenes == 1
 
 
 def test_a_frame_without_a_product_is_not_shown(opened: Callable[..., AbstractContextManager[Shop]]) -> None:
@@ -228,7 +228,7 @@ def test_a_frame_without_a_product_is_not_shown(opened: Callable[..., AbstractCo
         assert shop.shadow._worker.is_idle
         now = shop.shadow.agreement()
         assert (now.value, now.interval) == (None, (0.0, 1.0))
-        assert str(now) == "no answer of full.tflite yet"
+        assert str(now) == "no result of full.tflite yet"
 
 
 def test_each_slot_is_shown_once_a_scene_however_often_it_is_classified(
@@ -236,13 +236,13 @@ def test_each_slot_is_shown_once_a_scene_however_often_it_is_classified(
 ) -> None:
     """The loop takes the blue pack in A2 for a red one."""
     with opened(scene_s=None) as shop:
-        shop.show_slots_until(lambda: shop.shadow.agreement().looks == 2, A1="Green", A2="Red", shown={"A2": "Blue"})
+        shop.show_slots_until(lambda: shop.shadow.agreement().scenes == 2, A1="Green", A2="Red", shown={"A2": "Blue"})
         assert shop.shadow.agreement().agreed == 1
         wait_until(lambda: shop.shadow._worker.is_idle, PATIENCE_S)
         for _ in range(50):
             shop.show_slots(A1="Green", A2="Red")
         assert shop.shadow._worker.is_idle, "an hour is one scene of a slot"
-        shop.show_slots_until(lambda: shop.shadow.agreement().looks == 3, A3="Grey")
+        shop.show_slots_until(lambda: shop.shadow.agreement().scenes == 3, A3="Grey")
         assert shop.shadow.agreement().agreed == 2
 
 
@@ -252,11 +252,11 @@ def test_answers_about_slots_are_told_while_no_slot_is_classified(
     with opened() as shop:
         shop.show_slots(A1="Green")
         shop.show_slots_until(lambda: bool(shop.told.agreements))
-        assert shop.told.agreements[0].looks == 1
+        assert shop.told.agreements[0].scenes == 1
 
 
-def asked_about(slot: str, number: int = 0) -> Question:
-    return Question(Frame(number, np.zeros((8, 8, 3), np.uint8), 0.0, shelf="Top", slot=slot), 0)
+def asked_about(slot: str, number: int = 0) -> SceneImage:
+    return SceneImage(Frame(number, np.zeros((8, 8, 3), np.uint8), 0.0, shelf="Top", slot=slot), 0)
 
 
 def slots_shown(*, calm_every_s: int) -> Counter[str | None]:
@@ -264,7 +264,7 @@ def slots_shown(*, calm_every_s: int) -> Counter[str | None]:
 
     The first of them is classified in each second, the two calm ones every `calm_every_s`.
     """
-    turns, shown = Turns(scene_s=0), Counter[str | None]()
+    turns, shown = SceneQueue(scene_s=0), Counter[str | None]()
     for second in range(1, 601):
         for slot in ("A1", "A2", "A3") if second % calm_every_s == 1 % calm_every_s else ["A1"]:
             turns.offer(asked_about(slot), at_s=float(second))
@@ -279,7 +279,7 @@ def test_a_slot_that_changes_all_the_time_does_not_keep_its_calm_neighbours_from
 
 
 def test_a_slot_that_waits_is_shown_as_it_was_classified_last_and_not_twice() -> None:
-    turns = Turns(scene_s=10)
+    turns = SceneQueue(scene_s=10)
     older, newer = asked_about("A1", 1), asked_about("A1", 2)
     turns.offer(older, at_s=0.0)
     turns.offer(newer, at_s=1.0)
@@ -290,7 +290,7 @@ def test_a_slot_that_waits_is_shown_as_it_was_classified_last_and_not_twice() ->
 
 @pytest.mark.skipif(sys.platform != "linux", reason="idle scheduling is Linux's own")
 def test_the_process_steps_back_and_ends_when_nobody_asks_any_more(bundle: Bundle, full: Path) -> None:
-    aside = Aside(full, preprocessing=bundle.manifest.preprocessing, classes=len(LABELS))
+    aside = BackgroundModel(full, preprocessing=bundle.manifest.preprocessing, classes=len(LABELS))
     pid = aside._process.pid
     assert os.sched_getscheduler(pid) == os.SCHED_IDLE
     assert os.getpriority(os.PRIO_PROCESS, pid) == 19
@@ -303,13 +303,13 @@ def test_the_process_steps_back_and_ends_when_nobody_asks_any_more(bundle: Bundl
 def test_a_model_of_another_size_is_refused_before_the_loop_begins(bundle: Bundle, full: Path) -> None:
     larger = bundle.manifest.preprocessing.model_copy(update={"height_px": 64})
     with pytest.raises(BundleError, match=r"full\.tflite turns \(1, 32, 32, 3\) into \(1, 4\) and the bundle"):
-        Aside(full, preprocessing=larger, classes=len(LABELS))
+        BackgroundModel(full, preprocessing=larger, classes=len(LABELS))
 
 
 def test_a_file_that_is_no_model_is_refused_before_the_loop_begins(bundle: Bundle, tmp_path: Path) -> None:
     (tmp_path / "text.tflite").write_text("no model")
     with pytest.raises(DeviceError, match=r"cannot load .*text\.tflite"):
-        Aside(tmp_path / "text.tflite", preprocessing=bundle.manifest.preprocessing, classes=len(LABELS))
+        BackgroundModel(tmp_path / "text.tflite", preprocessing=bundle.manifest.preprocessing, classes=len(LABELS))
 
 
 def test_the_full_model_must_know_the_bundles_products(bundle: Bundle, full: Path, tmp_path: Path) -> None:
@@ -323,9 +323,9 @@ def test_the_full_model_must_know_the_bundles_products(bundle: Bundle, full: Pat
     sentences = {
         None: "holds no full model: export it again with --with-full, or give --shadow a .tflite file",
         tmp_path / "gone.tflite": r"gone\.tflite cannot be read \(No such file or directory\)",
-        tmp_path / "cut.tflite": r"cut\.tflite does not say which products it knows",
-        bundle.model_path("float32"): r"model\.float32\.tflite does not say which products it knows",
-        tmp_path / "other.tflite": r"other\.tflite knows other products than the bundle \(Grey, for one\)",
+        tmp_path / "cut.tflite": r"cut\.tflite does not name its products",
+        bundle.model_path("float32"): r"model\.float32\.tflite does not name its products",
+        tmp_path / "other.tflite": r"other\.tflite has other products than the bundle \(Grey, for one\)",
     }
     for given, sentence in sentences.items():
         with pytest.raises(BundleError, match=sentence):

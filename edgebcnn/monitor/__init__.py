@@ -1,1 +1,1 @@
-"""How well the model does while it runs: golden photos, the full model in the background, alarms."""
+"""Monitors the model during a run: golden photos, the full model in the background, alarms."""

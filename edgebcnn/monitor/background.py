@@ -1,8 +1,8 @@
-"""How does a model run beside the loop without taking anything from it?
+"""Runs a model in a background process that takes no time or memory from the loop.
 
-In a process of its own, with one thread, which the system lets run where nothing else wants to, and which is the first
-to go where memory is short. `python -m edgebcnn.monitor.background MODEL PREPROCESSING CLASSES` is that process: it
-reads pixels from its input and writes a line of JSON for each photo, until its input ends, as it does when we do.
+The process has one thread with idle priority, and is the first that the system kills when memory runs out.
+`python -m edgebcnn.monitor.background MODEL PREPROCESSING CLASSES` is that process: it reads pixels from its input and
+writes one line of JSON per image, until its input ends, which it does when the main process ends.
 """
 
 from __future__ import annotations
@@ -33,34 +33,34 @@ from edgebcnn.errors import BundleError, DeviceError, EdgebcnnError
 from edgebcnn.preprocessing import Preprocessing
 
 START_S = 120.0
-LOOK_S = 1.0  # how often whoever waits says that it does
-ANSWER_S = 600.0  # on a machine that is busy all the time, idle means seldom
-LAST_TO_RUN = 19  # nicest, where the system knows no idle scheduling
+POLL_S = 1.0  # how often a wait reports that it still waits
+INFERENCE_S = 600.0  # on a machine that is always busy, a process with idle priority runs rarely
+LOWEST_PRIORITY = 19  # niceness, where the system has no idle scheduling
 
 
 @dataclass(frozen=True)
-class Answer:
-    """What the model says of a photo, and the processor time that it took."""
+class Inference:
+    """The predicted product of an image, and the CPU time of the inference."""
 
     class_id: int
     cpu_s: float
 
 
-class Aside:
-    """A model file in a process of its own.
+class BackgroundModel:
+    """A model file in a background process.
 
     Args:
         model: The file.
-        preprocessing: What turns a frame into its input.
+        preprocessing: Turns a frame into the model's input.
         classes: Number of products.
-        waiting: Called each second while it starts.
+        waiting: Called each second while the process starts.
 
     Attributes:
-        cpu_s: Processor time that its start took.
+        cpu_s: CPU time of the start.
 
     Raises:
         DeviceError: the runtime cannot load the file, or the process ended.
-        BundleError: its input or output is of another size.
+        BundleError: its input or output has another size.
     """
 
     def __init__(
@@ -74,7 +74,7 @@ class Aside:
             stdout=subprocess.PIPE,
             stderr=self._log,
             env=own_environment(),
-            start_new_session=True,  # Ctrl-C is for us alone
+            start_new_session=True,  # Ctrl-C reaches the main process alone
         )
         try:
             self.cpu_s = float(self._reply(START_S, waiting)["cpu_s"])
@@ -82,11 +82,11 @@ class Aside:
             self.end()
             raise
 
-    def ask(self, pixels_rgb: NDArray[np.uint8]) -> Answer:
-        """Asks about one photo `(height_px, width_px, 3)` uint8 RGB, as the preprocessing gives it, and waits.
+    def infer(self, pixels_rgb: NDArray[np.uint8]) -> Inference:
+        """Classifies one preprocessed image `(height_px, width_px, 3)` uint8 RGB, and waits for the result.
 
         Raises:
-            DeviceError: the process ended, or gives no answer.
+            DeviceError: the process ended, or returns no result.
         """
         assert self._process.stdin is not None
         try:
@@ -94,20 +94,20 @@ class Aside:
             self._process.stdin.flush()
         except OSError as error:
             raise self._ended() from error
-        return Answer(**self._reply(ANSWER_S))
+        return Inference(**self._reply(INFERENCE_S))
 
     def end(self) -> None:
-        """Ends the process at once; any thread may."""
+        """Ends the process at once; safe to call from any thread."""
         self._process.kill()
         self._process.wait()
 
     def _reply(self, timeout_s: float, waiting: Callable[[], None] = lambda: None) -> dict[str, Any]:
         stdout, give_up_s = self._process.stdout, time.monotonic() + timeout_s
         assert stdout is not None
-        while not select.select([stdout], [], [], LOOK_S)[0]:
+        while not select.select([stdout], [], [], POLL_S)[0]:
             waiting()
             if time.monotonic() > give_up_s:
-                raise DeviceError(f"{self._name} gave no answer within {timeout_s:.0f} s")
+                raise DeviceError(f"{self._name} gave no result within {timeout_s:.0f} s")
         line = stdout.readline()
         if not line.endswith(b"\n"):
             raise self._ended()
@@ -122,14 +122,14 @@ class Aside:
         how = f"by {signal.Signals(-code).name}" if code < 0 else f"with exit code {code}"
         self._log.seek(0)
         lines = self._log.read().decode(errors="replace").strip().splitlines()
-        said = [line for line in lines if not line.startswith("INFO: ")][-1:]
-        return DeviceError(f"the process of {self._name} ended {how}{f' ({said[0]})' if said else ''}")
+        last = [line for line in lines if not line.startswith("INFO: ")][-1:]
+        return DeviceError(f"the process of {self._name} ended {how}{f' ({last[0]})' if last else ''}")
 
 
 def main(model: Path, preprocessing: Preprocessing, classes: int) -> None:
-    """The process: loads the model, steps back, and answers until its input ends."""
+    """Loads the model, lowers the priority of this process, and classifies images until its input ends."""
     replies = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)  # what a runtime prints must not get between the answers
+    os.dup2(2, 1)  # what a runtime prints must not mix with the replies
 
     def reply(**fields: object) -> None:
         print(json.dumps(fields), file=replies, flush=True)
@@ -139,13 +139,13 @@ def main(model: Path, preprocessing: Preprocessing, classes: int) -> None:
     except EdgebcnnError as error:
         reply(error=type(error).__name__, message=str(error))
         return
-    _step_back()
+    _lower_priority()
     reply(cpu_s=time.process_time())
     shape = (preprocessing.height_px, preprocessing.width_px, 3)
     while len(content := sys.stdin.buffer.read(int(np.prod(shape)))) == np.prod(shape):
         begun_s = time.process_time()
-        answer = classifier.probabilities(np.frombuffer(content, np.uint8).reshape(1, *shape))
-        reply(class_id=int(answer.argmax()), cpu_s=time.process_time() - begun_s)
+        probabilities = classifier.probabilities(np.frombuffer(content, np.uint8).reshape(1, *shape))
+        reply(class_id=int(probabilities.argmax()), cpu_s=time.process_time() - begun_s)
 
 
 def _loaded(model: Path, preprocessing: Preprocessing, classes: int) -> Classifier:
@@ -160,8 +160,8 @@ def _loaded(model: Path, preprocessing: Preprocessing, classes: int) -> Classifi
     return Classifier(runtime, labels, preprocessing=preprocessing, precision="float32")
 
 
-def _step_back() -> None:
-    os.setpriority(os.PRIO_PROCESS, 0, LAST_TO_RUN)
+def _lower_priority() -> None:
+    os.setpriority(os.PRIO_PROCESS, 0, LOWEST_PRIORITY)
     if sys.platform == "linux":
         with suppress(OSError):  # a container may forbid it
             os.sched_setscheduler(0, os.SCHED_IDLE, os.sched_param(0))

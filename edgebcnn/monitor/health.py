@@ -1,4 +1,4 @@
-"""How well does the model do while it runs, and who is told? Golden photos, the full model beside it, and alarms."""
+"""Opens the monitoring of a run: golden photos, the full model in the background, and alarms."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from edgebcnn.device.profile import DeviceProfile
 from edgebcnn.device.selftest import GoldenFile
 from edgebcnn.loop.supervise import Watchdog
 from edgebcnn.monitor.alarm import HealthEvents
-from edgebcnn.monitor.background import Aside
+from edgebcnn.monitor.background import BackgroundModel
 from edgebcnn.monitor.golden import GoldenReplay
 from edgebcnn.monitor.shadow import Shadow, agreement_at_export, full_model
 from edgebcnn.progress import Reporter
@@ -31,16 +31,16 @@ LOWEST_FLOOR = 0.01  # an export that agreed with the full model on no photo pro
 
 @dataclass(frozen=True)
 class HealthChoices:
-    """Flags of `edgebcnn run`, as they were given.
+    """Flags of `edgebcnn run` about monitoring, as given.
 
     Attributes:
         golden_every: Hours from one replay of the golden photos to the next; 0 for never, None for `GOLDEN_EVERY_H`
             of a live source and never of a file.
-        on_alarm: What an alarm does beside being told.
+        on_alarm: Whether an alarm is only reported, or also stops the run.
         shadow: The full model's file; empty for the bundle's own, None for no shadow.
         shadow_cpu: Share of one core's time that it may take.
-        shadow_scene: Seconds that count as one scene; None for what suits frames and slots.
-        alarm_below: Agreement below which there is an alarm, 0-1; None for the lower end of the export's interval.
+        shadow_scene: Seconds that count as one scene; None for the defaults of frames and slots.
+        alarm_below: Agreement below which an alarm is raised, 0-1; None for the lower end of the export's interval.
     """
 
     golden_every: float | None = None
@@ -53,29 +53,29 @@ class HealthChoices:
 
 @dataclass(frozen=True)
 class Health:
-    """What watches over the model of one run.
+    """The monitoring of one run.
 
     Attributes:
-        replay: Of the golden photos; None for never.
-        shadow: The full model beside it; None for none.
+        replay: Replays the golden photos; None for never.
+        shadow: The full model in the background; None for none.
     """
 
     replay: GoldenReplay | None
     shadow: Shadow | None
 
     def agreements(self) -> dict[str, Proportion | SequentialShare]:
-        """How often the model said what the full one says, by where; whoever looks at a page may ask at any time."""
+        """Returns how often the model agreed with the full model, by where; safe to call from any thread."""
         newest, live = self.replay and self.replay.newest, self.shadow and self.shadow.agreement()
         found: dict[str, Proportion | SequentialShare] = {"golden photos": newest.agreement} if newest else {}
         return found | ({"this run": live.share} if live and live.share else {})
 
     def as_json(self) -> dict[str, Any]:
-        """What is known so far of each that there is."""
+        """Returns the figures so far of each part that is open."""
         found = {"golden": self.replay, "shadow": self.shadow and self.shadow.agreement()}
         return {name: each.as_json() for name, each in found.items() if each}
 
     def __str__(self) -> str:
-        """A line for each."""
+        """One line per part that is open."""
         found = {"golden": self.replay, "shadow": self.shadow and self.shadow.agreement()}
         return "\n".join(f"{name:<10}{each}" for name, each in found.items() if each)
 
@@ -91,13 +91,13 @@ def open_health(
     watchdog: Watchdog,
     reporter: Reporter,
 ) -> Health:
-    """Opens what was asked for; what cannot work is said at once, and then `sinks` are closed too.
+    """Opens the monitoring that was requested; where that fails, `sinks` are closed too.
 
     Raises:
         BundleError: there are no golden photos, no full model, or one of other products.
         DeviceError: the full model cannot be started.
     """
-    bulletin = HealthEvents(sinks, source=source.name, reporter=reporter, stops=choices.on_alarm == "stop")
+    events = HealthEvents(sinks, source=source.name, reporter=reporter, stops=choices.on_alarm == "stop")
     precision = classifier.receipt.precision
     every_h = choices.golden_every
     if every_h is None:
@@ -113,23 +113,23 @@ def open_health(
                 profile,
                 golden,
                 every_s=every_h * HOUR_S,
-                listener=bulletin,
+                listener=events,
                 watchdog=watchdog,
                 may_wait=not source.is_live,
             )
         if choices.shadow is not None:
             floor = choices.alarm_below or agreement_at_export(bundle, precision).low
-            shadow = _shadow(choices, bundle, floor, bulletin, watchdog, reporter)
+            shadow = _shadow(choices, bundle, floor, events, watchdog, reporter)
         opened.pop_all()
     return Health(replay, shadow)
 
 
 def _shadow(
-    choices: HealthChoices, bundle: Bundle, floor: float, bulletin: HealthEvents, watchdog: Watchdog, reporter: Reporter
+    choices: HealthChoices, bundle: Bundle, floor: float, events: HealthEvents, watchdog: Watchdog, reporter: Reporter
 ) -> Shadow:
     model = full_model(bundle, Path(choices.shadow) if choices.shadow else None)
     preprocessing = bundle.manifest.preprocessing
-    start = partial(Aside, model, preprocessing=preprocessing, classes=len(bundle.labels))
+    start = partial(BackgroundModel, model, preprocessing=preprocessing, classes=len(bundle.labels))
     return Shadow(
         start(waiting=lambda: watchdog.enter("start")),
         start,
@@ -138,6 +138,6 @@ def _shadow(
         floor=max(floor, LOWEST_FLOOR),
         scene_s=choices.shadow_scene,
         cpu_share=choices.shadow_cpu,
-        listener=bulletin,
+        listener=events,
         reporter=reporter,
     )
