@@ -127,6 +127,24 @@ def test_photos_lie_as_train_takes_them_and_follow_a_changed_mind(kept: Path) ->
         assert np.array_equal(read_photo(photo.path), read_photo(kept / "sample" / photo.path.name))
 
 
+def test_a_frame_without_a_product_lies_apart_from_the_photos_of_products(kept: Path) -> None:
+    apart = kept / "labelled-no-product"
+    with opened(kept) as review:
+        review.decide("a-2", "Äpfel")
+        review.decide("a-2", None, no_product=True)
+        review.decide("a-1", None, no_product=True)
+        assert str(review.counts()) == "2 of 6 frames decided: 0 kept, 0 fixed, 0 skipped, 2 without a product"
+        with pytest.raises(DataError, match="cannot show 'Äpfel' and no product"):
+            review.decide("a-3", "Äpfel", no_product=True)
+    assert (labelled(kept / "labelled"), sorted(each.stem for each in apart.glob("*.png"))) == ({}, ["a-1", "a-2"])
+    (apart / "a-1.png").unlink()  # as after a kill between a decision and its photo
+    with opened(kept) as review:
+        assert (apart / "a-1.png").exists()
+        review.decide("a-2", "Milk 1 %")
+    assert labelled(kept / "labelled") == {"a-2": "Milk 1 %"}
+    assert not (apart / "a-2.png").exists()
+
+
 def test_a_review_goes_on_after_a_kill_between_any_two_bytes(kept: Path) -> None:
     with opened(kept) as review:
         review.decide("a-2", "Äpfel")
@@ -274,6 +292,8 @@ def test_in_chromium_the_arrow_keys_decide_and_a_killed_review_goes_on(browser: 
         assert tab.locator("#full").inner_text() == "Äpfel" and tab.locator("#edge").inner_text() == "Soja <1 l>"
         assert tab.evaluate("document.documentElement.scrollWidth") == 400
         wait_for_picture(tab)
+        axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+        assert [(each["id"], each["nodes"][0]["html"]) for each in axe.run(tab).response["violations"]] == []
         tab.keyboard.press("ArrowRight")  # keeps Äpfel
         progress(tab, "1 of 6 decided, 1 of them labelled")
         tab.keyboard.type("milk")
@@ -301,9 +321,9 @@ def test_in_chromium_the_arrow_keys_decide_and_a_killed_review_goes_on(browser: 
         tab = page(address)
         progress(tab, "3 of 6 decided, 2 of them labelled")
         for left in (2, 1):
-            tab.get_by_role("button", name="Keep").click()
+            tab.get_by_role("button", name=tab.locator("#full").inner_text(), exact=True).click()
             progress(tab, f"{6 - left} of 6 decided")
-        tab.keyboard.press("ArrowRight")
+        tab.keyboard.press("Delete")  # nothing there
         tab.locator("#end", has_text="sample-labelled").wait_for()
         tab.get_by_role("button", name="Finish").click()
         tab.get_by_text("You can close this page").wait_for()
@@ -312,6 +332,7 @@ def test_in_chromium_the_arrow_keys_decide_and_a_killed_review_goes_on(browser: 
     assert said == []
     assert asked
     assert all(url.startswith(("http://127.0.0.1:", "data:")) for url in asked)
-    assert len(labelled(kept / "sample-labelled")) == 5
+    assert len(labelled(kept / "sample-labelled")) == 4
+    assert len(list((kept / "sample-labelled-no-product").glob("*.png"))) == 1
     decisions = (kept / "sample-audit" / DECISIONS_NAME).read_text().splitlines()
     assert [json.loads(line)["label"] for line in decisions][:3] == ["Äpfel", "Milk 1 %", None]

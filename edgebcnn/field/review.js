@@ -34,6 +34,7 @@ function show() {
   const decided = frames.filter((frame) => frame.decided);
   const labelled = decided.filter((frame) => frame.label !== null).length;
   at("progress").textContent = `${decided.length} of ${frames.length} decided, ${labelled} of them labelled`;
+  at("bar").ariaValueNow = String(Math.round((100 * decided.length) / frames.length));
   at("done").style.width = `${(100 * decided.length) / frames.length}%`;
   const frame = frames[place];
   at("frame").hidden = !frame;
@@ -46,18 +47,19 @@ function show() {
     at(`${model}-score`).textContent = percent(frame[`${model}_score`]);
   }
   at("said").hidden = !frame.decided;
-  at("said").textContent = frame.label === null ? "skipped" : `labelled ${frame.label}`;
+  at("said").textContent = `Decided: ${frame.no_product ? "no product" : (frame.label ?? "skipped")}`;
+  at("keep").textContent = frame.full;
   at("back").disabled = place === 0;
   if (frames[place + 1]) new Image().src = pictureOf(frames[place + 1]);
 }
 
-async function decide(label) {
+async function decide(label, noProduct = false) {
   const frame = frames[place];
   if (busy || !frame) return;
   busy = true;
   try {
-    await ask("decisions", { id: frame.id, label });
-    Object.assign(frame, { decided: true, label });
+    await ask("decisions", { id: frame.id, label, no_product: noProduct });
+    Object.assign(frame, { decided: true, label, no_product: noProduct });
     complain(null);
     place += 1;
     while (frames[place]?.decided) place += 1;
@@ -88,6 +90,7 @@ function showMatches() {
     ...found.map((label, number) => {
       const item = document.createElement("li");
       item.textContent = label;
+      item.id = `match-${number}`;
       item.role = "option";
       item.ariaSelected = String(number === chosen);
       item.onclick = () => decide(label);
@@ -98,6 +101,7 @@ function showMatches() {
 
 function openPicker(text) {
   at("picker").hidden = false;
+  at("filter").ariaExpanded = "true";
   at("filter").value = text;
   chosen = 0;
   at("filter").focus();
@@ -106,6 +110,7 @@ function openPicker(text) {
 
 function closePicker() {
   at("picker").hidden = true;
+  at("filter").ariaExpanded = "false";
   at("filter").blur();
 }
 
@@ -130,6 +135,7 @@ function onKey(event) {
   else if (event.key === "ArrowRight") decide(frame.full);
   else if (event.key === "ArrowDown") decide(null);
   else if (event.key === "ArrowUp") openPicker("");
+  else if (event.key === "Delete" || event.key === "Backspace") decide(null, true);
   else if (event.key.length === 1 && event.key.trim()) openPicker(event.key);
   else return;
   event.preventDefault();
@@ -138,13 +144,14 @@ function onKey(event) {
 async function finish() {
   try {
     await ask("finish", {});
-    document.body.replaceChildren("Saved. You can close this page.");
+    at("page").replaceChildren("Saved. You can close this page.");
   } catch (error) {
     complain(error);
   }
 }
 
 at("keep").onclick = () => decide(frames[place].full);
+at("nothing").onclick = () => decide(null, true);
 at("skip").onclick = () => decide(null);
 at("other").onclick = () => openPicker("");
 at("back").onclick = at("again").onclick = back;
@@ -160,6 +167,7 @@ ask("frames")
   .then((review) => {
     ({ labels, frames } = review);
     at("output").textContent = review.output;
+    at("no-product").textContent = review.no_product;
     const undecided = frames.findIndex((frame) => !frame.decided);
     place = undecided < 0 ? frames.length : undecided;
     show();

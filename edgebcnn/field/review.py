@@ -1,7 +1,8 @@
-"""What does a person say of the frames of a sample? Decisions that survive a kill, and photos that train reads.
+"""Keeps what a person decides about the frames of a sample: decisions that survive a kill, and photos that train reads.
 
     SAMPLE-audit/review.jsonl           a line for each decision, on the disk before the next frame; the last one counts
-    SAMPLE-labelled/<product>/<id>.png  the frames whose product a person has said
+    SAMPLE-labelled/<product>/<id>.png  the frames with the product that a person chose
+    SAMPLE-labelled-no-product/<id>.png the frames that show no product
 
 The frames that teach most come first: those on which edge and full model differ, then those of which the full model is
 least sure (margin sampling: Scheffer, Decomain, Wrobel 2001, doi:10.1007/3-540-44816-0_31).
@@ -35,12 +36,13 @@ _LONGEST_NAME_BYTES = 255
 
 
 class Decision(BaseModel):
-    """What a person said of one frame.
+    """What a person decided about one frame.
 
     Attributes:
         id: Of the frame.
-        label: The product that it shows; None where the person could not or would not say.
+        label: The product that it shows; None where it was skipped or shows none.
         time: When, ISO 8601 in UTC.
+        no_product: Whether it shows no product: an empty place, a hand, something that is not sold here.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -48,6 +50,7 @@ class Decision(BaseModel):
     id: str
     label: str | None
     time: str
+    no_product: bool = False
 
 
 @dataclass(frozen=True)
@@ -59,17 +62,20 @@ class ReviewCounts:
         kept: Labelled as the full model said.
         fixed: Labelled otherwise.
         skipped: Left out.
+        no_product: Said to show no product.
     """
 
     frames: int
     kept: int
     fixed: int
     skipped: int
+    no_product: int = 0
 
     def __str__(self) -> str:
-        """`12 of 340 frames decided: 9 kept, 2 fixed, 1 skipped`."""
-        decided = f"{self.kept + self.fixed + self.skipped} of {self.frames} frames decided"
-        return f"{decided}: {self.kept} kept, {self.fixed} fixed, {self.skipped} skipped"
+        """`12 of 340 frames decided: 9 kept, 2 fixed, 1 skipped`; how many show no product, where some do."""
+        decided = f"{self.kept + self.fixed + self.skipped + self.no_product} of {self.frames} frames decided"
+        nothing = f", {self.no_product} without a product" if self.no_product else ""
+        return f"{decided}: {self.kept} kept, {self.fixed} fixed, {self.skipped} skipped{nothing}"
 
 
 class Review:
@@ -79,6 +85,8 @@ class Review:
         labels: The products, in the order of class ids.
         answers: About the frames, in the order in which they are shown.
         output: Folder of labelled photos.
+        no_product: Folder of the frames that show no product, beside it: as one of its folders it would be taken for
+            a product.
 
     Args:
         sample: What `edgebcnn run --sample` kept.
@@ -100,10 +108,12 @@ class Review:
         if not self.answers:
             raise DataError(f"{audit} knows no frame of {sample}: run edgebcnn audit {sample} again")
         self.output = output
+        self.no_product = output.with_name(f"{output.name}-no-product")
         self._sample = sample
         self._lock = Lock()
         _check_names(self.labels)
-        _check_output(output)
+        for folder in (output, self.no_product):
+            _check_output(folder)
         self._decisions = _DecisionFile(audit / DECISIONS_NAME)
         try:
             self._complete()
@@ -132,53 +142,72 @@ class Review:
             raise DataError(f"{frame} is not a frame of this review")
         return self._sample / f"{frame}{SUFFIX}"
 
-    def decide(self, frame: str, label: str | None) -> None:
+    def decide(self, frame: str, label: str | None, *, no_product: bool = False) -> None:
         """Writes a decision down, and puts the photo where it says.
 
+        Args:
+            frame: Its id.
+            label: The product that it shows; None to skip it.
+            no_product: Whether it shows no product; the label is None then.
+
         Raises:
-            DataError: there is no such frame or product, or the frame's file is damaged.
+            DataError: there is no such frame or product, a product and none were given, or the frame's file is damaged.
             StorageError: it cannot be written, and nothing was decided; or the photo cannot, which the next review puts
                 where the decision says.
         """
         if label is not None and label not in self.labels:
             raise DataError(f"{label!r} is not a product of the bundle")
+        if label is not None and no_product:
+            raise DataError(f"{frame} cannot show {label!r} and no product: give one of the two")
         picture = self.picture(frame)
+        time = datetime.now(timezone.utc).isoformat()
         with self._lock:
-            if label is not None:
+            if label is not None or no_product:
                 read_pixels(picture)
-            self._decisions.add(Decision(id=frame, label=label, time=datetime.now(timezone.utc).isoformat()))
-            self._put(frame, label)
+            decision = Decision(id=frame, label=label, time=time, no_product=no_product)
+            self._decisions.add(decision)
+            self._put(decision)
 
     def counts(self) -> ReviewCounts:
         """How far it is."""
-        said = [(each.full, self.decisions[each.id].label) for each in self.answers if each.id in self.decisions]
-        skipped = sum(label is None for _, label in said)
-        kept = sum(label == full for full, label in said)
-        return ReviewCounts(len(self.answers), kept, len(said) - kept - skipped, skipped)
+        decided = [(each.full, self.decisions[each.id]) for each in self.answers if each.id in self.decisions]
+        no_product = sum(decision.no_product for _, decision in decided)
+        skipped = sum(decision.label is None for _, decision in decided) - no_product
+        kept = sum(decision.label == full for full, decision in decided)
+        fixed = len(decided) - kept - skipped - no_product
+        return ReviewCounts(len(self.answers), kept, fixed, skipped, no_product)
 
     def _complete(self) -> None:
         """Puts every photo where it belongs: a kill may have come between a decision and its photo."""
-        self._places = {file.stem: file for file in self.output.glob(f"*/*{SUFFIX}") if not file.name.startswith(".")}
+        found = [*self.output.glob(f"*/*{SUFFIX}"), *self.no_product.glob(f"*{SUFFIX}")]
+        self._places = {file.stem: file for file in found if not file.name.startswith(".")}
         for answer in self.answers:
             if decision := self.decisions.get(answer.id):
                 if decision.label is not None and decision.label not in self.labels:
                     raise DataError(f"{self._decisions.path} names {decision.label!r}, which is no product: remove it")
-                self._put(answer.id, decision.label)
+                self._put(decision)
 
-    def _put(self, frame: str, label: str | None) -> None:
-        place = self.output / label / f"{frame}{SUFFIX}" if label is not None else None
+    def _put(self, decision: Decision) -> None:
+        frame, folder = decision.id, self._folder_of(decision)
+        place = folder / f"{frame}{SUFFIX}" if folder else None
         before = self._places.pop(frame, None)
         if before and before != place:
             with storage_errors(before):
                 before.unlink()
-                if not any(before.parent.iterdir()):
+                if before.parent != self.no_product and not any(before.parent.iterdir()):
                     before.parent.rmdir()
         if place:
             if before != place:
-                if not (self.output / MARK_NAME).exists():
-                    write_bytes(self.output / MARK_NAME, _MARK)
+                mark = (self.no_product if decision.no_product else self.output) / MARK_NAME
+                if not mark.exists():
+                    write_bytes(mark, _MARK)
                 write_bytes(place, self.picture(frame).read_bytes())
             self._places[frame] = place
+
+    def _folder_of(self, decision: Decision) -> Path | None:
+        if decision.no_product:
+            return self.no_product
+        return None if decision.label is None else self.output / decision.label
 
 
 def informative(answers: Sequence[Answer]) -> tuple[Answer, ...]:

@@ -1,4 +1,4 @@
-"""How does a person decide? On a small page that this machine alone can open, with the arrow keys.
+"""Serves the page on which a person reviews frames with the arrow keys, to this machine alone.
 
 It listens on loopback, under an address that nobody can guess, answers under the names of loopback only (so that no
 other site's name can be pointed at it), and asks for nothing from elsewhere.
@@ -85,7 +85,7 @@ def application(review: Review, *, token: str, finish: Callable[[], None]) -> St
 
     async def decide(request: Request) -> Response:
         said = _Said.model_validate_json(await request.body())
-        await run_in_threadpool(review.decide, said.id, said.label)
+        await run_in_threadpool(review.decide, said.id, said.label, no_product=said.no_product)
         return Response(status_code=204)
 
     def end(request: Request) -> Response:
@@ -115,6 +115,7 @@ class _Said(BaseModel):
 
     id: str
     label: str | None
+    no_product: bool = False
 
 
 def _document(review: Review) -> dict[str, Any]:
@@ -122,8 +123,18 @@ def _document(review: Review) -> dict[str, Any]:
     for answer in review.answers:
         shown = answer.model_dump(mode="json", include={"id", "edge", "edge_score", "full", "full_score", "time"})
         decision = review.decisions.get(answer.id)
-        frames.append(shown | {"decided": decision is not None, "label": decision and decision.label})
-    return {"labels": review.labels, "frames": frames, "output": str(review.output)}
+        known = {
+            "decided": decision is not None,
+            "label": decision and decision.label,
+            "no_product": decision is not None and decision.no_product,
+        }
+        frames.append(shown | known)
+    return {
+        "labels": review.labels,
+        "frames": frames,
+        "output": str(review.output),
+        "no_product": str(review.no_product),
+    }
 
 
 class _WithHeaders:

@@ -69,7 +69,7 @@ class BoundedListener(socket.socket):
         self._last_descriptor = _last_descriptor()
         self._lock = threading.RLock()  # guards the connections, and that none is closed while it is shut down
         self._connections: dict[Any, _Connection] = {}
-        self._closed = threading.Event()
+        self._over = threading.Event()
         threading.Thread(target=self._sweep, name="idle connections", daemon=True).start()
 
     def accept(self) -> tuple[socket.socket, Any]:
@@ -109,7 +109,7 @@ class BoundedListener(socket.socket):
 
     def close(self) -> None:
         """Stops listening; open connections are left to their server."""
-        self._closed.set()
+        self._over.set()
         super().close()
 
     def _has_room(self, newcomer: _Connection) -> bool:
@@ -145,7 +145,7 @@ class BoundedListener(socket.socket):
             connection.shutdown(socket.SHUT_RDWR)
 
     def _sweep(self) -> None:
-        while not self._closed.wait(SWEEP_EVERY_S):
+        while not self._over.wait(SWEEP_EVERY_S):
             before_s = time.monotonic() - self._limits.idle_s
             with self._lock:
                 for connection in [each for each in self._connections.values() if each.idle_since_s < before_s]:
