@@ -32,27 +32,27 @@ def part(picture: bytes, *, promised: int | None = None) -> bytes:
 @pytest.mark.parametrize("chunk", [1, 7, 1000, 10**6])
 def test_pictures_are_cut_the_same_however_they_arrive(chunk: int) -> None:
     pictures = [jpeg("Red", height_px=16, width_px=16), jpeg("Blue", height_px=16, width_px=16)] * 2
-    body = b"noise before" + b"".join(part(picture, promised=len(picture)) for picture in pictures)
-    cutter = PictureCutter(b"--frame")
+    body = b"noise before\r\n" + b"".join(part(picture, promised=len(picture)) for picture in pictures)
+    cutter = PictureCutter(b"frame")
     cut = [picture for start in range(0, len(body), chunk) for picture in cutter.cut(body[start : start + chunk])]
     assert cut == pictures
 
 
 def test_a_part_that_promises_too_much_costs_no_other_picture() -> None:
     whole = jpeg()
-    cut = PictureCutter(b"--frame").cut(part(whole[:500], promised=len(whole)) + part(whole, promised=len(whole)))
+    cut = PictureCutter(b"frame").cut(part(whole[:500], promised=len(whole)) + part(whole, promised=len(whole)))
     assert [decoded(picture) is not None for picture in cut] == [False, True]
 
 
 def test_a_part_without_a_promise_ends_with_its_picture() -> None:
     whole = jpeg()
-    cutter = PictureCutter(b"--frame")
+    cutter = PictureCutter(b"frame")
     assert cutter.cut(part(whole)[:-100]) == []
     assert [decoded(picture) is not None for picture in cutter.cut(part(whole)[-100:])] == [True]
 
 
 def test_what_never_ends_does_not_fill_the_memory() -> None:
-    cutter = PictureCutter(b"--frame")
+    cutter = PictureCutter(b"frame")
     with pytest.raises(CameraError, match="something without end"):
         for _ in range(MAX_PICTURE_BYTES // 2**20 + 2):
             cutter.cut(bytes(2**20))
@@ -61,9 +61,9 @@ def test_what_never_ends_does_not_fill_the_memory() -> None:
 @pytest.mark.parametrize(
     ("content_type", "boundary"),
     [
-        ("multipart/x-mixed-replace; boundary=frame", b"--frame"),
-        ('multipart/x-mixed-replace;boundary="--my-cam"', b"--my-cam"),
-        ("multipart/x-mixed-replace", None),
+        ("multipart/x-mixed-replace; boundary=frame", b"frame"),
+        ('multipart/x-mixed-replace;boundary="--my-cam"', b"my-cam"),
+        ("multipart/x-mixed-replace", b""),
         ("text/html; charset=utf-8", None),
         ("", None),
     ],

@@ -61,12 +61,14 @@ class FrameCheck:
         self._changed_s = -math.inf
 
     def fault(self, frame: Frame, now_s: float) -> Fault | None:
-        """Returns why the frame is skipped; None where it is classified.
+        """Returns why the frame is skipped; None where it is classified, as every photo file is.
 
         Args:
             frame: The frame.
             now_s: `time.monotonic()`.
         """
+        if frame.photo is not None:
+            return None
         if self.is_stale(frame, now_s):
             return "stale"
         grey = small_grey(frame.image_bgr)

@@ -73,7 +73,8 @@ class VideoFile(Source):
     """
 
     def __init__(self, path: Path, labels: Collection[str], *, reporter: Reporter, view: View = AS_IT_IS) -> None:
-        self._capture = cv2.VideoCapture(str(path), cv2.CAP_FFMPEG)
+        # Absolute, because FFmpeg takes what stands before a colon for a protocol.
+        self._capture = cv2.VideoCapture(os.path.abspath(path), cv2.CAP_FFMPEG)
         if not self._capture.isOpened():
             raise CameraError(f"{path} is not a video that OpenCV can read, or is cut short: convert or copy it again")
         self._truth = video_truth(path, labels) if labels else {}

@@ -47,6 +47,7 @@ MAX_PICTURE_BYTES = 32 << 20  # a 48-megapixel JPEG has 20 MB; what never ends m
 
 _LENGTH = re.compile(rb"^content-length:[ \t]*(\d{1,9})[ \t]*\r?$", re.IGNORECASE | re.MULTILINE)
 _HEADERS_END = re.compile(rb"\r?\n\r?\n")
+_ANY_BOUNDARY = re.compile(rb"\s*--+([\w'()+,./:=?-]{1,70})[ \t]*\r?\n")
 
 
 class PictureCutter:
@@ -57,8 +58,9 @@ class PictureCutter:
     """
 
     def __init__(self, boundary: bytes) -> None:
-        self._boundary = boundary
+        self._delimiter = _delimiter(boundary)
         self._received = bytearray()
+        self._knows_boundary = False
 
     def cut(self, received: bytes) -> list[bytes]:
         """Takes what came and returns the pictures that it completed, oldest first.
@@ -75,25 +77,40 @@ class PictureCutter:
         return pictures
 
     def _next(self) -> bytes | None:
-        at = self._received.find(self._boundary)
-        headers_end = _HEADERS_END.search(self._received, at) if at >= 0 else None
+        begun = self._delimiter.search(self._received) or self._learned()
+        if begun is None:
+            return None
+        self._knows_boundary = True
+        headers_end = _HEADERS_END.search(self._received, begun.end() - 1)
         if headers_end is None:
             return None
-        promised = _LENGTH.search(self._received, at, headers_end.end())
+        promised = _LENGTH.search(self._received, begun.end(), headers_end.end())
         start = headers_end.end()
-        cut_at = self._received.find(self._boundary, start)
+        following = self._delimiter.search(self._received, start)
         end = start + int(promised[1]) if promised else len(self._received)
-        if 0 <= cut_at < end:
-            end = cut_at
+        if following and following.start() < end:
+            end = following.start()
         elif end > len(self._received) or (not promised and not self._received.rstrip(b"\r\n").endswith(END)):
             return None
         picture = bytes(self._received[start:end])
         del self._received[:end]
         return picture
 
+    def _learned(self) -> re.Match[bytes] | None:
+        """The first line of the body, where it looks like a boundary: some cameras announce another than they send."""
+        found = None if self._knows_boundary else _ANY_BOUNDARY.match(self._received)
+        if found:
+            self._delimiter = _delimiter(found[1])
+        return self._delimiter.search(self._received) if found else None
+
+
+def _delimiter(boundary: bytes) -> re.Pattern[bytes]:
+    """A whole line of dashes and the boundary: its bytes alone may stand anywhere within a JPEG."""
+    return re.compile(rb"(?:\A|\r?\n)--+" + re.escape(boundary.strip(b"-")) + rb"(?:--)?[ \t]*\r?\n")
+
 
 def boundary_of(content_type: str) -> bytes | None:
-    """What separates the pictures, or None where the response is not made of several.
+    """What separates the images, without dashes, or None where the response is not made of several.
 
     Cameras disagree on whether the two leading dashes belong to the name; the dashes are left out here.
     """
@@ -101,8 +118,7 @@ def boundary_of(content_type: str) -> bytes | None:
     header["Content-Type"] = content_type
     if header.get_content_maintype() != "multipart":
         return None
-    name = header.get_boundary("").strip("-")
-    return f"--{name}".encode() if name else None
+    return header.get_boundary("").strip("-").encode()
 
 
 class JpegCutter:

@@ -1,4 +1,4 @@
-"""Which source does a user mean, and where do its frames come from?
+"""Opens the source that a user names: a camera, stream, video, photo or folder.
 
 Files and folders are read frame by frame and nothing is dropped (`files`). Cameras and network streams are read in a
 thread that keeps the newest frame and comes back when it was lost (`live`).
@@ -6,6 +6,7 @@ thread that keeps the newest frame and comes back when it was lost (`live`).
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection
 from importlib.util import find_spec
@@ -21,14 +22,16 @@ from edgebcnn.sources.csi import PREFIX as CSI
 from edgebcnn.sources.csi import CsiOpener
 from edgebcnn.sources.files import PhotoFolder, VideoFile, is_pattern, photos_below, photos_like
 from edgebcnn.sources.frames import Done, Frame, Source
-from edgebcnn.sources.http_mjpeg import HttpMjpeg, NotPictures
+from edgebcnn.sources.http_mjpeg import INSECURE, NotPictures, open_http
 from edgebcnn.sources.live import LiveStream
 from edgebcnn.sources.reconnect import Patience
 
 __all__ = ["Done", "Frame", "Source", "masked", "open_source"]
 
 _INDEX = re.compile(r"[0-9]{1,4}")  # what is longer is no camera, and OpenCV refuses it by a traceback
-_ADDRESS = re.compile(r"(?:https?|rtsps?)://", re.IGNORECASE)
+_ADDRESS = re.compile(r"(?:https?|https\+insecure|rtsps?)://", re.IGNORECASE)
+_SECRETS = re.compile(r"([?#]|(?:us(?:e?r)|login|pass|pwd|token|auth|secret|key)\w*?=).*", re.IGNORECASE | re.DOTALL)
+_MAX_SPEC_BYTES = 1 << 16
 READ_SLACK_S = 1.0  # a stall is `live`'s to report; the connection's own limit, a little later, frees the thread
 DAMAGE_UNNOTICED = (
     "{name} is read by OpenCV, which does not tell damaged pictures from whole ones, so that lost packets can become "
@@ -51,7 +54,9 @@ def open_source(
 
     Args:
         spec: Index (`0`), device (`/dev/v4l/by-id/...`), CSI camera (`csi:0`), video file, photo, folder of photos,
-            pattern of their names (`shelf/*.jpg`, `shelf/%04d.jpg`), or an http, https, rtsp or rtsps address.
+            pattern of their names (`shelf/*.jpg`, `shelf/%04d.jpg`), or an http, https, rtsp or rtsps address. So that
+            a password shows nowhere, `env:NAME` takes all this from an environment variable, and `file:PATH` from the
+            first line of a file. `https+insecure` addresses are https without checking the certificate.
         labels: Names of the bundle's products; truth is looked for where there are any.
         reporter: Told what cannot be read, what was lost and what came back.
         patience: For a live source, when it is lost and for how long it is sought.
@@ -64,6 +69,7 @@ def open_source(
         DataError: the source's truth file is malformed.
     """
     silence_opencv()
+    spec = _resolved(spec)
     if not spec.strip():
         raise CameraError("no source is named: give an index, device, file or address (an empty variable names none)")
     try:
@@ -75,14 +81,32 @@ def open_source(
 
 
 def masked(address: str) -> str:
-    """An address fit to be shown: user, password and query replaced by `***`.
+    """An address fit to be shown: user, password, query and fragment replaced by `***`.
 
-    A password may hold any character, so everything between the scheme and the last `@` goes. The path of a CSI camera
-    has an `@` and no password.
+    A password may hold any character, so everything between the scheme and the last `@` goes, and where a path names a
+    user or password as DVRs do (`/user=admin_password=x_channel=1`), all that follows. The path of a CSI camera has an
+    `@` and no password.
     """
     if address.startswith(CSI):
         return address
-    return re.sub(r"\?.*", "?***", re.sub(r"^(\w+:/*).*@", r"\1***@", address, flags=re.DOTALL), flags=re.DOTALL)
+    without_user = re.sub(r"^([\w+]+:/*).*@", r"\1***@", address, flags=re.DOTALL)
+    return _SECRETS.sub(lambda found: f"{found[1]}***", without_user, count=1)
+
+
+def _resolved(spec: str) -> str:
+    """What `env:NAME` or `file:PATH` stands for; any other source is what it says itself."""
+    kind, _, name = spec.partition(":")
+    if kind not in ("env", "file") or os.path.lexists(spec):
+        return spec
+    if kind == "env":
+        return os.environ.get(name, "").strip()
+    try:
+        with Path(name).open(encoding="utf-8") as file:  # may be a pipe, as a shell makes for `<(...)`
+            lines = file.read(_MAX_SPEC_BYTES).splitlines()
+    except (OSError, ValueError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise CameraError(f"{spec} cannot be read ({reason}): give a file with the source in its first line") from None
+    return lines[0].strip() if lines else ""
 
 
 def _live(spec: str, reporter: Reporter, patience: Patience, view: View, usual: View) -> LiveStream | None:
@@ -147,24 +171,25 @@ def _open_address(address: str, reporter: Reporter, patience: Patience, view: Vi
         raise CameraError(f"{name} is not an address that can be read: give http, https, rtsp or rtsps")
 
     silence_s = patience.stall_timeout_s + READ_SLACK_S
+    video = re.sub(rf"^{re.escape(INSECURE)}(?=://)", "https", address, flags=re.IGNORECASE)  # as FFmpeg calls it
     tells_damage = find_spec("av") is not None
     warned: list[str] = []
 
     def opened(timeout_s: float) -> Capture:
         if address.lower().startswith("http"):
             try:
-                return HttpMjpeg(address, timeout_s=timeout_s, silence_s=silence_s)
+                return open_http(address, timeout_s=timeout_s, silence_s=silence_s)
             except NotPictures:
                 pass
         if tells_damage:
             # Not at the top: most runs film with a camera of their own, and need no second FFmpeg.
             from edgebcnn.sources.rtsp import WholeVideo
 
-            return WholeVideo(address, timeout_s=timeout_s, silence_s=silence_s)
+            return WholeVideo(video, timeout_s=timeout_s, silence_s=silence_s)
         if not warned:
             warned.append(DAMAGE_UNNOTICED.format(name=name))
             reporter.say(warned[0])
-        return open_with_ffmpeg(address, timeout_s, silence_s=silence_s)
+        return open_with_ffmpeg(video, timeout_s, silence_s=silence_s)
 
     return _named(name, opened, reporter, patience, view)
 
