@@ -194,7 +194,7 @@ def train(
         output: Folder of the run to create; by default `runs/` and the time.
         reporter: Receives notices and progress; by default they are printed to stderr.
         stop: Set it in another thread to stop after the current batch; that raises `Interrupted`.
-        options: Any option of `TrainConfig`, `StageConfig` or `Augmentation` by the name of its flag, such as
+        options: Any option of `edgebcnn train` by the name of its flag or configuration key, such as
             `streams="mobilenet_v2"`, `epochs=8`, `input_px=384`, `flip=True`.
 
     Returns:
