@@ -27,6 +27,7 @@ from edgebcnn.loop.shelf_reading import ShelfReader
 from edgebcnn.loop.supervise import Watchdog, watched
 from edgebcnn.monitor.health import Health, HealthChoices, open_health
 from edgebcnn.progress import Reporter
+from edgebcnn.shelf.slots import MIN_SCORE
 from edgebcnn.shelf.watch import ShelfWatch
 from edgebcnn.sinks.choices import MB, SinkChoices, open_sinks
 from edgebcnn.sinks.fan_out import EventSinks
@@ -221,6 +222,7 @@ def _wired(basis: Basis, folder: SampleFolder | None, redact: Redact | None, *, 
                 lost_s=source.lost_s,
                 loop_s=basis.watchdog.stage_s,
                 pace_s=frame_rate.longest_pause_s,
+                min_score=scores.min_score if (scores := basis.bundle.manifest.scores) else MIN_SCORE,
                 watch=watch,
                 agreements=checks.agreements,
             )

@@ -98,6 +98,7 @@ def test_the_product_of_whole_frames_does_not_flicker_and_a_low_score_is_called_
         product.take(reading(number, label="Juice" if odd else "Milk", score=0.9), at_s=number / 10)
         assert product.now().label == "Milk"
     assert frame_verdict(product.now(), liveness(LIVE)).headline == "Milk · 90 %"
+    assert frame_verdict(product.now(), liveness(LIVE), min_score=0.95).headline == "Not sure · best guess Milk 90 %"
     for number in range(20, 60):
         product.take(reading(number, label=("Milk", "Juice", "Tea")[number % 3], score=0.18), at_s=number / 10)
     verdict = frame_verdict(product.now(), liveness(LIVE))

@@ -17,6 +17,7 @@ from edgebcnn.loop.reading import CANDIDATES, Candidate, Reading, utc
 from edgebcnn.loop.shelf_reading import ShelfReading
 from edgebcnn.report.agreement import Proportion
 from edgebcnn.report.sequential import SequentialShare
+from edgebcnn.shelf.slots import MIN_SCORE
 from edgebcnn.shelf.watch import SlotState
 from edgebcnn.sinks.event import Event, ReadingEvent, Stamp
 from edgebcnn.sinks.outlet import Counts, EventSink
@@ -56,6 +57,7 @@ class LiveRun:
         loop_s: For how long the loop has been in its current stage.
         pace_s: The longest pause that the loop makes between two frames.
         counts: What became of each sink's events.
+        min_score: Score from which the product of a whole frame is more than a guess.
         watch: The slots, where some are watched.
         agreements: How often models gave the same answer so far, by what was compared; empty while nobody knows.
     """
@@ -67,6 +69,7 @@ class LiveRun:
     lost_s: Callable[[], float | None] = lambda: None
     loop_s: Callable[[], float] = lambda: 0.0
     pace_s: float = 0.0
+    min_score: float = MIN_SCORE
     watch: ShelfWatch | None = None
     agreements: Callable[[], Mapping[str, Proportion | SequentialShare]] = field(default=lambda: {})
 
@@ -152,7 +155,7 @@ class Board:
             run=run.stamp.run,
             running_s=round(now_s - self._begun_s, 1),
             live=live,
-            verdict=frame_verdict(product, live) if product else shelf_verdict(slots, live),
+            verdict=frame_verdict(product, live, min_score=run.min_score) if product else shelf_verdict(slots, live),
             frame=_frame(*newest) if newest else None,
             slots=slots,
             shelves=tuple(

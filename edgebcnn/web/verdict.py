@@ -14,6 +14,7 @@ from statistics import fmean, median
 from typing import Literal
 
 from edgebcnn.loop.reading import Reading
+from edgebcnn.shelf.slots import MIN_SCORE
 from edgebcnn.shelf.watch import SlotState
 from edgebcnn.web.state import Liveness, Problem, SlotNow, Verdict
 
@@ -26,7 +27,6 @@ INTERVALS = 15  # of which the median counts, so that an outage does not make th
 
 STEADY_OVER_S = 2.0
 STEADY_SHARE, HELD_SHARE = 0.6, 0.4  # of the readings, to become the product shown and to stay it
-CLEAR_SCORE = 0.5  # mean score below which a product is a guess
 
 # What a person has to act on comes first.
 _ORDER = (SlotState.WRONG, SlotState.EMPTY, SlotState.UNKNOWN, SlotState.OCCLUDED, None)
@@ -192,12 +192,18 @@ class SteadyProduct:
         return Product(label, fmean(score for _, each, score, _ in recent if each == label), is_steady)
 
 
-def frame_verdict(product: Product, live: Liveness) -> Verdict:
-    """Returns the verdict on whole frames: their product, if there is one."""
+def frame_verdict(product: Product, live: Liveness, *, min_score: float = MIN_SCORE) -> Verdict:
+    """Returns the verdict on whole frames: their product, if there is one.
+
+    Args:
+        product: By the readings of the last seconds.
+        live: Whether they are current.
+        min_score: Mean score below which the product is called a guess.
+    """
     if product.label is None:
         said = f"No product: {product.reason}" if product.reason else "No product yet"
         level: Literal["unsure", "product"] = "unsure"
-    elif product.is_steady and product.score >= CLEAR_SCORE:
+    elif product.is_steady and product.score >= min_score:
         said, level = f"{product.label} · {100 * product.score:.0f} %", "product"
     else:
         said, level = f"Not sure · best guess {product.label} {100 * product.score:.0f} %", "unsure"
