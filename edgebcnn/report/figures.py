@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping, Sequence
 from functools import wraps
 from typing import Any, ParamSpec
 
-COLOURS = {"full": "#1f5fa8", "compact": "#b36b00", "edge": "#b3261e", "export": "#1f5fa8", "field": "#b3261e"}
+COLOURS = {"full": "#1f5fa8", "compact": "#9a5b00", "edge": "#b3261e", "export": "#1f5fa8", "field": "#b3261e"}
 """They differ in brightness too, for color-blind readers and black-and-white printers."""
 
 DARK_COLOURS = {"full": "#7fb2ee", "compact": "#e0a03a", "edge": "#f2897f", "export": "#7fb2ee", "field": "#f2897f"}
