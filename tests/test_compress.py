@@ -145,18 +145,18 @@ def test_unlabelled_photos_are_learned_from_and_those_it_is_judged_on_are_left_o
         (
             ["--pooled-weight", "1", "--epochs", "0"],
             2,
-            "--pooled-weight 1.0: without epochs of the head nothing learns",
+            "--pooled-weight 1.0: the feature-similarity loss needs epochs",
         ),
         (["--name", "a/b"], 2, "cannot name a folder"),
         (
             ["--rank", "8", "--name", "a"],
             4,
-            "runs/a exists, made by other choices: choose another --name, or remove it",
+            "runs/a exists with other options",
         ),
-        (["--rank", "8", "--name", "latest"], 4, "exists, made by other choices"),
-        (["--rank", "4,8", "--name", "a"], 4, "runs/a is a run, and no folder for several: choose another --name"),
+        (["--rank", "8", "--name", "latest"], 4, "exists with other options"),
+        (["--rank", "4,8", "--name", "a"], 4, "runs/a is a run and cannot hold several"),
         (["--rank", "8", "--unlabelled", "nowhere"], 3, "nowhere is not a folder"),
-        (["--rank", "8", "--unlabelled", "data/test"], 3, "holds no photo that can be learned from"),
+        (["--rank", "8", "--unlabelled", "data/test"], 3, "holds no photo to learn from"),
     ],
 )
 def test_bad_input_is_one_sentence_and_leaves_nothing(
@@ -202,7 +202,7 @@ def test_what_was_stopped_goes_on_when_the_same_is_typed_again(shop: Path) -> No
     process.send_signal(signal.SIGINT)
     _, says = process.communicate(timeout=120)
     assert process.returncode == Interrupted.exit_code, says
-    assert "type the same edgebcnn compress again to go on" in says
+    assert "run the same command again" in says
     assert read_record(shop / "runs/stopped").state == "interrupted"
     changed = typed(shop, *arguments)
     assert changed.exit_code == 4, "another patience is another run"

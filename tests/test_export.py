@@ -228,8 +228,8 @@ def test_every_bar_is_filled(exported: ExportResult, diary: Diary) -> None:
         "converting to int8",
         "converting to fp16",
         "writing the report",
-        "each layer alone in int8",
-        "layers of int8 beside float",
+        "measuring each layer in int8",
+        "comparing the layers of int8 with float",
         *(f"{name} model on test photos" for name in ("int8", "fp16")),
     }
     assert all(done == total for done, total in diary.bars.values())
@@ -278,7 +278,7 @@ def test_without_test_photos_the_validation_photos_judge(run: TrainedRun, tmp_pa
 
 def test_without_held_out_photos_there_is_no_export(run: TrainedRun, tmp_path: Path) -> None:
     run = replace(run, dataset=replace(run.dataset, val=(), test=()))
-    with pytest.raises(DataError, match="has neither test nor val photos to judge the export by"):
+    with pytest.raises(DataError, match="has no test or val photos to evaluate the export on"):
         _export(run, tmp_path / "bundle")
 
 
@@ -287,12 +287,12 @@ def test_an_unfinished_run_is_exported_as_far_as_it_came_and_this_is_said(run: T
     with pytest.raises(KeyboardInterrupt):
         _export(replace(run, state="interrupted"), tmp_path / "bundle", reporter=diary)
     (said,) = diary.said
-    assert said.startswith(f"{run.path} is not finished, this is what it has reached; go on with edgebcnn train --res")
+    assert said.startswith(f"{run.path} is not finished")
 
 
 def test_a_run_without_a_model_is_refused_before_the_long_work(run: TrainedRun, tmp_path: Path) -> None:
     diary = Diary()
-    with pytest.raises(RunError, match="holds no full model yet: go on with edgebcnn train --resume"):
+    with pytest.raises(RunError, match="holds no full model yet: resume it with edgebcnn train --resume"):
         _export(replace(run, path=tmp_path, state="interrupted"), tmp_path / "bundle", reporter=diary)
     with pytest.raises(RunError, match=r"full/weights\.h5 is missing: put it back, or train again"):
         _export(replace(run, path=tmp_path), tmp_path / "bundle", reporter=diary)

@@ -14,7 +14,7 @@ from edgebcnn.model.bcnn import Architecture, Bcnn, build, with_descriptor
 from edgebcnn.model.keras import keras
 from edgebcnn.train.config import Optimizer, StageConfig, TrainConfig
 from edgebcnn.train.fit import EpochReport, Examples, Stage, epoch_order
-from edgebcnn.train.objective import unlikeness
+from edgebcnn.train.objective import similarity_loss
 
 CONFIG = TrainConfig(data="unused", streams="small", weights="none", dropout=0.0, batch_size=8, averaging=0.0)
 CLASSES = 3
@@ -107,7 +107,7 @@ def test_a_second_lesson_brings_the_likeness_of_photos_closer_to_the_teachers(tm
             pooled=(own, teacher) if weight else None,
         ).fit(train, None, checkpoint=tmp_path / f"{weight}.npz", advance=lambda n: None, on_epoch=lambda row: None)
         maps = feature_maps(30, seed=2).inputs.astype(np.float32)
-        apart.append(float(unlikeness(own(maps)[1], teacher(maps)[1])))
+        apart.append(float(similarity_loss(own(maps)[1], teacher(maps)[1])))
     assert apart[1] < 0.5 * apart[0]
 
 

@@ -172,9 +172,11 @@ def test_holm_corrects_as_by_hand() -> None:
 
 def test_a_verdict_is_one_line() -> None:
     passed = _judge(_exact((1, 0, 0, 1), (1, 0, 1, 0), (998, 0, 0, 0)), products=2)
-    assert str(passed) == "passed: top-1 drop 0.0 points (95 % CI -0.5 to 0.5, n=1000), limit 0.5"
+    assert str(passed) == "Export accepted: top-1 drop 0.0 points (95 % CI -0.5 to 0.5, n=1000), limit 0.5"
     unclear = str(_judge(_exact((1, 0, 0, 1), (35, 0, 0, 0)), products=2))
-    assert unclear.startswith("unclear: top-1 drop 2.8 points (95 % CI -7.1 to 14.2, n=36), limit 0.5; so few photos")
+    assert unclear.startswith(
+        "Export accepted, but unclear: top-1 drop 2.8 points (95 % CI -7.1 to 14.2, n=36), limit 0.5; "
+    )
 
 
 def test_a_long_list_of_losses_is_cut_and_the_report_has_it_all() -> None:

@@ -10,7 +10,7 @@ from scipy.special import log_softmax, softmax
 
 from edgebcnn.model.keras import tf
 from edgebcnn.train.config import TrainConfig
-from edgebcnn.train.objective import Objective, draw_mask, mixed, unlikeness
+from edgebcnn.train.objective import Objective, draw_mask, mixed, similarity_loss
 
 CLASSES = np.array([0, 2, 2, 1])
 COUNTS = np.array([40, 10, 2])
@@ -24,7 +24,7 @@ def config(**choices: Any) -> TrainConfig:
 
 def loss(choices: TrainConfig, classes: Any = CLASSES, teacher: Any = None) -> float:
     objective = Objective(choices, COUNTS)
-    taught = None if teacher is None else objective.taught(teacher)
+    taught = None if teacher is None else objective.soft_targets(teacher)
     return float(objective.loss(tf.constant(LOGITS), objective.targets(classes), taught))
 
 
@@ -56,9 +56,9 @@ def test_descriptors_that_find_the_same_photos_alike_are_not_unlike_whatever_the
     rng = np.random.default_rng(2)
     own, taught = rng.standard_normal((5, 3)), rng.standard_normal((5, 40))
     cosines = [(each @ each.T) / np.outer(*[np.linalg.norm(each, axis=1)] * 2) for each in (own, taught)]
-    assert float(unlikeness(own, taught)) == pytest.approx(np.mean((cosines[0] - cosines[1]) ** 2), rel=1e-5)
+    assert float(similarity_loss(own, taught)) == pytest.approx(np.mean((cosines[0] - cosines[1]) ** 2), rel=1e-5)
     turned = 7 * own @ np.linalg.qr(rng.standard_normal((20, 3)))[0].T
-    assert float(unlikeness(own, turned)) == pytest.approx(0, abs=1e-12)
+    assert float(similarity_loss(own, turned)) == pytest.approx(0, abs=1e-12)
 
 
 def test_of_a_photo_without_a_label_only_the_teacher_says_something() -> None:

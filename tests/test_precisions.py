@@ -18,7 +18,7 @@ from edgebcnn.model.keras import keras, tf
 from edgebcnn.quantize.calibration.observe import observe
 from edgebcnn.quantize.calibration.ranges import Int8Rules
 from edgebcnn.quantize.inspect.audit import audit
-from edgebcnn.quantize.inspect.layer_error import Answers, propagated
+from edgebcnn.quantize.inspect.layer_error import FloatReference, propagated
 from edgebcnn.quantize.tflite.bias import with_corrected_biases
 from edgebcnn.quantize.tflite.convert import float_file
 from edgebcnn.quantize.tflite.int8 import quantize
@@ -128,8 +128,8 @@ def test_corrected_biases_bring_int8_weights_closer_to_float() -> None:
     source, plain = (float_file(model, name, preprocessing=PREPROCESSING) for name in ("float32", "dynamic"))
     seen = observe(source, photos(16), preprocessing=PREPROCESSING, advance=lambda photos: None)
     corrected = with_corrected_biases(plain, source, {each.index: each.means for each in seen})
-    answers = Answers(source, photos(16), PREPROCESSING)
-    assert 0 < answers.distance(corrected) < answers.distance(plain)
+    reference = FloatReference(source, photos(16), PREPROCESSING)
+    assert 0 < reference.distance(corrected) < reference.distance(plain)
 
 
 def test_a_precision_that_the_bundle_lacks_is_one_sentence(exported: Exported) -> None:

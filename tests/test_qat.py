@@ -218,7 +218,7 @@ def _int8_logits(content: bytes, images: NDArray[np.uint8]) -> tuple[NDArray[np.
 def test_an_op_that_cannot_be_learned_through_is_named(layer: Callable[[], Any], op: str) -> None:
     image = keras.Input((16, 16, 3))
     model = keras.Model(image, keras.layers.Dense(3)(keras.layers.GlobalAveragePooling2D()(layer()(image))))
-    with pytest.raises(QuantizationError, match=rf"--qat cannot learn through {op}, .* export it without --qat"):
+    with pytest.raises(QuantizationError, match=rf"--qat cannot train through {op}, .* export it without --qat"):
         _network(_calibrated(model), model)
 
 
@@ -247,7 +247,7 @@ def test_the_command_fine_tunes_and_the_bundle_says_so(run: TrainedRun, tmp_path
     asked = ["export", str(run.path), "--int8", "--dynamic", "--qat", "--qat-epochs", "1", "--accept-drop"]
     result = CliRunner().invoke(main, [*asked, "--recipe", "quick", "--output", str(tmp_path / "bundle")])
     assert result.exit_code == 0, result.stderr
-    assert "fine-tuned with its rounding: 1 epoch of 128 training photos" in " ".join(result.stdout.split())
+    assert "fine-tuned with simulated quantization: 1 epoch of 128 training photos" in " ".join(result.stdout.split())
     bundle = open_bundle(tmp_path / "bundle")
     assert bundle.manifest.models["int8"].integer_only
     assert "tensorflow-model-optimization" in bundle.manifest.tools

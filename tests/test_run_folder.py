@@ -104,7 +104,7 @@ def test_a_full_disk_under_tensorboard_is_said(tmp_path: Path, small_disk: Path)
     history = History(tmp_path)
     history.begin("full", "head")
     (small_disk / "other").write_bytes(bytes(_free_bytes(small_disk)))
-    with pytest.raises(StorageError, match=r"tensorboard, no space left on the disk: free some and go on by --resume"):
+    with pytest.raises(StorageError, match=r"tensorboard, no space left on the disk: .* --resume"):
         for _ in range(100):
             history.add(EPOCH)
 
@@ -163,7 +163,7 @@ def test_photos_and_weights_are_found_from_any_folder(tmp_path: Path, monkeypatc
 
 def test_a_folder_in_the_place_of_the_link_is_refused(tmp_path: Path) -> None:
     (tmp_path / "latest").mkdir()
-    with pytest.raises(RunError, match=r"latest is in the way of the link to the newest run: rename it"):
+    with pytest.raises(RunError, match=r"latest is not a link"):
         check_place(tmp_path / "new")
 
 

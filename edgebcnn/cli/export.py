@@ -176,10 +176,10 @@ def _print(result: ExportResult, *, as_json: bool) -> None:
         stdout.print(comparison_table(model.comparison))
         for sentence in filter(None, (model.tuning, model.mixed, model.layers, model.old_runtime)):
             stdout.print(str(sentence))
-        stdout.print(f"gate: {model.verdict}")
+        stdout.print(str(model.verdict))
     if result.report["gate"]["accepted"]:
-        stdout.print("the refusal was accepted, as the bundle's report says")
-    stdout.print(f"judged on the {result.held_out} photos")
+        stdout.print("written all the same (--accept-drop); the report records it")
+    stdout.print(f"evaluated on the {result.held_out} photos")
     if result.calibration is not None:
         for said in filter(None, (result.calibration.stability, result.calibration.equalization())):
             stdout.print(str(said))

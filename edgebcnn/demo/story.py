@@ -84,7 +84,7 @@ def tell(folder: Path, *, seed: int, reporter: Reporter, stop: Event) -> DemoRes
     Args:
         folder: Where drawings, run and bundle go; photos that are there already are used again.
         seed: Of everything random.
-        reporter: Who is told.
+        reporter: Receives progress and messages.
         stop: Set to end training early.
 
     Raises:

@@ -109,7 +109,7 @@ def evaluate(
         output: Folder for `report.json`, `wrong.csv` and, where photos are wrong, a contact sheet of the worst as
             `wrong.png`; the files of an earlier evaluation are replaced together.
         allow_unreadable: Skip unreadable photos of `data` however many there are.
-        reporter: Who is told.
+        reporter: Receives progress and messages.
 
     Raises:
         DataError: the photos cannot be used, a model does not know their products, or no photos were named.

@@ -105,7 +105,7 @@ def audit(
         output: Folder for `report.json`, `index.html`, `answers.json` and the answers so far.
         scene_s: Frames of one camera, video or slot within so many seconds count as one scene, 0 for none; photos
             never do. None for what suits frames and slots.
-        reporter: Who is told.
+        reporter: Receives progress and messages.
 
     Raises:
         DataError: there is no sample, or it is not whole.

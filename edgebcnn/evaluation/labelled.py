@@ -72,7 +72,7 @@ def of_folder(
         labels: Products of the model that is judged, in the order of its class ids.
         split: Which photos; by default `test`, or `val` where there is no test, or all where there are no splits.
         allow_unreadable: Skip unreadable photos however many there are; otherwise more than 1 % are an error.
-        reporter: Who is told.
+        reporter: Receives progress and messages.
 
     Raises:
         DataError: the folder cannot be used, has no such split or no photo in it, or has products that the model does

@@ -38,7 +38,7 @@ from edgebcnn.model.streams import UnpackMaps, align, build_streams, cut
 Role = Literal["full", "compact"]
 
 DESCRIPTOR_LENGTH = 16.0
-"""Length of an L2-normalised descriptor: at 1 the softmax over dozens of products could never become confident."""
+"""Length of an L2-normalized descriptor: at 1 the softmax over dozens of products could never become confident."""
 
 
 class Architecture(BaseModel):
@@ -51,7 +51,7 @@ class Architecture(BaseModel):
         rank: Size of the pooling: length d of the descriptor, and of `lrbc` the channels m that all products share;
             None for `outer` and `gap`.
         tail: What follows the pooling: `sqrt` (signed square root, then L2 norm, as published), `tanh` (batch
-            normalisation, then tanh: every op of it is an integer op after quantization), `l2` (the norm alone, which
+            normalization, then tanh: every op of it is an integer op after quantization), `l2` (the norm alone, which
             changes no answer of a linear classifier) or `none`.
         class_rank: Rank r of each product's quadratic form in `lrbc`, half of it positive and half negative.
         seed: Of the projections that `maclaurin` and `tensor_sketch` draw and keep.
@@ -174,12 +174,12 @@ def _streams_compute_in(policy: str) -> Iterator[None]:
 
 
 def folded(bcnn: Bcnn, *, height_px: int, width_px: int) -> Any:
-    """The same function with the tail's batch normalisation folded away where a projection can take it, for export.
+    """The same function with the tail's batch normalization folded away where a projection can take it, for export.
 
     γ/σ goes into the rows of U, so that every channel of the pooled descriptor has the same range and int8 serves all
     of them; what is left, β - μ·γ/σ, is one addition. A square takes the root of |γ/σ|, and the classifier its sign,
     since tanh is odd. Exact in real arithmetic. A sketch and a projected outer product have no such rows: their
-    normalisation stays.
+    normalization stays.
 
     Returns:
         Keras model, `(n, height_px, width_px, 3)` image to logits.

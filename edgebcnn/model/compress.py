@@ -30,7 +30,7 @@ _TANH_GAIN = 0.25
 """Standard deviation of the input of a settled tanh: at 0.5 the few photos that excite a channel most are cut off."""
 
 _KEEPING_CHANNELS = (keras.layers.Activation, keras.layers.ReLU, keras.layers.AveragePooling2D)
-"""Layers between a batch normalisation and the outer product that leave the channels' proportions about as they are."""
+"""Layers between a batch normalization and the outer product that leave the channels' proportions about as they are."""
 
 _SMALLEST_SCALE = 1e-3  # of the largest: a dead channel must not get a weight without bound
 
@@ -107,7 +107,7 @@ def _linear_classifier(full: Bcnn) -> BilinearClassifier:
 
 
 def _channel_sizes(feature_map: Any) -> Array:
-    """Root mean square of every channel, as its batch normalisation says, √(γ² + β²); ones where there is none."""
+    """Root mean square of every channel, as its batch normalization says, √(γ² + β²); ones where there is none."""
     layer = feature_map.node.layer
     while isinstance(layer, _KEEPING_CHANNELS):
         layer = layer.input.node.layer

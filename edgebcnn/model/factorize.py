@@ -64,7 +64,7 @@ def factorize(
 ) -> Factors:
     """Factorizes the bilinear forms of all products jointly: the CP decomposition of their M×N×K tensor.
 
-    Minimises Σₖ ‖Dₐ (Wₖ - Σⱼ pⱼₖ uⱼ vⱼᵀ) D_b‖² by alternating least squares (Kolda and Bader 2009,
+    Minimizes Σₖ ‖Dₐ (Wₖ - Σⱼ pⱼₖ uⱼ vⱼᵀ) D_b‖² by alternating least squares (Kolda and Bader 2009,
     doi:10.1137/07070111X, section 3.4), from the largest singular values among all Wₖ. The channels' sizes Dₐ and D_b
     make an error count as much as it moves an answer.
 

@@ -1,6 +1,6 @@
 """Folds batch normalization with stored statistics into the convolutions, so that fine-tuning runs faster.
 
-A convolution and the normalisation behind it are one convolution then:
+A convolution and the normalization behind it are one convolution then:
 
     γ·(k*x + b - μ)/σ + β = (k·γ/σ)*x + (b - μ)·γ/σ + β
 
@@ -17,14 +17,14 @@ from edgebcnn.model.keras import keras, tf
 
 
 def normalization_folded(network: Any) -> Callable[[Any], Any]:
-    """The function that a network computes with `training=False`, its normalisations folded into its convolutions.
+    """The function that a network computes with `training=False`, its normalizations folded into its convolutions.
 
     Args:
         network: Functional Keras model of one input and one output. Its variables are read anew at each call, and are
             what gradients are of.
 
     Returns:
-        From its input to its output, equal but for rounding. Layers of other kinds, and a normalisation that follows
+        From its input to its output, equal but for rounding. Layers of other kinds, and a normalization that follows
         none but a plain convolution, compute what they always do.
     """
     return lambda inputs: _Run(network, [inputs]).value(network.output)
@@ -71,7 +71,7 @@ def _read(node: Any) -> list[Any]:
 
 
 def _is_folded(node: Any) -> bool:
-    """Whether it is a normalisation of the channels of a convolution that nothing else ends."""
+    """Whether it is a normalization of the channels of a convolution that nothing else ends."""
     if not isinstance(node.layer, keras.layers.BatchNormalization):
         return False
     layer = node.keras_inputs[0].node.layer
@@ -85,7 +85,7 @@ def _is_folded(node: Any) -> bool:
 
 
 def _convolved(convolution: Any, normalization: Any, x: Any) -> Any:
-    """Output of the normalisation behind a convolution, `(n, h, w, c)`."""
+    """Output of the normalization behind a convolution, `(n, h, w, c)`."""
     scale = tf.math.rsqrt(normalization.moving_variance + normalization.epsilon)
     if normalization.scale:
         scale *= normalization.gamma

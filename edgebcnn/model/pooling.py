@@ -303,7 +303,7 @@ class L2Normalize(keras.layers.Layer):  # type: ignore[misc]
 
 @_register
 class Bias(keras.layers.Layer):  # type: ignore[misc]
-    """Adds one learned number per channel: what is left of a batch normalisation whose scale was folded away."""
+    """Adds one learned number per channel: what is left of a batch normalization whose scale was folded away."""
 
     def build(self, input_shape: Any) -> None:
         """Makes the `(channels,)` bias."""

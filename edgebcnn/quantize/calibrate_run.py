@@ -31,7 +31,7 @@ class Int8Calibration:
     Attributes:
         int8: The file and what it was made of.
         chosen: The photos.
-        stability: None where too few training photos were left to tell.
+        stability: None where too few training photos were left to measure it.
         others: Training photos that no calibration has seen; empty where too few were left.
     """
 
@@ -41,7 +41,7 @@ class Int8Calibration:
     others: tuple[Photo, ...]
 
     def report(self, labels: tuple[Label, ...]) -> CalibrationReport:
-        """What there is to see of it.
+        """The calibration report.
 
         Args:
             labels: Products, by class id.
@@ -64,17 +64,17 @@ class Int8Calibration:
 def preview(
     run: TrainedRun, recipe: Recipe, *, captured: Path | None = None, plot: Path | None = None, reporter: Reporter
 ) -> CalibrationReport:
-    """What `export` would calibrate with, and the ranges that come of it; nothing is written but the picture.
+    """Previews the photos and ranges that `export` would calibrate with; nothing is written but the plot.
 
     Args:
         run: A run with a compact model.
         recipe: How photos and ranges are chosen.
         captured: Folder of photos to calibrate on in place of training photos.
-        plot: PNG file for a picture of the ranges.
-        reporter: Who is told.
+        plot: PNG file for a plot of the ranges.
+        reporter: Receives progress and messages.
 
     Raises:
-        EdgebcnnError: a photo, the recipe or the model cannot be used, or the picture cannot be written.
+        EdgebcnnError: a photo, the recipe or the model cannot be used, or the plot cannot be written.
     """
     check_photos(run.path, run.dataset)
     compact = run.load("compact")
@@ -95,7 +95,7 @@ def chosen_photos(run: TrainedRun, recipe: Recipe, *, captured: Path | None, rep
         run: The run.
         recipe: The recipe.
         captured: Folder of photos to choose from in place of training photos.
-        reporter: Who is told.
+        reporter: Receives progress and messages.
 
     Raises:
         DataError: a photo cannot be used, or there are too few.
@@ -125,7 +125,7 @@ def calibrate_int8(
         model: `(n, h, w, 3)` float32 image, normalized, to `(n, k)` logits.
         chosen: The photos.
         preprocessing: The model's.
-        reporter: Who is told.
+        reporter: Receives progress and messages.
         io: What the file takes and gives.
 
     Raises:
@@ -145,7 +145,7 @@ def calibrate_int8(
         return Int8Calibration(int8, chosen, None, ())
     other = calibrated_on(second, "converting to int8 on other photos")
     pixels = PreparedPhotos(probes, preprocessing)[:]
-    with reporter.progress("comparing the two", len(probes)) as advance:
+    with reporter.progress("comparing both int8 models", len(probes)) as advance:
         stability = compared(int8.content, other.content, pixels, photos=len(second), advance=advance)
     if not stability.is_stable:
         reporter.say(str(stability))

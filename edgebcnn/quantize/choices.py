@@ -22,10 +22,10 @@ class ExportChoices:
         io: What int8 and mixed files take and give.
         qat_epochs: How long int8 and mixed files are fine-tuned after calibration; 0 leaves them as calibrated.
         runtime_compat: Make files that tflite-runtime 2.14 runs, or none.
-        old_python: The Python of an environment with tflite-runtime 2.14, to be asked about held-out photos.
+        old_python: The Python of an environment with tflite-runtime 2.14, to compare predictions on held-out photos.
         with_full: Put the full model into the bundle as well, in float, for `run --shadow`.
         allow_float: Accept an int8 file that keeps ops in float.
-        accept_drop: Write the bundle even if the gate refuses; its report says that it did.
+        accept_drop: Write the bundle even if the accuracy loss is above the limits; its report records that.
     """
 
     precisions: Sequence[Precision]

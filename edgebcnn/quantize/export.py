@@ -2,8 +2,8 @@
 
     calibrate ── convert ── audit ── evaluate ── gate ── bundle
 
-The edge model is judged by the code that runs on the device, from a draft of the bundle. The bundle itself is written
-last and at once, so that an export that fails, is refused or is stopped leaves what was there before.
+The edge model is evaluated by the code that runs on the device, from a draft of the bundle. The bundle itself is
+written last and at once, so that an export that fails, is refused or is stopped leaves what was there before.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ from edgebcnn.quantize.choices import ExportChoices
 from edgebcnn.quantize.full_file import full_file
 from edgebcnn.quantize.gate import Verdict, check_refused_folder, forget_refusal, gate_json, judge_export, refuse
 from edgebcnn.quantize.golden_photos import golden_archive
-from edgebcnn.quantize.held_out import HeldOutAnswers, ask, ask_old_runtime
+from edgebcnn.quantize.held_out import HeldOutPredictions, predict_held_out, predict_with_old_runtime
 from edgebcnn.quantize.inspect.layers import LayerErrors
 from edgebcnn.quantize.inspect.layers_figure import layers_figure
 from edgebcnn.quantize.model_files import CALIBRATED, MadeFile, Maker
@@ -67,8 +67,8 @@ class EdgeModel(MadeFile):
         untuned: Full, compact, the int8 model before fine-tuning (`untuned`) and edge model; None where it was not.
         comparison: Full, compact and edge model (this file) on the held-out photos.
         fidelity: Every figure of the three.
-        verdict: What the gate says of what it lost.
-        old_runtime: What tflite-runtime 2.14 says of the photos; None where it was not asked.
+        verdict: Whether its accuracy loss is within the limits.
+        old_runtime: Predictions of tflite-runtime 2.14 against LiteRT; None where it was not run.
     """
 
     untuned: ModelComparison | None
@@ -103,7 +103,7 @@ class ExportResult:
         held_out: Which split the photos are from, `test` or `val`.
         models: Its model files.
         calibration: What the int8 model learned its ranges from; None without one.
-        report: What the bundle's report says.
+        report: Content of the bundle's report.
     """
 
     bundle: Bundle
@@ -117,7 +117,7 @@ class ExportResult:
         return str(self.bundle.path)
 
     def as_json(self) -> dict[str, Any]:
-        """What the bundle's report says, and which bundle that is."""
+        """Content of the bundle's report, with the path and digest of the bundle."""
         return {"bundle": str(self.bundle.path), "digest": self.bundle.digest, **self.report}
 
 
@@ -128,20 +128,20 @@ def export(run: TrainedRun, output: Path, *, choices: ExportChoices, reporter: R
         run: A run with a full and a compact model.
         output: Folder of the bundle; a bundle that is there is replaced.
         choices: What to make, and what to accept.
-        reporter: Who is told.
+        reporter: Receives progress and messages.
 
     Raises:
         QuantizationError: an op cannot be converted, stays in float or is unknown to tflite-runtime 2.14, and that is
             not accepted.
         DeviceError: the old runtime cannot run a model file.
-        GateError: a model file lost too much accuracy; its report lies beside `output`.
+        GateError: a model file lost too much accuracy; its report lies next to `output`.
         RunError: the run lacks a model.
         TrainingError: fine-tuning ends in weights that are no numbers.
         DataError: the run has no held-out photo, none to learn from, or a photo is gone or cannot be read any more.
         BundleError: `output` holds something that is not a bundle, or the report's place something else.
         StorageError: the disk is full, or `output` cannot be written.
     """
-    output = output.absolute()  # `.` has no name to put a draft or a report beside
+    output = output.absolute()  # `.` has no name to put a draft or a report next to
     _check_start(run, output, choices, reporter)
     full, compact = run.load("full"), run.load("compact")
     scores = calibrate_scores(run, full, compact, reporter)
@@ -153,31 +153,33 @@ def export(run: TrainedRun, output: Path, *, choices: ExportChoices, reporter: R
         shadow = full_file(run, full, runtime_compat=choices.runtime_compat, reporter=reporter)
     manifest = _manifest(run, made, maker.calibration, shadow, tuned=choices.qat_epochs > 0)
     files = _files(manifest, made, shadow)
-    said = ask(run, scores.references, manifest, files, untuned=maker.untuned, output=output, reporter=reporter)
-    models = _judged(run, made, said, scores, choices, reporter)
-    manifest = manifest.model_copy(update={"scores": scores.record(said.edges)})
+    predictions = predict_held_out(
+        run, scores.references, manifest, files, untuned=maker.untuned, output=output, reporter=reporter
+    )
+    models = _judged(run, made, predictions, scores, choices, reporter)
+    manifest = manifest.model_copy(update={"scores": scores.record(predictions.edges)})
     calibration = None if maker.calibration is None else maker.calibration.report(run.dataset.labels)
     report = _report(run, models, choices, calibration)
     files |= {REPORT_NAME: json_bytes(report), PAGE_NAME: _page(run, report, reporter)}
     if not choices.accept_drop:
         verdicts = {precision: model.verdict for precision, model in models.items()}
         refuse(verdicts, output, files=files, photos=run.dataset.held_out_name)
-    files[GOLDEN_NAME] = golden_archive(run, manifest.models, said.references, said.edges)
+    files[GOLDEN_NAME] = golden_archive(run, manifest.models, predictions.references, predictions.edges)
     bundle = write_bundle(output, manifest, run.dataset.labels, files)
     forget_refusal(output)
     return ExportResult(bundle, run.dataset.held_out_name, models, calibration, report)
 
 
 def _check_start(run: TrainedRun, output: Path, choices: ExportChoices, reporter: Reporter) -> None:
-    """Whatever can be told before the long work."""
+    """Checks everything that needs no long work."""
     check_destination(output)
     check_refused_folder(output)
     check_writable(output.parent)
     if not run.dataset.held_out:
-        raise DataError(f"{run.path} has neither test nor val photos to judge the export by: train with some held out")
+        raise DataError(f"{run.path} has no test or val photos to evaluate the export on: train with some held out")
     check_photos(run.path, run.dataset)
     if run.state != "finished":
-        reporter.say(f"{run.path} is not finished, this is what it has reached; go on with {resume_command(run.path)}")
+        reporter.say(f"{run.path} is not finished and is exported as it is; resume it with {resume_command(run.path)}")
     no_int8 = heads.find(run.config.pooling).no_int8
     if no_int8 and not (choices.allow_float or CALIBRATED.isdisjoint(choices.precisions)):
         raise QuantizationError(f"{run.config.pooling} pooling has no int8 form, because {no_int8}")
@@ -225,44 +227,46 @@ def _manifest(
 
 
 def _files(manifest: Manifest, made: Mapping[Precision, MadeFile], full: MadeFile | None) -> dict[str, bytes]:
-    """The bundle's content, but for what the held-out photos say."""
+    """The bundle's content, without what depends on the held-out photos."""
     files = {manifest.models[precision].file: file.content for precision, file in made.items()}
     files |= {f"report/layers.{name}.png": _picture(file.layers, name) for name, file in made.items() if file.layers}
     return files if full is None else {**files, FULL_NAME: full.content}
 
 
 def _picture(layers: LayerErrors, precision: Precision) -> bytes:
-    title = f"Layers of the {precision} model beside those of the float model, {layers.photos} photos"
-    picture = io.BytesIO()
+    title = f"Layer errors of the {precision} model against the float model, {layers.photos} photos"
+    png = io.BytesIO()
     # Matplotlib would write its version and the date.
-    layers_figure(layers, title=title).savefig(picture, dpi=120, format="png", metadata={"Software": None})
-    return picture.getvalue()
+    layers_figure(layers, title=title).savefig(png, dpi=120, format="png", metadata={"Software": None})
+    return png.getvalue()
 
 
 def _judged(
     run: TrainedRun,
     made: Mapping[Precision, MadeFile],
-    said: HeldOutAnswers,
+    predictions: HeldOutPredictions,
     scores: ScoreFit,
     choices: ExportChoices,
     reporter: Reporter,
 ) -> dict[Precision, EdgeModel]:
-    """All that is known of each file, from what it and the full and the compact model say of the held-out photos."""
+    """Evaluates each file, from its predictions and those of the full and the compact model on held-out photos."""
     python, labels = choices.old_python, run.dataset.labels
-    in_old_runtime = {} if python is None else ask_old_runtime(run, made, python=python, reporter=reporter)
+    in_old_runtime = {} if python is None else predict_with_old_runtime(run, made, python=python, reporter=reporter)
     truth = np.array([photo.class_id for photo in run.dataset.held_out], np.int64)
     models = {}
     for precision, file in made.items():
-        answers = {**said.references, "edge": said.edges[precision]}
-        compact, edge = (answers[name].argmax(axis=1) for name in ("compact", "edge"))
+        probabilities = {**predictions.references, "edge": predictions.edges[precision]}
+        compact, edge = (probabilities[name].argmax(axis=1) for name in ("compact", "edge"))
         untuned = None
-        if file.tuning is not None and said.untuned is not None:
-            untuned = compare(truth, {**said.references, "untuned": said.untuned, "edge": answers["edge"]}, labels)
+        if file.tuning is not None and predictions.untuned is not None:
+            untuned = compare(
+                truth, {**predictions.references, "untuned": predictions.untuned, "edge": probabilities["edge"]}, labels
+            )
         models[precision] = EdgeModel(
             **vars(file),
             untuned=untuned,
-            comparison=compare(truth, answers, labels),
-            fidelity=fidelity(truth, answers, labels, scores=scores.unseen(answers)),
+            comparison=compare(truth, probabilities, labels),
+            fidelity=fidelity(truth, probabilities, labels, scores=scores.unseen(probabilities)),
             verdict=judge_export(truth, compact, edge, labels=labels, gates=choices.recipe.gates),
             old_runtime=in_old_runtime.get(precision),
         )

@@ -19,7 +19,7 @@ from edgebcnn.quantize.tflite.metadata import with_metadata
 from edgebcnn.train.features import PreparedPhotos
 from edgebcnn.train.run_folder import TrainedRun
 
-MAX_COMPARED = 64  # held-out photos that show whether the file says what the model says
+MAX_COMPARED = 64  # held-out photos on which the file is compared with the model
 
 
 def full_file(run: TrainedRun, full: Bcnn, *, runtime_compat: bool, reporter: Reporter) -> MadeFile:
@@ -37,10 +37,10 @@ def full_file(run: TrainedRun, full: Bcnn, *, runtime_compat: bool, reporter: Re
 
 
 def check_full_file(run: TrainedRun, draft: Bundle, full: NDArray[np.float32], reporter: Reporter) -> None:
-    """Holds the file in a bundle to what the Keras model said of the held-out photos, `(n, k)`.
+    """Checks the file in a bundle against the predictions `(n, k)` of the Keras model on the held-out photos.
 
     Raises:
-        QuantizationError: it says something else.
+        QuantizationError: their predictions differ.
     """
     places = range(0, len(full), -(-len(full) // MAX_COMPARED))
     pixels = PreparedPhotos([run.dataset.held_out[place] for place in places], run.preprocessing)[:]
@@ -49,4 +49,4 @@ def check_full_file(run: TrainedRun, draft: Bundle, full: NDArray[np.float32], r
     with reporter.progress("full.tflite on held-out photos", 0):
         found = difference(model.probabilities(pixels), full[list(places)])
     if not found.is_rounding:
-        raise QuantizationError(f"{FULL_NAME} does not say what the full model says ({found}): please report this bug")
+        raise QuantizationError(f"{FULL_NAME} and the full model predict differently ({found}): please report this bug")

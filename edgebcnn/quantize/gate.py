@@ -26,7 +26,7 @@ from edgebcnn.report.agreement import CONFIDENCE, AccuracyDrop, wilson_interval
 from edgebcnn.report.drift import holm
 
 CHANCE = 1 - CONFIDENCE
-"""How often a model that lost nothing may be refused. Half is for top-1, whose interval has two tails."""
+"""Share of exports that may refuse a model that lost nothing. Half is for top-1, whose interval has two tails."""
 
 _CHANCE_PRODUCTS = _CHANCE_PAIRS = CHANCE / 4
 
@@ -35,7 +35,13 @@ _REPORT = "report.json"
 _NAMED = 3  # products in a sentence; the report names all
 
 Outcome = Literal["passed", "unclear", "refused"]
-"""From good to bad; `unclear`: larger than the limit, and yet so few photos that chance explains it."""
+"""From good to bad; `unclear`: above the limit, but with so few photos that chance explains it."""
+
+_SENTENCE_STARTS: dict[Outcome, str] = {
+    "passed": "Export accepted",
+    "unclear": "Export accepted, but unclear",
+    "refused": "Accuracy loss above the limit",
+}
 
 
 @dataclass(frozen=True)
@@ -74,7 +80,7 @@ class ProductLoss:
 
 @dataclass(frozen=True)
 class Verdict:
-    """What the gate says of one model file.
+    """The verdict on one model file.
 
     Attributes:
         gates: The limits.
@@ -90,7 +96,7 @@ class Verdict:
 
     @property
     def drop_outcome(self) -> Outcome:
-        """What becomes of the drop alone: refused where it is over the limit and its interval lies above 0."""
+        """Outcome of the top-1 drop: refused where it is over the limit and its interval lies above 0."""
         return _outcome(is_large=100 * self.drop.value > self.gates.max_drop, is_real=self.drop.low > 0)
 
     @property
@@ -99,7 +105,7 @@ class Verdict:
         return "refused" if _refused((*self.products, *self.pairs)) else self.drop_outcome
 
     def reasons(self) -> list[str]:
-        """What refuses, a clause each; the drop where nothing does."""
+        """The reasons for a refusal, one clause each; the drop where nothing refuses."""
         drop = f"top-1 drop {self.drop}, limit {self.gates.max_drop:g}"
         products, pairs = _refused(self.products), _refused(self.pairs)
         reasons = [drop] if self.drop_outcome == "refused" or not (products or pairs) else []
@@ -110,7 +116,7 @@ class Verdict:
         return reasons
 
     def flags(self) -> list[str]:
-        """The limits that refuse, as `edgebcnn export` spells them."""
+        """The flags of `edgebcnn export` whose limits were exceeded."""
         refused = {
             "--max-drop": self.drop_outcome == "refused",
             "--max-product-drop": bool(_refused(self.products)),
@@ -119,9 +125,9 @@ class Verdict:
         return [flag for flag, is_refused in refused.items() if is_refused]
 
     def __str__(self) -> str:
-        """One line: `passed: top-1 drop 0.2 points (95 % CI -0.6 to 1.0, n=1265), limit 0.5`."""
-        advice = "; so few photos cannot tell it from chance: hold out more" if self.outcome == "unclear" else ""
-        return f"{self.outcome}: {'; '.join(self.reasons())}{advice}"
+        """One line: `Export accepted: top-1 drop 0.2 points (95 % CI -0.6 to 1.0, n=1265), limit 0.5`."""
+        advice = "; too few photos to tell it from chance: hold out more" if self.outcome == "unclear" else ""
+        return f"{_SENTENCE_STARTS[self.outcome]}: {'; '.join(self.reasons())}{advice}"
 
     def as_json(self) -> dict[str, Any]:
         """Everything but the limits, which are those of the whole export."""
@@ -141,7 +147,7 @@ def judge_export(
     labels: Sequence[Label],
     gates: GateLimits,
 ) -> Verdict:
-    """Judges a model file by what it lost against the compact model.
+    """Judges a model file by its accuracy loss against the compact model.
 
     Args:
         truth: `(n,)` class ids, from labels.
@@ -181,7 +187,7 @@ def judge_export(
 
 
 def gate_json(verdicts: Iterable[Verdict], gates: GateLimits, *, accepted: bool) -> dict[str, Any]:
-    """What the gate says of an export as a whole: the worst outcome, whether that was accepted, and the limits."""
+    """The verdict on an export as a whole: the worst outcome, whether a refusal was overridden, and the limits."""
     outcome = max((verdict.outcome for verdict in verdicts), key=get_args(Outcome).index)
     return {"outcome": outcome, "accepted": accepted and outcome == "refused", "limits": gates.model_dump()}
 
@@ -202,7 +208,7 @@ def binomial_tail(n: int, share: float, *, at_least: int) -> float:
 
 
 def refused_folder(output: Path) -> Path:
-    """Where the report of a refused export goes: beside the bundle that was not written."""
+    """Folder of the report of a refused export, next to the bundle that was not written."""
     return output.with_name(f"{output.name}.refused")
 
 
@@ -215,19 +221,19 @@ def check_refused_folder(output: Path) -> None:
     folder = refused_folder(output)
     if folder.exists() and not (folder / _REPORT).is_file():
         raise BundleError(
-            f"{folder} is where the report goes if the export is refused, and it holds something else: "
+            f"{folder} is reserved for the report of a refused export and holds something else: "
             "move it, or choose another --output"
         )
 
 
 def refuse(verdicts: Mapping[Precision, Verdict], output: Path, *, files: Mapping[str, bytes], photos: str) -> None:
-    """Stops an export that lost too much, and writes its report beside the bundle; does nothing where none did.
+    """Stops an export that lost too much, and writes its report next to the bundle; does nothing where none did.
 
     Args:
         verdicts: By precision.
         output: Folder of the bundle, which stays as it is.
         files: What the bundle would have held; all below `report/` is written.
-        photos: What the photos are called: `test` or `val`.
+        photos: Name of the split: `test` or `val`.
 
     Raises:
         GateError: a model file is refused.
@@ -242,8 +248,8 @@ def refuse(verdicts: Mapping[Precision, Verdict], output: Path, *, files: Mappin
     flags = ", ".join(dict.fromkeys(flag for verdict in refused.values() for flag in verdict.flags()))
     recipe = "" if refused.keys() <= {"fp16", "float32"} else "calibrate on more or other photos (--recipe), "
     raise GateError(
-        f"no bundle was written, because too much was lost against the compact model on the {photos} photos: {losses} "
-        f"(report: {report}); {recipe}raise {flags}, or accept it with --accept-drop",
+        f"no bundle was written, because the accuracy loss against the compact model is above the limits on the "
+        f"{photos} photos: {losses} (report: {report}); {recipe}raise {flags}, or accept it with --accept-drop",
         report=report,
     )
 

@@ -1,8 +1,8 @@
 """Chooses the golden photos that a device replays to verify that it computes what the export computed.
 
-Two kinds of held-out photos, chosen by a fixed seed and by what the models say of them:
+Two kinds of held-out photos, chosen by a fixed seed and by the predictions of the models:
 
-- **typical**: one of each product in turn, drawn by lot. On them, accuracy and agreement mean what they say.
+- **typical**: one of each product in turn, drawn at random. Accuracy and agreement on them are unbiased.
 - **hard**: photos on which the models differ, or nearly do, as many products as there are places. The slightest error
   of a runtime or delegate shows on them first.
 """
@@ -107,5 +107,5 @@ def _margins(probabilities: NDArray[np.floating]) -> NDArray[np.floating]:
 
 
 def _as_given(probabilities: NDArray[np.float32], model: ModelFile) -> NDArray[Any]:
-    """What a file gives: float32, or 1/256 as uint8, whether it counts them from 0 or from -128."""
+    """Outputs in the form of the file: float32, or 1/256 as uint8, whether it counts them from 0 or from -128."""
     return probabilities if model.output.dtype == "float32" else np.round(probabilities * 256).astype(np.uint8)

@@ -23,14 +23,14 @@ from edgebcnn.train.features import PreparedPhotos, run_through
 from edgebcnn.train.run_folder import TrainedRun
 
 MAX_COMPARED = 256
-"""Held-out photos that the old runtime is asked about: its int8 is twenty times as slow."""
+"""Held-out photos for the old runtime, whose int8 is twenty times as slow."""
 
 Name = TypeVar("Name", bound=str)
 Probabilities = NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class HeldOutAnswers:
+class HeldOutPredictions:
     """Probabilities `(n, k)` on the held-out photos.
 
     Attributes:
@@ -44,7 +44,7 @@ class HeldOutAnswers:
     untuned: Probabilities | None
 
 
-def ask(
+def predict_held_out(
     run: TrainedRun,
     references: Mapping[str, Probabilities],
     manifest: Manifest,
@@ -53,20 +53,20 @@ def ask(
     untuned: MadeFile | None,
     output: Path,
     reporter: Reporter,
-) -> HeldOutAnswers:
-    """Asks every model about every held-out photo.
+) -> HeldOutPredictions:
+    """Runs inference with every model file on every held-out photo.
 
     Args:
         run: The run.
         references: Probabilities of its full and compact model, by these names.
-        manifest: Of the bundle that is to be judged.
+        manifest: Manifest of the bundle.
         files: What that holds so far.
         untuned: The int8 file before fine-tuning, where there was one.
-        output: Folder of the bundle; drafts of it lie beside it for that long.
-        reporter: Who is told.
+        output: Folder of the bundle; drafts lie next to it meanwhile.
+        reporter: Receives progress and messages.
 
     Raises:
-        QuantizationError: the full model's file says something else than the full model.
+        QuantizationError: the full model's file predicts something else than the full model.
         StorageError: the disk is full, or a draft cannot be written.
     """
     with _draft(output, manifest, run, files) as draft:
@@ -74,19 +74,19 @@ def ask(
         if manifest.full:
             check_full_file(run, draft, references["full"], reporter)
     before = None if untuned is None else _untuned(run, untuned, manifest, output, reporter)
-    return HeldOutAnswers(references, edges, before)
+    return HeldOutPredictions(references, edges, before)
 
 
-def ask_old_runtime(
+def predict_with_old_runtime(
     run: TrainedRun, made: Mapping[Precision, MadeFile], *, python: Path, reporter: Reporter
 ) -> dict[Precision, OldRuntimeResult]:
-    """Asks each model file about some held-out photos in tflite-runtime 2.14 as well.
+    """Runs inference with each model file in tflite-runtime 2.14, on some held-out photos.
 
     Args:
         run: The run.
         made: The model files.
         python: The Python of an environment with that runtime.
-        reporter: Who is told.
+        reporter: Receives progress and messages.
 
     Raises:
         DeviceError: there is no such runtime, or it cannot run a file.
@@ -94,31 +94,31 @@ def ask_old_runtime(
     held_out = run.dataset.held_out
     photos = held_out[:: -(-len(held_out) // MAX_COMPARED)]
     pixels = PreparedPhotos(photos, run.preprocessing)[:]
-    said = {}
+    found = {}
     for precision, file in made.items():
         with reporter.progress(f"{precision} model in {OLD_RUNTIME}", len(photos)) as advance:
-            said[precision] = compared(
+            found[precision] = compared(
                 file.content, pixels, preprocessing=run.preprocessing, python=python, advance=advance
             )
-    return said
+    return found
 
 
-def _said(
+def _predicted(
     run: TrainedRun,
     models: Iterable[tuple[Name, Callable[[PreparedPhotos, Advance], Probabilities]]],
     reporter: Reporter,
 ) -> dict[Name, Probabilities]:
     photos = PreparedPhotos(run.dataset.held_out, run.preprocessing)
-    said = {}
+    found = {}
     for name, probabilities_of in models:
         with reporter.progress(f"{name} model on {run.dataset.held_out_name} photos", len(photos)) as advance:
-            said[name] = probabilities_of(photos, advance)
-    return said
+            found[name] = probabilities_of(photos, advance)
+    return found
 
 
 @contextmanager
 def _draft(output: Path, manifest: Manifest, run: TrainedRun, files: Mapping[str, bytes]) -> Iterator[Bundle]:
-    """A bundle without report and golden photos, beside where the whole one will be, for the time of the block."""
+    """A bundle without report and golden photos, next to the place of the whole one, for the time of the block."""
     path = output.with_name(f".{output.name}.draft")
     try:
         yield write_bundle(path, manifest, run.dataset.labels, files)
@@ -128,12 +128,12 @@ def _draft(output: Path, manifest: Manifest, run: TrainedRun, files: Mapping[str
 
 def _edges(run: TrainedRun, draft: Bundle, reporter: Reporter) -> dict[Precision, Probabilities]:
     classifiers = ((name, Classifier.load_untried(draft, precision=name)) for name in draft.manifest.models)
-    return _said(run, ((name, partial(run_through, each.probabilities)) for name, each in classifiers), reporter)
+    return _predicted(run, ((name, partial(run_through, each.probabilities)) for name, each in classifiers), reporter)
 
 
 def _untuned(run: TrainedRun, untuned: MadeFile, manifest: Manifest, output: Path, reporter: Reporter) -> Probabilities:
     entry = untuned.audit.model_file("model.int8.tflite")
-    alone = manifest.model_copy(update={"models": {"int8": entry}, "full": None})
-    with _draft(output, alone, run, {entry.file: untuned.content}) as draft:
-        reporter.say("and the int8 model as it was before fine-tuning:")
+    int8_only = manifest.model_copy(update={"models": {"int8": entry}, "full": None})
+    with _draft(output, int8_only, run, {entry.file: untuned.content}) as draft:
+        reporter.say("the int8 model before fine-tuning:")
         return _edges(run, draft, reporter)["int8"]

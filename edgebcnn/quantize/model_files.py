@@ -20,7 +20,7 @@ from edgebcnn.progress import Reporter
 from edgebcnn.quantize.calibrate_run import Int8Calibration, calibrate_int8, chosen_photos
 from edgebcnn.quantize.choices import ExportChoices
 from edgebcnn.quantize.inspect.audit import Audit, audit
-from edgebcnn.quantize.inspect.layer_error import Answers, Simulation, alone, photos_needed, propagated
+from edgebcnn.quantize.inspect.layer_error import FloatReference, Simulation, layer_costs, photos_needed, propagated
 from edgebcnn.quantize.inspect.layers import LayerErrors
 from edgebcnn.quantize.inspect.mixed import Mixed, choose_wide, tensors_of
 from edgebcnn.quantize.qat.finetune import FineTuning, Tuning
@@ -65,10 +65,10 @@ class Maker:
 
     Args:
         run: The run.
-        full: Its full model, which teaches in fine-tuning.
+        full: Its full model, the teacher in fine-tuning.
         compact: Its compact model.
         choices: Which files, and how.
-        reporter: Who is told.
+        reporter: Receives progress and messages.
 
     Raises:
         DataError: there is no photo to fine-tune on.
@@ -123,7 +123,7 @@ class Maker:
 
     @property
     def _plain(self) -> Int8Calibration:
-        assert self.calibration is not None, "asked for by files that are calibrated alone"
+        assert self.calibration is not None, "only calibrated files read it"
         return self.calibration
 
     @cached_property
@@ -167,7 +167,7 @@ class Maker:
 
     @cached_property
     def _probes(self) -> tuple[NDArray[np.uint8], bool]:
-        """Photos that layers are judged by, and whether they are calibration photos."""
+        """Photos for measuring layers, and whether they are calibration photos."""
         count = photos_needed(self._plain.int8.ranged.float_tflite)
         photos = self._plain.others or self._plain.chosen.photos
         return PreparedPhotos(photos[:count], self._preprocessing)[:], not self._plain.others
@@ -177,32 +177,32 @@ class Maker:
         return Simulation(self._int8.ranged.float_tflite, self._int8.content)
 
     @cached_property
-    def _answers(self) -> Answers:
-        return Answers(self._int8.ranged.float_tflite, self._probes[0], self._preprocessing)
+    def _reference_run(self) -> FloatReference:
+        return FloatReference(self._int8.ranged.float_tflite, self._probes[0], self._preprocessing)
 
     @cached_property
-    def _alone(self) -> dict[str, float]:
-        with self._reporter.progress("each layer alone in int8", len(self._simulation.layers)) as advance:
-            return alone(self._simulation, self._answers, advance=advance)
+    def _costs(self) -> dict[str, float]:
+        with self._reporter.progress("measuring each layer in int8", len(self._simulation.layers)) as advance:
+            return layer_costs(self._simulation, self._reference_run, advance=advance)
 
     @cached_property
     def _mixed(self) -> Mixed:
         with self._reporter.progress("choosing layers to keep in float", 0):
-            return choose_wide(self._int8.ranged.float_tflite, self._simulation, self._answers, self._alone)
+            return choose_wide(self._int8.ranged.float_tflite, self._simulation, self._reference_run, self._costs)
 
     def _layer_errors(self, precision: Precision, content: bytes) -> LayerErrors:
         photos_u8, calibrated_on = self._probes
         source = self._int8 if precision in TUNED else self._plain.int8
-        with self._reporter.progress(f"layers of {precision} beside float", len(photos_u8)) as advance:
+        with self._reporter.progress(f"comparing the layers of {precision} with float", len(photos_u8)) as advance:
             layers = propagated(
                 source.ranged.float_tflite, content, photos_u8, preprocessing=self._preprocessing, advance=advance
             )
         if precision != "int8":
             return LayerErrors(photos=len(photos_u8), calibrated_on=calibrated_on, layers=layers)
-        moved = {name: round(value, 5) for name, value in self._alone.items()}
+        moved = {name: round(value, 5) for name, value in self._costs.items()}
         return LayerErrors(
             photos=len(photos_u8),
             calibrated_on=calibrated_on,
-            distance=round(self._answers.distance(self._simulation.tflite(self._simulation.layers)), 5),
+            distance=round(self._reference_run.distance(self._simulation.tflite(self._simulation.layers)), 5),
             layers=tuple(layer.model_copy(update={"alone": moved.get(layer.name)}) for layer in layers),
         )

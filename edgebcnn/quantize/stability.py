@@ -1,8 +1,8 @@
 """Measures how far an int8 model depends on the choice of calibration photos.
 
-A second model is calibrated on training photos that the first did not use, as many and chosen alike, and both answer on
-training photos that neither used. Noise, black frames or other extreme pictures give ranges that real photos do not,
-and the answers differ; a few real photos, even of one product, may well do.
+A second model is calibrated on training photos that the first did not use, as many and chosen alike, and both predict
+training photos that neither used. Noise, black frames or other extreme images give ranges that real photos do not, and
+the predictions differ; a few real photos, even of one product, may be enough.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ MAX_PHOTOS = 128
 """Of the second calibration: more would take longer and change little."""
 
 MAX_PROBES = 256
-"""Photos that both models answer on."""
+"""Photos on which both models are compared."""
 
 MIN_PROBES = 16
-"""With fewer, the interval says nothing."""
+"""With fewer, the interval is too wide to be of use."""
 
 
 def split_others(others: Sequence[Photo], used: int) -> tuple[Sequence[Photo], Sequence[Photo]]:
-    """Photos for the second calibration, and photos to answer on; both empty where there are too few.
+    """Photos for the second calibration, and photos to compare on; both empty where there are too few.
 
     Args:
         others: Training photos that the first calibration did not use, in the order of choice.
@@ -48,7 +48,7 @@ def split_others(others: Sequence[Photo], used: int) -> tuple[Sequence[Photo], S
 def compared(
     first: bytes, second: bytes, probes_u8: NDArray[np.uint8], *, photos: int, advance: Advance = lambda photos: None
 ) -> Stability:
-    """Asks two int8 models about the same photos.
+    """Compares the predictions of two int8 models on the same photos.
 
     Args:
         first: The model file.
@@ -58,17 +58,17 @@ def compared(
         advance: Called with 1 after each photo.
     """
     models = [Interpreter(model_content=content).get_signature_runner() for content in (first, second)]
-    answers = []
+    predicted = []
     for photo_u8 in probes_u8:
-        answers.append([_answer(model, photo_u8) for model in models])
+        predicted.append([_probabilities(model, photo_u8) for model in models])
         advance(1)
-    first_256ths, second_256ths = np.array(answers, np.int64).transpose(1, 0, 2)
+    first_256ths, second_256ths = np.array(predicted, np.int64).transpose(1, 0, 2)
     distance = np.abs(first_256ths - second_256ths).sum(axis=1).mean() / 2 / 256
     return Stability(agreement(first_256ths.argmax(axis=1), second_256ths.argmax(axis=1)), float(distance), photos)
 
 
-def _answer(model: Any, photo_u8: NDArray[np.uint8]) -> NDArray[Any]:
-    """Probabilities in 1/256, less an offset that is the same for every answer of the file."""
+def _probabilities(model: Any, photo_u8: NDArray[np.uint8]) -> NDArray[Any]:
+    """Probabilities in 1/256, less an offset that is the same for every prediction of the file."""
     takes_int8 = model.get_input_details()["image"]["dtype"] == np.int8
     image = (photo_u8.astype(np.int16) - INT8_OFFSET).astype(np.int8) if takes_int8 else photo_u8
     return np.asarray(model(image=image[np.newaxis])["probabilities"][0])

@@ -1,6 +1,6 @@
-"""How a training photo is varied: the viewpoints, light and cameras that a shelf really sees.
+"""Augments training photos with the viewpoints, light and cameras that a real shelf has.
 
-Flips are off unless asked for, because a mirrored label is a product that does not exist.
+Flips are off by default, because a mirrored label is a product that does not exist.
 """
 
 from __future__ import annotations

@@ -17,7 +17,7 @@ LATEST = "latest"
 
 
 def new_name() -> str:
-    """Name of a run that was given none: the local time, sortable."""
+    """Default name of a run: the local time, sortable."""
     return datetime.now().astimezone().strftime("%Y%m%d-%H%M%S")
 
 
@@ -25,17 +25,17 @@ def check_place(run: Path) -> None:
     """Checks, before anything long, that a new run can be made there.
 
     Raises:
-        RunError: the name is taken, or `latest` beside it is no link.
+        RunError: the name is taken, or `latest` in the same folder is not a link.
         StorageError: the folder of runs cannot be written.
     """
     link = run.parent / LATEST
     if run.name == LATEST:
-        raise RunError(f"a run cannot be called {LATEST!r}, as the link to the newest is: choose another --name")
+        raise RunError(f"{LATEST!r} is the name of the link to the newest run: choose another --name")
     with storage_errors(run):
         if run.exists():
-            raise RunError(f"{run} exists: choose another --name, or go on with it by --resume")
+            raise RunError(f"{run} exists: choose another --name, or resume it with --resume")
         if link.exists() and not link.is_symlink():
-            raise RunError(f"{link} is in the way of the link to the newest run: rename it, or choose another --runs")
+            raise RunError(f"{link} is not a link to the newest run: rename it, or choose another --runs")
     check_writable(run.parent)
 
 
@@ -70,7 +70,7 @@ def created(run: Path) -> Iterator[Path]:
 
 
 def point_latest_at(run: Path) -> None:
-    """Makes `latest`, beside the run, a link to it.
+    """Points the link `latest`, in the folder of the run, at the run.
 
     Raises:
         StorageError: the link cannot be written.

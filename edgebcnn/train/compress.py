@@ -3,7 +3,8 @@
     RUN/full ── factorize its classifier ── distil the head from it ── (fine-tune the backbone) ── compare
 
 Each rank becomes a run of its own, with a copy of the full model and of the list of photos, so that every command that
-takes a run takes it. Several ranks become a folder of runs that share one cache; a table and a plot lie beside them.
+takes a run takes it. Several ranks become a folder of runs that share one cache, with a table and
+a plot.
 """
 
 from __future__ import annotations
@@ -69,10 +70,11 @@ class CompressChoices(BaseModel):
         finetune_epochs: Of distillation of head and backbone after that.
         head_rate: Peak learning rate of the head.
         backbone_rate: Peak learning rate of the backbone in fine-tuning.
-        patience: Epochs without coming closer to the full model on val that halve the rates; twice as many end a stage.
-        distil_share: Share of the loss that the full model teaches; the labels teach the rest.
+        patience: Epochs without a smaller divergence from the full model on val that halve the rates; twice as many end
+            the stage.
+        distil_share: Share of the loss that comes from the full model (distillation); the rest comes from the labels.
         temperature: Softens both models' probabilities in that share.
-        pooled_weight: Weight of what the head learns beside: which photos are alike by the full model's pooled
+        pooled_weight: Weight of the feature-similarity distillation loss of the head, on the full model's pooled
             features; None leaves it out.
         dropout: Share of the descriptor dropped while training; none is best where a function is to be matched.
         copies: Augmented copies of every photo.
@@ -102,9 +104,9 @@ class CompressChoices(BaseModel):
 
     @field_validator("pooled_weight")
     @classmethod
-    def _a_second_lesson_takes_epochs(cls, weight: float | None, info: ValidationInfo) -> float | None:
+    def _a_feature_loss_takes_epochs(cls, weight: float | None, info: ValidationInfo) -> float | None:
         if weight and not info.data.get("epochs"):
-            raise ValueError("without epochs of the head nothing learns by it: give --epochs 1 or more")
+            raise ValueError("the feature-similarity loss needs epochs of the head: give --epochs 1 or more")
         return weight
 
     def config(self, source: TrainConfig, rank: int | None) -> TrainConfig:
@@ -143,15 +145,16 @@ def compress(
 ) -> CompressResult:
     """Replaces the outer product of a trained full model by a low-rank form, at one rank or several.
 
-    What was stopped goes on, and what is finished is kept, when the same is asked again.
+    Calling it again with the same arguments resumes what was interrupted and keeps what is finished.
 
     Args:
         source: Run with the full model; nothing in it is changed.
-        path: The new run, or folder of runs; by default beside `source`, named after it, the pooling and the rank.
+        path: The new run, or folder of runs; by default next to `source`, named after it, the
+            pooling and the rank.
         ranks: Sizes of the pooling; by default its own.
         choices: All others.
-        unlabelled: Folder of photos without labels, of which the compact model learns what the full one says.
-        reporter: Who is told.
+        unlabelled: Folder of photos without labels, for distillation on the predictions of the full model.
+        reporter: Receives progress and messages.
         stop: Set to end after the batch in flight.
 
     Raises:
@@ -163,14 +166,14 @@ def compress(
     """
     run = _origin(source)
     check_photos(run.path, run.dataset)
-    asked: Sequence[int | None] = ranks or [heads.find(choices.pooling).rank]
-    sizes = tuple(dict.fromkeys(asked))
+    chosen: Sequence[int | None] = ranks or [heads.find(choices.pooling).rank]
+    sizes = tuple(dict.fromkeys(chosen))
     path = (path or _place_beside(run, choices.pooling, sizes)).absolute()
     targets = [path] if len(sizes) == 1 else [path / str(size) for size in sizes]
     configs = [choices.config(run.config, size) for size in sizes]
     _check_sizes(run, configs)
     if len(sizes) > 1 and (path / RECORD_NAME).exists():
-        raise RunError(f"{path} is a run, and no folder for several: choose another --name")
+        raise RunError(f"{path} is a run and cannot hold several: choose another --name")
     dataset = _with_unlabelled(run, unlabelled, choices, reporter, stop)
     for target, config in zip(targets, configs, strict=True):
         _prepare(target, run, config, dataset)
@@ -223,15 +226,15 @@ def _with_unlabelled(
     found = [file for file in sorted(folder.rglob("*"), key=natural_order) if file.suffix.lower() in PHOTO_SUFFIXES]
     photos = [Photo(file.absolute(), NO_CLASS) for file in found if file.resolve() not in judged_on]
     if not photos:
-        raise DataError(f"{folder} holds no photo that can be learned from: give --unlabelled a folder of other photos")
+        raise DataError(f"{folder} holds no photo to learn from: give --unlabelled a folder of other photos")
     if len(photos) < len(found):
-        reporter.say(f"left out {len(found) - len(photos)} photos of {folder} that the run is judged on")
+        reporter.say(f"left out {len(found) - len(photos)} photos of {folder} that the run is evaluated on")
     with reporter.progress("reading unlabelled photos", len(photos)) as advance:
 
         def on_photo(done: int, total: int) -> None:
             advance(1)
             if stop.is_set():
-                raise Interrupted("stopped while reading the photos, before a run was made: type the same again")
+                raise Interrupted("stopped while reading the photos, before a run was created: run the command again")
 
         digests, skipped = open_photos(folder, photos, allow_unreadable=choices.allow_unreadable, on_photo=on_photo)
     for error in skipped:
@@ -240,7 +243,7 @@ def _with_unlabelled(
 
 
 def _prepare(target: Path, run: TrainedRun, config: TrainConfig, dataset: ProductDataset) -> None:
-    """Makes a run whose full model is trained already; one that was asked for in the same words is kept."""
+    """Creates a run whose full model is already trained; an existing one with the same options is kept."""
     record = RunRecord(
         config=config,
         labels=dataset.labels,
@@ -251,7 +254,7 @@ def _prepare(target: Path, run: TrainedRun, config: TrainConfig, dataset: Produc
         there = read_record(target)
         same = (there.config, there.compressed_from) == (config, str(run.path))
         if not same or read_photos(target, there).unlabelled != dataset.unlabelled:
-            raise RunError(f"{target} exists, made by other choices: choose another --name, or remove it")
+            raise RunError(f"{target} exists with other options: choose another --name, or remove it")
         return
     check_place(target)
     with created(target) as folder:
@@ -266,7 +269,13 @@ def _finish(target: Path, *, cache: Path, reporter: Reporter, stop: Event) -> No
     if read_record(target).state == "finished":
         return
     reporter.say(f"making {target}")
-    resume(target, reporter=reporter, stop=stop, cache=cache, again="type the same edgebcnn compress again to go on")
+    resume(
+        target,
+        reporter=reporter,
+        stop=stop,
+        cache=cache,
+        again="run the same command again to resume",
+    )
 
 
 def _compared(path: Path, run: TrainedRun, targets: dict[int | None, Path], reporter: Reporter) -> CompressResult:

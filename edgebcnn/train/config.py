@@ -60,8 +60,8 @@ class TrainConfig(BaseModel):
         streams: The two streams, `A,B` or one for both; files absolute.
         shared_weights: Whether both are one network; None where they are equal.
         weights: `imagenet`, `none`, or a weights file, absolute; for both streams, or `A,B`.
-        train_px: Side of the pictures that training sees.
-        input_px: Side of the pictures that the model is used at. Random crops enlarge products while training; reading
+        train_px: Side of the training images.
+        input_px: Side of the images at inference. Random crops enlarge products while training; reading
             a little larger at test time evens that out (Touvron et al. 2019, arXiv 1906.06423).
         interpolation: How photos are made smaller where the model is used, see `Preprocessing`.
         pooling: What replaces the outer product in the compact model.
@@ -75,7 +75,7 @@ class TrainConfig(BaseModel):
         fit_on: `train` keeps val to choose epochs and rates by. `train+val` is for a last fit, all choices made:
             it learns from both, runs all epochs, and keeps the last weights.
         schedule: After the warm-up, `cosine` falls to zero by the stage's end, `plateau` stays until validation stalls.
-        batch_statistics: Whether fine-tuning normalises by each batch's own mean and variance, rather than by those
+        batch_statistics: Whether fine-tuning normalizes by each batch's own mean and variance, rather than by those
             that a pretrained backbone came with. Training from nothing always does.
         averaging: Decay of the exponential moving average of the weights that is kept as the model; 1 keeps their mean,
             0 averages none.
@@ -94,8 +94,8 @@ class TrainConfig(BaseModel):
         dropout: Share of the descriptor dropped while training.
         distil_share: Share of the compact model's loss that comes from the full model's probabilities.
         temperature: Softens both models' probabilities in that part of the loss.
-        pooled_weight: Weight of what the compact head learns beside, on frozen feature maps: which photos are alike by
-            the full model's pooled features (`objective.unlikeness`); None leaves it out.
+        pooled_weight: Weight of the feature-similarity distillation loss of the compact head, on frozen feature maps
+            (`objective.similarity_loss`); None leaves it out.
         xla: Whether training steps are compiled by XLA.
         mixed_precision: Whether the streams compute in bfloat16 while training; what is kept and measured is float32.
         seed: Of everything random.
@@ -175,7 +175,7 @@ class TrainConfig(BaseModel):
         return self
 
     @model_validator(mode="after")
-    def _a_second_lesson_is_given_on_frozen_maps(self) -> TrainConfig:
+    def _a_feature_loss_needs_frozen_maps(self) -> TrainConfig:
         if self.pooled_weight and not self.compact_head.epochs:
             raise ValueError("--pooled-weight does nothing without epochs on frozen features: give --head-epochs")
         return self

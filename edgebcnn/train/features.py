@@ -1,8 +1,8 @@
 """What training reads instead of photos: the outputs of the layers that stay frozen, computed once.
 
-Frozen layers give the same output for the same picture in every epoch, so they run once over a number of augmented
+Frozen layers give the same output for the same image in every epoch, so they run once over a number of augmented
 copies of each photo and their outputs are kept in a memory-mapped float16 file. Copy c of photo i is drawn from the
-seed (seed, c, i) alone: a cache that was cut off by a kill goes on where it stopped and ends in the same bytes.
+seed (seed, c, i) alone: an interrupted cache resumes where it stopped and ends in the same bytes.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ CHUNK = 64
 """Pictures that go through the frozen layers at once; a kill loses at most the chunk in flight."""
 
 READ_AHEAD = 3
-"""Batches that are read before they are asked for."""
+"""Batches that are read ahead."""
 
 DISK_RESERVE_BYTES = 512 * 2**20
 """Free space that a cache must leave on the disk for weights and checkpoints."""
@@ -44,7 +44,7 @@ Value = TypeVar("Value")
 
 
 class Pictures(Protocol):
-    """A sequence of `(h, w, 3)` uint8 RGB pictures or of cached features that is read in slices."""
+    """A sequence of `(h, w, 3)` uint8 RGB images or of cached features that is read in slices."""
 
     def __len__(self) -> int: ...
     def __getitem__(self, key: slice) -> NDArray[Any]: ...
@@ -66,7 +66,7 @@ class PreparedPhotos:
 
 @dataclass(frozen=True)
 class AugmentedPhotos:
-    """`copies` random views of every photo, copy by copy: picture c·n + i is copy c of photo i."""
+    """`copies` random views of every photo, copy by copy: image c·n + i is copy c of photo i."""
 
     photos: Sequence[Photo]
     preprocessing: Preprocessing
@@ -102,12 +102,12 @@ def cached(
     Args:
         path: File of the cache; `path` with suffix `.json` records what made it and how far it got.
         source: What goes in.
-        compute: Frozen layers; None keeps the pictures themselves.
+        compute: Frozen layers; None keeps the images themselves.
         made_from: Everything that decides the result. A cache made from anything else is thrown away.
         advance: Called with the number of rows done.
 
     Returns:
-        Read-only memory map `(len(source), ...)`, float16 (features) or uint8 (pictures).
+        Read-only memory map `(len(source), ...)`, float16 (features) or uint8 (images).
 
     Raises:
         StorageError: the disk has too little room (says how much is needed), or the path cannot be written.
@@ -220,7 +220,7 @@ def _check_space(path: Path, needed_bytes: int) -> None:
     if free_bytes < needed_bytes:
         raise StorageError(
             f"the feature cache {path} and the weights need {needed_bytes / 1e9:.1f} GB and {free_bytes / 1e9:.1f} GB "
-            "are free: free some and go on by --resume, or train again with fewer --copies"
+            "are free: free some and resume with --resume, or train again with fewer --copies"
         )
 
 

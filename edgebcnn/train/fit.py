@@ -21,22 +21,22 @@ from edgebcnn.progress import Advance
 from edgebcnn.train.config import StageConfig, TrainConfig
 from edgebcnn.train.features import read_ahead, run_through
 from edgebcnn.train.inference import as_float, inference
-from edgebcnn.train.objective import Objective, draw_mask, mixed, unlikeness
+from edgebcnn.train.objective import Objective, draw_mask, mixed, similarity_loss
 from edgebcnn.untrusted.files import ArrayFile, json_of, open_file
 
 RATE_CUT = 0.5
 
 BATCH_MOMENTUM = 0.98
-"""Of the moving statistics of batch normalisation: the last fifty batches count."""
+"""Of the moving statistics of batch normalization: the last fifty batches count."""
 
 
 @dataclass(frozen=True)
 class Examples:
-    """What a stage learns from, or is judged on.
+    """The examples of a stage, for training or validation.
 
     Attributes:
-        inputs: `(copies·n, ...)`, copy by copy: float16 features or uint8 pictures.
-        classes: `(n,)` class ids; -1 of a photo without a label, which has a teacher.
+        inputs: `(copies·n, ...)`, copy by copy: float16 features or uint8 images.
+        classes: `(n,)` class ids; -1 for a photo without a label, which needs a teacher.
         teacher: `(copies·n, k)` logits of the full model, or None.
     """
 
@@ -80,10 +80,10 @@ class Stage:
 
     The learning rate is the product of a linear warm-up, a cosine over all steps (Loshchilov and Hutter 2017,
     arXiv 1608.03983) or none, and a factor that is halved whenever the validation loss has not improved for `patience`
-    epochs. The loss is `Objective`'s. With averaging, the model that is judged and kept is an average of the weights,
-    w̄ ← δ·w̄ + (1 - δ)·w at the t-th step after `averaging_from`: their exponential moving average (Polyak and Juditsky
-    1992) with δ = min(averaging, (1 + t) / (10 + t)), so that the first weights are forgotten early; or with an
-    averaging of 1 their mean, δ = t / (1 + t) (stochastic weight averaging, Izmailov et al. 2018, arXiv 1803.05407).
+    epochs. The loss is `Objective`'s. With averaging, the model that is validated and kept is an average of the
+    weights, w̄ ← δ·w̄ + (1 - δ)·w at the t-th step after `averaging_from`: their exponential moving average (Polyak and
+    Juditsky 1992) with δ = min(averaging, (1 + t) / (10 + t)), so that the first weights are forgotten early; or with
+    an averaging of 1 their mean, δ = t / (1 + t) (stochastic weight averaging, Izmailov et al. 2018, arXiv 1803.05407).
 
     Args:
         name: `role/stage`, for messages and history.
@@ -92,7 +92,7 @@ class Stage:
         config: The run's choices.
         stage: This stage's choices.
         counts: `(k,)` photos of each product in train.
-        batch_statistics: Whether the backbone normalises by the batch, and remembers what the last few batches had,
+        batch_statistics: Whether the backbone normalizes by the batch, and remembers what the last few batches had,
             or by its stored statistics, which stay.
         pooled: From feature maps to logits and descriptor, of the model that is fitted and of its teacher, where the
             config has a `pooled_weight`; not with a backbone.
@@ -144,7 +144,7 @@ class Stage:
             validation: What decides on rates, the end, and the best weights: by the cross-entropy of its labels, or
                 where it has a teacher, by the divergence from that. With None, all epochs run and the last weights are
                 kept.
-            checkpoint: File that a killed stage goes on from; written after every epoch.
+            checkpoint: File that an interrupted stage resumes from; written after every epoch.
             advance: Called with the number of photos learned from; what it raises ends the stage.
             on_epoch: Called after every epoch; after a resume also for the epochs before it.
             on_batch: Called with the mean loss of every batch, before it was learned from, and its number of photos.
@@ -210,8 +210,8 @@ class Stage:
         )
 
     def _check_weights(self, epoch: int) -> None:
-        """The loss of the last batch says nothing of the step that it led to."""
-        if not all(np.isfinite(weights).all() for weights in self._judged()):
+        """Checks the weights as well, because the loss of the last batch precedes its step."""
+        if not all(np.isfinite(weights).all() for weights in self._kept_weights()):
             raise DivergedError(
                 f"a weight of {self.role}/{self.stage_name} is not a number after epoch {epoch}; the best weights so "
                 "far are kept: lower the learning rates and start again"
@@ -228,7 +228,7 @@ class Stage:
                 report.epoch,
                 report.epoch,
             )
-            return self._judged()
+            return self._kept_weights()
         if progress.epoch - progress.stalled_since >= self._stage.patience:
             progress.rate_factor *= RATE_CUT
             progress.stalled_since = progress.epoch
@@ -248,14 +248,14 @@ class Stage:
 
     def _step(self, inputs: Any, classes: Any, teacher: Any, mask: Any) -> tuple[Any, Any]:
         x, targets = as_float(inputs), self._objective.targets(classes)
-        taught = None if teacher is None else self._objective.taught(teacher)
+        soft = None if teacher is None else self._objective.soft_targets(teacher)
         if mask is not None:
             share = tf.reduce_mean(mask)
             x, targets = mixed(x, mask), mixed(targets, share)
-            taught = None if taught is None else mixed(taught, share)
+            soft = None if soft is None else mixed(soft, share)
         with tf.GradientTape() as tape:
-            logits, apart = self._answered(x)
-            loss = self._objective.loss(logits, targets, taught) + apart
+            logits, feature_loss = self._logits_and_feature_loss(x)
+            loss = self._objective.loss(logits, targets, soft) + feature_loss
         self._descend(tape, loss)
         return loss, tf.reduce_sum(tf.cast(tf.equal(tf.argmax(logits, axis=-1), classes), tf.int32))
 
@@ -276,13 +276,13 @@ class Stage:
             return self._steps / (1 + self._steps)
         return tf.minimum(self._config.averaging, (1 + self._steps) / (10 + self._steps))
 
-    def _answered(self, x: Any) -> tuple[Any, Any]:
-        """Logits, and what the descriptors add to the loss."""
+    def _logits_and_feature_loss(self, x: Any) -> tuple[Any, Any]:
+        """Logits, and the loss of the descriptors."""
         if self._pooled is None:
             return self._forward(x, training=True), 0.0
         own, teacher = self._pooled
         logits, descriptor = own(x, training=True)
-        return logits, self._config.pooled_weight * unlikeness(descriptor, teacher(x, training=False)[1])
+        return logits, self._config.pooled_weight * similarity_loss(descriptor, teacher(x, training=False)[1])
 
     def _forward(self, x: Any, *, training: bool) -> Any:
         if self._backbone is not None:
@@ -291,22 +291,22 @@ class Stage:
 
     def _validate(self, validation: Examples) -> tuple[float, float]:
         current = self._weights()
-        self._assign(self._judged())
+        self._assign(self._kept_weights())
         logits = run_through(self._logits, validation.inputs, lambda rows: None)
         self._assign(current)
         log_probabilities = _log_softmax(logits)
         if validation.teacher is None:
             loss = -np.mean(log_probabilities[np.arange(len(logits)), validation.classes])
         else:
-            taught = _log_softmax(validation.teacher)
-            loss = np.mean(np.sum(np.exp(taught) * (taught - log_probabilities), axis=1))
+            soft = _log_softmax(validation.teacher)
+            loss = np.mean(np.sum(np.exp(soft) * (soft - log_probabilities), axis=1))
         return float(loss), float(np.mean(logits.argmax(axis=1) == validation.classes))
 
     def _weights(self) -> list[NDArray[Any]]:
         return [variable.numpy() for variable in self._variables]
 
-    def _judged(self) -> list[NDArray[Any]]:
-        """The weights that are judged and kept."""
+    def _kept_weights(self) -> list[NDArray[Any]]:
+        """The weights that are validated and kept."""
         return [average.numpy() for average in self._average] if self._config.averaging else self._weights()
 
     def _assign(self, values: list[NDArray[Any]]) -> None:
@@ -359,7 +359,7 @@ def _maps_of(backbone: Any, batch_statistics: bool) -> Callable[[Any, bool], Any
 
 
 def _forget_sooner(backbone: Any) -> None:
-    """Published backbones remember a thousand batches; a stage may have fewer, and would be judged by another's."""
+    """Published backbones average over a thousand batches; a shorter stage would be validated with old statistics."""
     for layer in backbone.submodules:
         if isinstance(layer, keras.layers.BatchNormalization):
             layer.momentum = min(layer.momentum, BATCH_MOMENTUM)
@@ -372,7 +372,7 @@ def _optimizer(config: TrainConfig, stage: StageConfig, network: Any) -> Any:
         optimizer = keras.optimizers.Adam(learning_rate=0.0)
     else:
         optimizer = keras.optimizers.AdamW(learning_rate=0.0, weight_decay=config.weight_decay)
-        # Decay pulls kernels towards zero; biases and normalisation have no business there.
+        # Decay pulls kernels towards zero; biases and normalization have no business there.
         optimizer.exclude_from_weight_decay(var_names=["bias", "gamma", "beta"])
     optimizer.build(network.trainable_variables)
     return optimizer

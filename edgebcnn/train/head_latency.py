@@ -36,7 +36,7 @@ def head_latency_ms(head: Any, maps: NDArray[np.float32]) -> float:
 
 
 def converter_of(network: Any, shape: Sequence[int]) -> Any:
-    """A TFLite converter, of float32 until it is told otherwise, of one input of that shape."""
+    """A TFLite converter with one input of that shape, float32 by default."""
     compute = tf.function(lambda inputs: network(inputs, training=False), autograph=False)
     concrete = compute.get_concrete_function(tf.TensorSpec(shape, tf.float32))
     return tf.lite.TFLiteConverter.from_concrete_functions([concrete], network)

@@ -1,4 +1,4 @@
-"""How a run's progress is kept for people: one CSV line an epoch, the same for TensorBoard, and a picture."""
+"""Records the progress of a run: one CSV line per epoch, the same for TensorBoard, and a plot."""
 
 from __future__ import annotations
 
@@ -80,7 +80,9 @@ class History:
         except tf.errors.OpError as error:
             is_full = isinstance(error, tf.errors.ResourceExhaustedError)
             remedy = "no space left on the disk: free some" if is_full else "check the path and its permissions"
-            raise StorageError(f"cannot write {self._run / 'tensorboard'}, {remedy} and go on by --resume") from error
+            raise StorageError(
+                f"cannot write {self._run / 'tensorboard'}, {remedy} and resume with --resume"
+            ) from error
 
 
 def _figure(epochs: list[EpochReport]) -> Any:
@@ -95,8 +97,8 @@ def _figure(epochs: list[EpochReport]) -> Any:
         for panel, quantity, unit, factor in zip(row, ("loss", "accuracy"), ("nats", "%"), (1, 100), strict=True):
             panel.plot(steps, [factor * getattr(e, quantity) for e in of_role], color="0.6", label="train")
             if not any(math.isnan(e.val_loss) for e in of_role):
-                judged = [factor * getattr(e, f"val_{quantity}") for e in of_role]
-                panel.plot(steps, judged, color="C0", label="validation")
+                validation = [factor * getattr(e, f"val_{quantity}") for e in of_role]
+                panel.plot(steps, validation, color="C0", label="validation")
             for step in range(1, len(of_role)):
                 if of_role[step].stage != of_role[step - 1].stage:
                     panel.axvline(step + 0.5, color="0.8", linestyle="--")

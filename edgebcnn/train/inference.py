@@ -13,10 +13,10 @@ from numpy.typing import NDArray
 from edgebcnn.model.keras import tf
 
 _VALUES_PER_CORE = 2**18
-"""Of what goes into a network at once on a CPU; a picture of 320 px has about as many."""
+"""Input values per core and batch on a CPU; an image of 320 px has about as many."""
 
 _FEWEST_ROWS = 2
-"""At once, of whatever size: a single one leaves a part of two cores idle."""
+"""Smallest batch, whatever the size: a single row leaves a part of two cores idle."""
 
 
 def inference(network: Any) -> Callable[[NDArray[Any]], NDArray[Any]]:
@@ -45,6 +45,6 @@ def _at_once(inputs: NDArray[Any]) -> list[slice]:
 
 
 def as_float(inputs: Any) -> Any:
-    """Float32 input of a network: pictures scaled from 0-255 to [-1, 1], cached features as they are."""
+    """Float32 input of a network: images scaled from 0-255 to [-1, 1], cached features as they are."""
     x = tf.cast(inputs, tf.float32)
     return x / 127.5 - 1.0 if inputs.dtype == tf.uint8 else x

@@ -26,18 +26,18 @@ Bar: TypeAlias = Callable[[str, int], AbstractContextManager[Advance]]
 """Description and number of pieces to a progress bar."""
 
 TrainAndVal: TypeAlias = tuple[Examples, Examples | None]
-"""What a stage learns from and is judged on; None where val is learned from too."""
+"""Training and validation examples of a stage; the latter is None where val is trained on too."""
 
 
 class Material:
-    """The examples of one run, computed when they are first asked for.
+    """The examples of one run, computed on first use.
 
     Args:
         config: The run's choices.
         dataset: Its photos.
-        folder: Where caches lie; one that was cut off by a kill goes on where it stopped.
+        folder: Where caches lie; an interrupted one resumes where it stopped.
         bar: Opens a progress bar.
-        head_only: Whether nothing but feature maps is asked for, so that no outputs of the prefix need be kept.
+        head_only: Whether only feature maps are needed, so that no outputs of the prefix need be kept.
     """
 
     def __init__(
@@ -48,14 +48,14 @@ class Material:
         self._features: TrainAndVal | None = None
 
     def features(self, bcnn: Bcnn) -> TrainAndVal:
-        """Examples at the end of the frozen prefix (at the pictures, where nothing is frozen)."""
+        """Examples at the end of the frozen prefix (the images, where nothing is frozen)."""
         if self._features is None:
             made_from = {"weights": self._config.weights, "frozen_through": frozen(self._config), "stage": "prefix"}
             self._features = self._cached("features", *self._pictures(), bcnn.prefix, made_from)
         return self._features
 
     def maps(self, name: str, bcnn: Bcnn) -> TrainAndVal:
-        """Examples at the end of the backbone, which is as `name` says."""
+        """Examples at the end of the backbone, whose state `name` names."""
         if self._head_only:
             return self._cached(f"maps-{name}", *self._pictures(), backbone_of(bcnn), {"stage": name})
         train, val = self.features(bcnn)

@@ -15,7 +15,7 @@ def draw_mask(config: TrainConfig, size_hw: tuple[int, int], rng: np.random.Gene
     """How much of each example a batch keeps for itself; the rest comes from its partner, the batch read backwards.
 
     Mixup blends evenly, with a share λ ~ Beta(α, α) (Zhang et al. 2018, arXiv 1710.09412); CutMix replaces a box of
-    area 1 - λ at a random place (Yun et al. 2019, arXiv 1905.04899). Either works on cached features as on pictures,
+    area 1 - λ at a random place (Yun et al. 2019, arXiv 1905.04899). Either works on cached features as on images,
     since the frozen layers keep places (Verma et al. 2019, arXiv 1806.05236). The larger part is always the example's
     own.
 
@@ -41,7 +41,7 @@ def mixed(values: Any, kept: Any) -> Any:
 
 
 class Objective:
-    """Cross-entropy with smoothed and balanced labels; with a teacher, partly the divergence from what it says.
+    """Cross-entropy with smoothed and balanced labels; with a teacher, partly the divergence from its predictions.
 
     With share s and temperature T the loss is (1 - s)·CE + s·T²·KL(teacher/T ‖ student/T) (Hinton et al. 2015,
     arXiv 1503.02531).
@@ -59,43 +59,43 @@ class Objective:
         self._weights = tf.constant(weights * counts.sum() / (weights * counts).sum(), tf.float32)
 
     def targets(self, classes: Any) -> Any:
-        """`(n, k)` smoothed labels, weighted by product; zeros for a class of -1, of which only a teacher says more."""
+        """`(n, k)` smoothed labels, weighted by product; zeros for a class of -1, which only has a teacher."""
         classes_count = len(self._weights)
         smoothed = tf.one_hot(classes, classes_count) * (1 - self._smoothing) + self._smoothing / classes_count
         weights = tf.gather(self._weights, tf.maximum(classes, 0)) * tf.cast(classes >= 0, tf.float32)
         return smoothed * weights[:, tf.newaxis]
 
-    def taught(self, teacher: Any) -> Any:
+    def soft_targets(self, teacher: Any) -> Any:
         """`(n, k)` softened probabilities of a teacher's logits."""
         return tf.nn.softmax(tf.cast(teacher, tf.float32) / self._temperature)
 
-    def loss(self, logits: Any, targets: Any, taught: Any | None) -> Any:
+    def loss(self, logits: Any, targets: Any, soft: Any | None) -> Any:
         """Mean loss of a batch.
 
         Args:
             logits: `(n, k)` of the student.
             targets: From `targets`, perhaps mixed.
-            taught: From `taught`, perhaps mixed; or None.
+            soft: From `soft_targets`, perhaps mixed; or None.
         """
         loss = -tf.reduce_mean(tf.reduce_sum(targets * tf.nn.log_softmax(logits), axis=-1))
-        if taught is None:
+        if soft is None:
             return loss
-        gap = tf.math.xlogy(taught, taught) - taught * tf.nn.log_softmax(logits / self._temperature)
+        gap = tf.math.xlogy(soft, soft) - soft * tf.nn.log_softmax(logits / self._temperature)
         divergence = tf.reduce_mean(tf.reduce_sum(gap, axis=-1))
         return (1 - self._share) * loss + self._share * self._temperature**2 * divergence
 
 
-def unlikeness(own: Any, taught: Any) -> Any:
-    """How differently two models see which photos are alike, whatever the sizes of their descriptors.
+def similarity_loss(student: Any, teacher: Any) -> Any:
+    """Feature-similarity distillation loss, for descriptors of any two sizes.
 
     The mean over all pairs of a batch of (cos(zᵢ, zⱼ) - cos(tᵢ, tⱼ))²: similarity-preserving distillation (Tung and
     Mori 2019, arXiv 1907.09682), with cosines in place of rows of unit length.
 
     Args:
-        own: `(n, d)` descriptors z of the student.
-        taught: `(n, D)` descriptors t of the teacher.
+        student: `(n, d)` descriptors z of the student.
+        teacher: `(n, D)` descriptors t of the teacher.
     """
-    similarities = [tf.matmul(unit, unit, transpose_b=True) for unit in (_unit(own), _unit(taught))]
+    similarities = [tf.matmul(unit, unit, transpose_b=True) for unit in (_unit(student), _unit(teacher))]
     return tf.reduce_mean(tf.square(similarities[0] - similarities[1]))
 
 

@@ -175,7 +175,7 @@ def read_weights(run: Path, role: Role, bcnn: Bcnn, name: str = "weights") -> No
 
 
 def resume_command(run: Path) -> str:
-    """What to type to go on with a run that was stopped."""
+    """The command that resumes an interrupted run."""
     return f"edgebcnn train --resume --runs {quote(str(run.parent))} --name {quote(run.name)}"
 
 
@@ -294,9 +294,9 @@ def _check_that_it_was_trained(path: Path, role: Role, state: State) -> None:
         raise RunError(f"{file} is missing: put it back, or train again")
     if state == "diverged":
         raise diverged(path)
-    raise RunError(f"{path} holds no {role} model yet: go on with {resume_command(path)}")
+    raise RunError(f"{path} holds no {role} model yet: resume it with {resume_command(path)}")
 
 
 def diverged(path: Path) -> RunError:
-    """The error where a run that diverged is asked for more."""
+    """The error for resuming a run that diverged."""
     return RunError(f"training of {path} diverged, and would again: train another with lower learning rates")

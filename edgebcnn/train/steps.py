@@ -1,11 +1,11 @@
-"""What `edgebcnn train` does, step by step, and how it goes on after it was stopped.
+"""The steps of `edgebcnn train`, each of which can be interrupted and resumed.
 
     features ── full/head ── full/finetune ── maps ── compact/factorized ── compact/head ── compact/finetune ── metrics
 
-`edgebcnn compress` takes the same path, from the full model of another run on.
+`edgebcnn compress` takes the same path, starting from the full model of another run.
 
 Every step leaves its result on disk and is then recorded as done in `run.json`; a run that is resumed skips what is
-done and goes on inside the step that was cut off: a cache at its last chunk, a stage at its last epoch.
+done and continues inside the interrupted step: a cache at its last chunk, a stage at its last epoch.
 """
 
 from __future__ import annotations
@@ -78,13 +78,13 @@ def train(config: TrainConfig, run: Path, *, reporter: Reporter, stop: Event) ->
     Args:
         config: All choices.
         run: Folder to make.
-        reporter: Who is told.
+        reporter: Receives progress and messages.
         stop: Set to end after the batch in flight.
 
     Raises:
-        RunError: `run` exists, or cannot be called that.
+        RunError: `run` exists, or its name is not allowed.
         DataError: the photos cannot be used.
-        TrainingError: training cannot go on.
+        TrainingError: training cannot continue.
         StorageError: the disk is full, or cannot be written.
         Interrupted: `stop` was set.
     """
@@ -107,18 +107,18 @@ def train(config: TrainConfig, run: Path, *, reporter: Reporter, stop: Event) ->
 def resume(
     run: Path, *, reporter: Reporter, stop: Event, cache: Path | None = None, again: str | None = None
 ) -> TrainResult:
-    """Goes on with a run that was stopped, by whatever cause, and ends it.
+    """Resumes an interrupted run, whatever the cause, and completes it.
 
     Args:
         run: Its folder.
-        reporter: Who is told.
+        reporter: Receives progress and messages.
         stop: Set to end after the batch in flight.
         cache: Folder for the outputs of frozen layers, kept at the end; by default one in the run, which is not.
-        again: How to go on if it is stopped; by default the command that resumes it.
+        again: How to resume if it is interrupted; by default the command that resumes it.
 
     Raises:
         RunError: no run there, of another version, finished already, or in use.
-        TrainingError: training cannot go on.
+        TrainingError: training cannot continue.
         StorageError: the disk is full, or cannot be written.
         Interrupted: `stop` was set.
     """
@@ -134,7 +134,7 @@ def resume(
             return _Training(run, record, reporter, stop, cache=cache, again=again).finish()
         except (MemoryError, tf.errors.ResourceExhaustedError) as error:
             raise TrainingError(
-                f"there is too little memory to go on with {run}: train again with a lower --batch-size, --rank or "
+                f"there is too little memory to continue {run}: train again with a lower --batch-size, --rank or "
                 "--train-px"
             ) from error
 
@@ -153,7 +153,7 @@ class _Training:
         self._run, self._record, self._config = run, record, record.config
         self._reporter, self._stop = reporter, stop
         self._cache = cache or run / "cache"
-        self._again = again or f"go on with {resume_command(run)}"
+        self._again = again or f"resume with {resume_command(run)}"
         self._compresses = record.compressed_from is not None
         self._head_only = self._compresses and not record.config.compact_finetune.epochs
         self._dataset = read_photos(run, record)
@@ -186,8 +186,8 @@ class _Training:
         if not self._history.epochs:
             return f"stopped before the first epoch; {self._again}"
         last = self._history.epochs[-1]
-        unjudged = math.isnan(last.val_accuracy)
-        accuracy = f"train {100 * last.accuracy:.1f} %" if unjudged else f"validation {100 * last.val_accuracy:.1f} %"
+        no_val = math.isnan(last.val_accuracy)
+        accuracy = f"train {100 * last.accuracy:.1f} %" if no_val else f"validation {100 * last.val_accuracy:.1f} %"
         reached = f"{last.role}/{last.stage}, epoch {last.epoch} ({accuracy})"
         return f"stopped after {reached}; the best weights are in {self._run}; {self._again}"
 
@@ -206,19 +206,22 @@ class _Training:
             return
         config, compact = self._config, self._build("compact", NONE)
         maps, val_maps = self._material.maps("finetuned", full)
-        maps = replace(maps, teacher=self._taught(full, maps))
-        if (
-            self._compresses and val_maps is not None
-        ):  # it is to say what the full model says; to be right is what the full model was chosen by
-            val_maps = replace(val_maps, teacher=self._taught(full, val_maps))
+        maps = replace(maps, teacher=self._teacher_logits(full, maps))
+        # Here the compact model is validated against the full model, which was itself validated against the labels.
+        if self._compresses and val_maps is not None:
+            val_maps = replace(val_maps, teacher=self._teacher_logits(full, val_maps))
         self._start(full, compact, maps)
         pooled = (with_descriptor(compact), with_descriptor(full)) if config.pooled_weight else None
         self._fit("compact", "head", config.compact_head, compact, lambda: (maps, val_maps), pooled=pooled)
         self._fit(
-            "compact", "finetune", config.compact_finetune, compact, lambda: self._taught_features(full, maps, val_maps)
+            "compact",
+            "finetune",
+            config.compact_finetune,
+            compact,
+            lambda: self._distilled_features(full, maps, val_maps),
         )
 
-    def _taught_features(self, full: Bcnn, maps: Examples, val_maps: Examples | None) -> TrainAndVal:
+    def _distilled_features(self, full: Bcnn, maps: Examples, val_maps: Examples | None) -> TrainAndVal:
         train, val = self._material.features(full)
         train = replace(train, teacher=maps.teacher)
         return train, None if val is None or val_maps is None else replace(val, teacher=val_maps.teacher)
@@ -228,7 +231,7 @@ class _Training:
         if {step, "compact/head"} & set(self._record.done):
             self._load("compact", compact)
             return
-        assert maps.teacher is not None, "the full model has been asked"
+        assert maps.teacher is not None, "the full model has run on these maps"
         with self._bar("factorizing the full model's classifier", compact.architecture.head.sweeps) as advance:
             start_from_full(full, compact, advance=advance)
         settle(compact, maps.inputs, maps.teacher)
@@ -236,9 +239,9 @@ class _Training:
             write_weights(self._run, "compact", compact, name)
         self._mark(done=step)
 
-    def _taught(self, full: Bcnn, maps: Examples) -> NDArray[np.float32]:
-        """What the full model says of every augmented copy, `(copies·n, classes)` logits."""
-        with self._bar("full model, as the teacher", len(maps.inputs)) as advance:
+    def _teacher_logits(self, full: Bcnn, maps: Examples) -> NDArray[np.float32]:
+        """Logits of the full model for every augmented copy, `(copies·n, classes)`."""
+        with self._bar("full model, for distillation", len(maps.inputs)) as advance:
             return run_through(inference(full.head), maps.inputs, advance)
 
     def _build(self, role: Role, weights: str) -> Bcnn:
@@ -301,22 +304,22 @@ class _Training:
         # From disk, as whoever opens the run will have them.
         run = TrainedRun(self._run, self._config, self._dataset, self._record.state)
         models = {name: run.load(role, file) for name, role, file in kept}
-        probabilities = self._asked(models, PreparedPhotos(photos, run.preprocessing))
+        probabilities = self._predicted(models, PreparedPhotos(photos, run.preprocessing))
         comparison = compare(class_ids(photos), probabilities, self._dataset.labels)
         document = {"photos": self._dataset.held_out_name, **comparison_json(comparison)}
         document["parameters"] = {name: _parameters(bcnn) for name, bcnn in models.items()}
         write_json(self._run / METRICS_NAME, document)
         return comparison
 
-    def _asked(self, models: dict[str, Bcnn], pictures: PreparedPhotos) -> dict[str, NDArray[np.float32]]:
+    def _predicted(self, models: dict[str, Bcnn], images: PreparedPhotos) -> dict[str, NDArray[np.float32]]:
         held_out = f"{self._dataset.held_out_name} photos"
         if self._head_only:
-            with self._bar(f"all models on {held_out}", len(pictures)) as advance:
-                return _predict_by_heads(models, pictures, advance)
+            with self._bar(f"all models on {held_out}", len(images)) as advance:
+                return _predict_by_heads(models, images, advance)
         probabilities = {}
         for name, bcnn in models.items():
-            with self._bar(f"{name} model on {held_out}", len(pictures)) as advance:
-                probabilities[name] = predictor(bcnn)(pictures, advance)
+            with self._bar(f"{name} model on {held_out}", len(images)) as advance:
+                probabilities[name] = predictor(bcnn)(images, advance)
         return probabilities
 
     def _mark(self, **changes: Any) -> None:
@@ -331,7 +334,7 @@ class _Training:
 
 @dataclass
 class _Stoppable:
-    """A progress bar that ends the work when it is asked to, at a point where nothing is half-done."""
+    """A progress bar that interrupts the work once `stop` is set, at a point where nothing is half-done."""
 
     bar: Any
     stop: Event
@@ -351,21 +354,21 @@ class _Stoppable:
 
 
 def predictor(bcnn: Bcnn) -> Callable[[Pictures, Advance], NDArray[np.float32]]:
-    """A function that gives a model's probabilities of pictures, compiled once for all calls.
+    """Returns a function that predicts probabilities with a model, compiled once for all calls.
 
     Args:
         bcnn: The model.
 
     Returns:
         From `(n, h, w, 3)` uint8 RGB, read in slices, to `(n, classes)` float32; the other argument is called with the
-        number of pictures done.
+        number of images done.
     """
     compute = inference(bcnn.model)
-    return lambda pictures, advance: _softmax(run_through(compute, pictures, advance))
+    return lambda images, advance: _softmax(run_through(compute, images, advance))
 
 
 def with_embedding(bcnn: Bcnn) -> Callable[[NDArray[np.uint8]], tuple[NDArray[np.float32], NDArray[np.float32]]]:
-    """A function that gives a model's probabilities of pictures, and what it pooled them from.
+    """Returns a function that predicts probabilities with a model, and the embeddings that it pools.
 
     Args:
         bcnn: The model.
@@ -377,24 +380,24 @@ def with_embedding(bcnn: Bcnn) -> Callable[[NDArray[np.uint8]], tuple[NDArray[np
     """
     pooled_from, head = inference(backbone_of(bcnn)), inference(bcnn.head)
 
-    def ask(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def predict(pixels: NDArray[np.uint8]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         maps = pooled_from(pixels)
         return _softmax(head(maps)), maps.mean(axis=(1, 2))
 
-    return ask
+    return predict
 
 
-def _predict_by_heads(models: dict[str, Bcnn], pictures: Pictures, advance: Advance) -> dict[str, NDArray[np.float32]]:
+def _predict_by_heads(models: dict[str, Bcnn], images: Pictures, advance: Advance) -> dict[str, NDArray[np.float32]]:
     """Probabilities of several models that have the same backbone, which runs once."""
     pooled_from = inference(backbone_of(next(iter(models.values()))))
     heads = [inference(bcnn.head) for bcnn in models.values()]
 
-    def ask(batch: NDArray[Any]) -> NDArray[np.float32]:
+    def predict(batch: NDArray[Any]) -> NDArray[np.float32]:
         maps = pooled_from(batch)
         return np.stack([_softmax(head(maps)) for head in heads], axis=1)
 
-    answers = run_through(ask, pictures, advance)
-    return {name: answers[:, column] for column, name in enumerate(models)}
+    predicted = run_through(predict, images, advance)
+    return {name: predicted[:, column] for column, name in enumerate(models)}
 
 
 def _check_choices(config: TrainConfig) -> str | None:
@@ -417,7 +420,7 @@ def _load(config: TrainConfig, reporter: Reporter, stop: Event) -> ProductDatase
                 bar.append(open_bars.enter_context(reporter.progress("reading photos", total)))
             bar[0](1)
             if stop.is_set():
-                raise Interrupted("stopped while reading the photos, before a run was made: type the same again")
+                raise Interrupted("stopped while reading the photos, before a run was created: run the command again")
 
         return load_dataset(
             Path(config.data), seed=config.seed, allow_unreadable=config.allow_unreadable, on_photo=on_photo
@@ -429,7 +432,7 @@ def _fit_on(config: TrainConfig, dataset: ProductDataset) -> ProductDataset:
         return dataset
     if not dataset.test:
         raise DataError(
-            f"{config.data} has no test photos, and a model fitted on train and val needs some to be judged by: add "
+            f"{config.data} has no test photos, and a model fitted on train and val needs some for evaluation: add "
             "them, or leave out --fit-on"
         )
     return replace(dataset, train=dataset.train + dataset.val, val=())

@@ -62,7 +62,7 @@ class CalibrationSet:
     notes: tuple[str, ...]
 
     def record(self) -> CalibrationRecord:
-        """What the bundle's manifest says about it."""
+        """The entry for the bundle's manifest."""
         return CalibrationRecord(
             recipe=self.recipe.name, seed=self.recipe.seed, source=self.source, photo_sha256=self.sha256
         )
@@ -96,7 +96,7 @@ def choose(
         advance: Called with 1 after each training photo that was looked at.
 
     Raises:
-        DataError: too few training photos are left to choose from, one cannot be read, or the groups cannot be told.
+        DataError: too few training photos are left to choose from, one cannot be read, or groups are missing.
     """
     held_out = _held_out(dataset)
     candidates, leaks = _candidates(dataset.train, preprocessing, advance, without=held_out)
@@ -118,7 +118,7 @@ def choose_captured(
 
     Args:
         folder: The photos, in folders of any depth.
-        dataset: Photos that the model was trained and is judged on.
+        dataset: Photos that the model was trained and is evaluated on.
         recipe: How many, and the seed.
         preprocessing: The model's.
         advance: Called with 1 after each photo that was looked at, those of `dataset.train` included.

@@ -4,9 +4,9 @@
 |--------------|----------------------------------------------------------------------------------------------------|
 | `minmax`     | From the lowest to the highest value seen: nothing is clipped, and one extreme photo costs all      |
 | `percentile` | From the (100 - p)th to the p-th percentile of the values                                          |
-| `mse`        | The one that minimises Σ (x - Q(x))² over the values seen: clipping weighed against coarse steps   |
+| `mse`        | The one that minimizes Σ (x - Q(x))² over the values seen: clipping weighed against coarse steps   |
 
-Where a signed square root s follows, `mse` minimises Σ (s(x) - s(Q(x)))² instead: the root magnifies small errors of
+Where a signed square root s follows, `mse` minimizes Σ (s(x) - s(Q(x)))² instead: the root magnifies small errors of
 small values. Every range holds zero, because padding and ReLU need a step that is exactly zero.
 """
 
@@ -178,7 +178,7 @@ class Histogram:
         """The value below which that share lies, to the width of a bin."""
         cumulated = np.cumsum(self.counts)
         edge = int(np.searchsorted(cumulated, percent / 100 * cumulated[-1]))
-        # A lower end is the lower edge of its bin and an upper end the upper one: nothing more is clipped than asked.
+        # A lower end is the lower edge of its bin and an upper end the upper one: nothing more is clipped than chosen.
         value = (edge + (percent > 50) - BINS) * (self.bound / BINS)
         return min(max(value, self.low), self.high)
 

@@ -1,7 +1,7 @@
 """Audits whether every op of a `.tflite` file is an integer op.
 
 The converter leaves ops that it cannot quantize (SIGN, NEG, SQUARE, ELU among them) in float between a DEQUANTIZE and a
-QUANTIZE, without a word, even when it was asked for integer ops only. So the file itself is read.
+QUANTIZE, silently, even when it was set to integer ops only. So the file itself is read.
 """
 
 from __future__ import annotations
@@ -74,7 +74,7 @@ class Audit:
         return not self.float_ops
 
     def proof(self) -> str:
-        """What `summary` says, and which dtypes there are: `71 ops, all integer; int8 and uint8 flow, …`."""
+        """`summary`, and the dtypes in the file: `71 ops, all integer; int8 and uint8 flow, …`."""
         flowing = {dtype for op in self.ops for dtype in op.inputs + op.outputs}
         constants = {dtype for op in self.ops for dtype in op.constants}
         return f"{self.summary()}; {_listed(flowing)} flow, constants are {_listed(constants)}"

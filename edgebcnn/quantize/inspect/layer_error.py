@@ -1,12 +1,12 @@
 """Measures the error of each layer of a quantized model file.
 
-Two answers, from the same photos:
+Two measures, on the same photos:
 
 - **propagated**: the float file and the quantized one run side by side, and the output of every layer is compared. It
   holds the errors of all layers before, so that it grows along the network.
 - **alone**: the float file with a single layer in int8: its weights and biases are those of the int8 file, and what it
-  takes and gives is rounded to that file's steps, by TFLite's own FAKE_QUANT. How far the answers move is what this
-  layer costs.
+  takes and gives is rounded to that file's steps, by TFLite's own FAKE_QUANT. The change of the probabilities is
+  the cost of this layer.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ MAX_PASSES = 512
 """Of a photo through the float file, in `alone`: half a minute of a large model."""
 
 MIN_PHOTOS, MAX_PHOTOS = 4, 16
-"""That each layer is judged by: what one layer moves is much alike from photo to photo."""
+"""Photos per layer: the effect of one layer is similar from photo to photo."""
 
 
 def as_input(photos_u8: NDArray[np.uint8], dtype: Any, preprocessing: Preprocessing) -> NDArray[Any]:
@@ -112,7 +112,7 @@ class Simulation:
 
     Attributes:
         layers: Names of all layers but the last, whose probabilities stay as they are: rounded to 1/256, dozens of
-            small ones vanish, which moves no answer and would hide everything else.
+            small ones vanish, which changes no prediction and would hide everything else.
     """
 
     def __init__(self, float_tflite: bytes, int8_tflite: bytes) -> None:
@@ -176,27 +176,29 @@ class Simulation:
 
 
 def photos_needed(float_tflite: bytes) -> int:
-    """How many photos the layers of a file are judged by: fewer where there are many layers."""
+    """Number of photos for measuring the layers of a file: fewer where there are many layers."""
     return min(max(MAX_PASSES // len(_names(float_tflite)), MIN_PHOTOS), MAX_PHOTOS)
 
 
-def alone(simulation: Simulation, answers: Answers, *, advance: Advance = lambda layers: None) -> dict[str, float]:
-    """How far the answers move for each layer alone in int8, by its name.
+def layer_costs(
+    simulation: Simulation, reference: FloatReference, *, advance: Advance = lambda layers: None
+) -> dict[str, float]:
+    """Change of the probabilities with each layer alone in int8, by its name.
 
     Args:
         simulation: The two files.
-        answers: Those of the float file, and the photos.
+        reference: The float file on some photos.
         advance: Called with 1 after each layer.
     """
     moved = {}
     for layer in simulation.layers:
-        moved[layer] = answers.distance(simulation.tflite([layer]))
+        moved[layer] = reference.distance(simulation.tflite([layer]))
         advance(1)
     return moved
 
 
-class Answers:
-    """How far the answers of a file are from those of the float file, on some photos.
+class FloatReference:
+    """The predictions of the float file on some photos, against which other files are compared.
 
     Args:
         float_tflite: Content of the float file.
@@ -256,7 +258,7 @@ def _computing(model: Any) -> list[Any]:
 
 def _names(float_tflite: bytes) -> dict[int, str]:
     names = {activation.index: activation.name for activation in flowing(float_tflite)}
-    *_, last = names  # the file's output, whose name in the file says nothing
+    *_, last = names  # the file's output, whose name in the file means nothing
     return {**names, last: _OUTPUT}
 
 

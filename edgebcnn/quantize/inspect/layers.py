@@ -48,7 +48,7 @@ class LayerErrors(_Strict):
     """All layers of a quantized file, in the order of computation.
 
     Attributes:
-        photos: How many photos both files were asked about.
+        photos: How many photos both files ran on.
         calibrated_on: Whether these are the calibration photos, because no others were left.
         distance: As `LayerError.alone`, with all layers in int8 but the probabilities as they are before they are
             rounded to 1/256; None where that was not measured.
@@ -61,18 +61,21 @@ class LayerErrors(_Strict):
     layers: tuple[LayerError, ...] = Field(strict=False)
 
     def worst(self, count: int = _WORST) -> tuple[LayerError, ...]:
-        """Layers that cost the most alone, the worst first; those with the lowest SQNR where that was not measured."""
+        """The layers that change probabilities most, worst first; where not measured, those with the lowest SQNR."""
         if any(layer.alone is not None for layer in self.layers):
             return tuple(sorted(self.layers, key=lambda layer: -(layer.alone or 0))[:count])
         return tuple(sorted(self.layers, key=lambda layer: _or_infinite(layer.sqnr_db))[:count])
 
     def __str__(self) -> str:
-        """`most is lost in logits (0.0060 alone), ...; 0.0107 with all layers`."""
+        """The effect of all layers on the probabilities, and the layers with the largest effect."""
         if self.distance is None:
             shown = ", ".join(f"{layer.name} ({_number(layer.sqnr_db, 1)} dB)" for layer in self.worst())
-            return f"furthest from float: {shown}"
-        shown = ", ".join(f"{layer.name} ({_number(layer.alone, 4)} alone)" for layer in self.worst())
-        return f"most is lost in {shown}; {self.distance:.4f} with all layers"
+            return f"layers with the lowest SQNR against float: {shown}"
+        shown = ", ".join(f"{layer.name} {_number(layer.alone, 4)}" for layer in self.worst())
+        return (
+            f"int8 rounding moves {100 * self.distance:.2f} % of the probability to other products, mean over photos; "
+            f"largest single layers (share 0-1): {shown}"
+        )
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ class ModelLayers:
 
     Attributes:
         audit: What it computes in, read from the file.
-        errors: What its layers lose, from the bundle's report; None for files in float.
+        errors: Errors of its layers, from the bundle's report; None for files in float.
     """
 
     audit: Audit
@@ -98,11 +101,11 @@ class ModelLayers:
 
 
 def read_layers(bundle: Bundle, precision: Precision | None = None) -> dict[Precision, ModelLayers]:
-    """What the model files of a bundle compute in, and what their layers lose.
+    """Reads the ops of the model files of a bundle and the errors of their layers.
 
     Args:
         bundle: The bundle.
-        precision: Of one file alone; None for all.
+        precision: Precision of the only file to read; None for all.
 
     Raises:
         BundleError: it has no such file, or its report is not one that this version writes.
@@ -115,7 +118,7 @@ def read_layers(bundle: Bundle, precision: Precision | None = None) -> dict[Prec
         recorded = {name: models[name]["layers"] for name in chosen}
         errors = {name: LayerErrors.model_validate(layers) for name, layers in recorded.items() if layers is not None}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise BundleError(f"{report} says nothing of the layers: export the bundle again") from error
+        raise BundleError(f"{report} has no layer errors: export the bundle again") from error
     return {name: ModelLayers(audit(file.read_bytes()), errors.get(name)) for name, file in files.items()}
 
 
@@ -136,7 +139,7 @@ def check_integer_only(models: Mapping[Precision, ModelLayers]) -> None:
 def layers_table(errors: LayerErrors) -> Table:
     """A row for each layer; the worst ones are marked."""
     table = Table(
-        title=f"Layers beside those of the float model, on {errors.photos} photos",
+        title=f"Error of each layer against the float model, on {errors.photos} photos",
         box=SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )

@@ -8,7 +8,7 @@ from edgebcnn.quantize.inspect.layers import LayerErrors
 
 
 def layers_figure(errors: LayerErrors, *, title: str) -> Any:
-    """A matplotlib figure over the layers: what each costs alone, where that was measured, and the SQNR.
+    """A matplotlib figure over the layers: effect on the probabilities, where measured, and SQNR.
 
     Args:
         errors: The layers.
@@ -24,7 +24,7 @@ def layers_figure(errors: LayerErrors, *, title: str) -> Any:
         worst = errors.worst()
         colours = ["C3" if layer in worst else "C0" for layer in errors.layers]
         panels[0].bar(places, [layer.alone or 0 for layer in errors.layers], color=colours)
-        panels[0].set(ylabel="answers moved by\nthis layer alone")
+        panels[0].set(ylabel="probability moved by\nthis layer alone")
     # A missing number leaves a gap.
     panels[-1].plot(places, [layer.sqnr_db for layer in errors.layers], ".-", color="0.3")
     panels[-1].set(ylabel="SQNR (dB)")

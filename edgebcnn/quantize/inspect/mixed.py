@@ -1,8 +1,8 @@
 """Chooses the few layers of an int8 model that are worth float arithmetic, and measures what they cost.
 
-Layers are taken in the order of what each costs alone, with the layers that they feed, so that what flows between them
-is not rounded either. It ends when the answers are half as far from the float model's as those of int8, or at
-`MAX_TAKEN` layers; then the best number of layers up to there counts.
+Layers are taken in the order of their own error, largest first, with the layers that they feed, so that what flows
+between them is not rounded either. It ends when the predictions are half as far from the float model's as
+those of int8, or at `MAX_TAKEN` layers; then the best number of layers up to there counts.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from edgebcnn.progress import Advance
 from edgebcnn.quantize.calibration.observe import flowing
-from edgebcnn.quantize.inspect.layer_error import Answers, Simulation
+from edgebcnn.quantize.inspect.layer_error import FloatReference, Simulation
 from edgebcnn.quantize.tflite.bias import LAYERS
 
 MAX_TAKEN = 8
@@ -32,7 +32,7 @@ class Mixed(BaseModel):
 
     Attributes:
         layers: Their names, in the order of computation.
-        distance_int8: How far the answers of int8 are from those of the float model (`LayerErrors.distance`).
+        distance_int8: Distance of the int8 probabilities from those of the float model (`LayerErrors.distance`).
         distance: The same with these layers in float.
         extra_bytes: By how much their weights make the file larger.
         multiply_adds: Their share of all multiply-adds, 0-1.
@@ -49,7 +49,7 @@ class Mixed(BaseModel):
     def __str__(self) -> str:
         """One line: how many layers, what they gain and what they cost."""
         return (
-            f"{len(self.layers)} layers in float ({', '.join(self.layers)}): answers move by {self.distance:.4f} "
+            f"{len(self.layers)} layers in float ({', '.join(self.layers)}): probabilities move by {self.distance:.4f} "
             f"instead of {self.distance_int8:.4f}, for {self.extra_bytes / 1e3:.0f} kB and float arithmetic in "
             f"{100 * self.multiply_adds:.1f} % of the multiply-adds"
         )
@@ -58,27 +58,27 @@ class Mixed(BaseModel):
 def choose_wide(
     float_tflite: bytes,
     simulation: Simulation,
-    answers: Answers,
+    reference: FloatReference,
     moved: Mapping[str, float],
     *,
     advance: Advance = lambda layers: None,
 ) -> Mixed:
-    """Finds the layers that are worth it.
+    """Finds the layers whose float arithmetic pays off.
 
     Args:
         float_tflite: Content of the float file.
         simulation: It and the int8 file.
-        answers: Those of the float file.
-        moved: What each layer costs alone.
+        reference: The float file on some photos.
+        moved: Cost of each layer by itself, from `layer_costs`.
         advance: Called with 1 after each set of layers that was tried, of at most `MAX_TAKEN`.
     """
-    distance_int8 = answers.distance(simulation.tflite(simulation.layers))
+    distance_int8 = reference.distance(simulation.tflite(simulation.layers))
     tried: list[tuple[float, frozenset[str]]] = []
     wide: frozenset[str] = frozenset()
     for layer in sorted(moved, key=lambda name: (-moved[name], name))[:MAX_TAKEN]:
         wide |= {layer} | simulation.fed_by(layer)
         narrow = [name for name in simulation.layers if name not in wide]
-        tried.append((answers.distance(simulation.tflite(narrow)), wide))
+        tried.append((reference.distance(simulation.tflite(narrow)), wide))
         advance(1)
         if tried[-1][0] <= _ENOUGH * distance_int8:
             break

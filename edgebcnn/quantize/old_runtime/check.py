@@ -60,8 +60,8 @@ _NEWEST = """
     8: STRIDED_SLICE
     10: FULLY_CONNECTED
 """
-"""The newest version of each op that tflite-runtime 2.14.0 knows, as its wheel for x86-64 says when it is given a file
-with each; a test asks it again."""
+"""The newest version of each op that tflite-runtime 2.14.0 knows, as its wheel for x86-64 reports for a file
+with each; a test measures it again."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +81,7 @@ class OldRuntimeResult:
     def __str__(self) -> str:
         """One line."""
         return (
-            f"tflite-runtime {self.version} gives the same answer as LiteRT on {self.agreement}; "
+            f"tflite-runtime {self.version} predicts the same product as LiteRT on {self.agreement}; "
             f"probabilities differ by {self.largest_step:.1f}/256 at most"
         )
 
@@ -139,14 +139,14 @@ def compared(
     python: Path,
     advance: Advance = lambda photos: None,
 ) -> OldRuntimeResult:
-    """Asks both runtimes about the same photos.
+    """Compares the predictions of both runtimes on the same photos.
 
     Args:
         tflite: Content of the file.
         photos_u8: `(n, h, w, 3)` uint8 RGB, n ≥ 1.
         preprocessing: The model's.
         python: The Python of an environment with the old runtime.
-        advance: Called with 1 after each photo that the old runtime has answered.
+        advance: Called with 1 after each photo of the old runtime.
 
     Raises:
         DeviceError: there is no old runtime, or it cannot run the file.
@@ -167,22 +167,22 @@ def compared(
 
 
 def _run(python: Path, place: Path, advance: Advance) -> list[str]:
-    """Runs the reader; returns what it says in the end."""
+    """Runs the reader; returns the lines it prints besides its progress."""
     command: Sequence[str | Path] = (python, _READER, place)
     try:
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             try:
-                said = list(_lines(process, advance))
-            except BaseException:  # whoever is told of the progress may end the work
+                printed = list(_lines(process, advance))
+            except BaseException:  # a progress callback may interrupt the work
                 process.kill()
                 raise
             complaint = process.stderr.read() if process.stderr else ""
     except OSError as error:
         raise DeviceError(f"{python} cannot be run ({error.strerror}): make it with {INSTALL}") from error
     if process.returncode:
-        *_, last = complaint.strip().splitlines() or ["it says nothing"]
+        *_, last = complaint.strip().splitlines() or ["it prints no reason"]
         raise DeviceError(f"{python} cannot run the model in {OLD_RUNTIME} ({last}): make it with {INSTALL}")
-    return said
+    return printed
 
 
 def _lines(process: subprocess.Popen[str], advance: Advance) -> Iterator[str]:

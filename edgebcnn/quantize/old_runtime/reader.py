@@ -14,7 +14,7 @@ import numpy as np
 
 
 def main(folder: Path) -> None:
-    """Asks the model about every image."""
+    """Runs inference on every image."""
     import tflite_runtime
     from tflite_runtime.interpreter import Interpreter
 

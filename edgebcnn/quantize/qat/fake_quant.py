@@ -66,7 +66,7 @@ class FakeQuantized:
             self._annotated(), AsItIs(), quantized_layer_name_prefix=""
         )
         if not self._learned:
-            raise QuantizationError("no layer of this model would learn: export it without --qat")
+            raise QuantizationError("this model has no layer to fine-tune: export it without --qat")
 
     def float_file(self) -> bytes:
         """The float file with what was learned, unrounded."""
@@ -98,7 +98,7 @@ class FakeQuantized:
     def _layer(self, operator: Any, int8: Any) -> Any:
         kind, options, name = self._kind(operator), options_of(operator), f"op_{operator.outputs[0]}"
         if not is_known(kind, options):
-            raise QuantizationError(f"--qat cannot learn through {kind}, which this model has: export it without --qat")
+            raise QuantizationError(f"--qat cannot train through {kind}, which this model has: export it without --qat")
         learns = has_weights(kind) and bool(self._layers(operator) & self._learning)
         if learns:
             self._learned[name] = operator
@@ -113,7 +113,7 @@ class FakeQuantized:
         """A layer whose output is rounded as an int8 tensor is."""
         held = range_held(self._int8.subgraphs[0].tensors[index])
         if held is None:
-            raise QuantizationError("the int8 model keeps ops in float, through which --qat cannot learn: leave it out")
+            raise QuantizationError("the int8 model keeps ops in float, through which --qat cannot train: leave it out")
         return tfmot.quantization.keras.quantize_annotate_layer(layer, InSteps(held.low, held.high, learns))
 
     def _kernel_and_bias(self, operator: Any, int8: Any) -> tuple[NDArray[np.float64], NDArray[np.float64] | None]:
@@ -155,7 +155,7 @@ class AsItIs(tfmot.quantization.keras.QuantizeScheme, tfmot.quantization.keras.Q
         return self
 
     def get_quantize_registry(self) -> Any:
-        """The library's, which is asked about layers that say nothing."""
+        """Default of the library, for layers without their own."""
         return tfmot.quantization.keras.default_8bit.Default8BitQuantizeRegistry()
 
     def apply(self, model: Any, layer_quantize_map: Any) -> tuple[Any, Any]:

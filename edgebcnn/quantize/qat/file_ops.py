@@ -1,7 +1,7 @@
 """Rebuilds each op of a model file as a trainable Keras layer.
 
 A layer of weights keeps them in units of its own, so that one learning rate suits them all: those of a folded
-normalisation differ a thousandfold between channels. A weight is 1 at 127 steps of its channel, where the largest of
+normalization differ a thousandfold between channels. A weight is 1 at 127 steps of its channel, where the largest of
 them was when learning began, and a bias at 127 steps of the layer's output.
 """
 
@@ -27,7 +27,7 @@ _register = keras.saving.register_keras_serializable(package="edgebcnn")
 
 
 def options_of(operator: Any) -> dict[str, int]:
-    """What the schema's `OperatorT` says of how its op computes."""
+    """The options of an op in the schema's `OperatorT`."""
     options = {} if operator.builtinOptions is None else vars(operator.builtinOptions)
     return {name: int(value) for name, value in options.items() if isinstance(value, int | np.integer)}
 

@@ -3,8 +3,8 @@
     int8 file ── network with the same rounding ── a few epochs on training photos ── float file ── int8 file
 
 Quantization-aware fine-tuning starts from a calibrated model, whose ranges it keeps. Layers that the run froze, and
-normalisation, stay as they are; all others learn what the run's own objective asks for, from augmented training photos
-and what the full model says of them.
+normalization, stay as they are; all others are trained with the run's own loss, on augmented training photos and the
+predictions of the full model.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ _RATE = 1e-4
 
 @dataclass(frozen=True)
 class Tuning:
-    """What was learned from.
+    """How the fine-tuning went.
 
     Attributes:
         epochs: Passes over the photos.
@@ -60,7 +60,7 @@ class Tuning:
         """One line."""
         losses = " → ".join(f"{loss:.4f}" for loss in self.losses)
         epochs = "1 epoch" if self.epochs == 1 else f"{self.epochs} epochs"
-        return f"fine-tuned with its rounding: {epochs} of {self.photos} training photos, loss {losses}"
+        return f"fine-tuned with simulated quantization: {epochs} of {self.photos} training photos, loss {losses}"
 
     def as_json(self) -> dict[str, Any]:
         """All of it."""
@@ -95,13 +95,13 @@ class FineTuning:
             int8: Where it starts.
             model: The Keras model that it was made of.
             io: What its file takes and gives.
-            reporter: Who is told.
+            reporter: Receives progress and messages.
 
         Raises:
             QuantizationError: one cannot learn through an op of the model.
             TrainingError: the loss is not a number.
         """
-        with reporter.progress("building the network with its rounding", 0):
+        with reporter.progress("building the network with simulated quantization", 0):
             rounding = FakeQuantized(int8.corrected, int8.content, learning=self._learning(model))
         with deterministic():
             losses, curve = self._fit(rounding.network, self._examples(reporter), reporter)
@@ -122,9 +122,9 @@ class FineTuning:
         views = AugmentedPhotos(
             self._photos, config.preprocessing(config.train_px), config.augmentation, self._epochs, config.seed
         )
-        with reporter.progress("full model, as the teacher", len(views)) as advance:
+        with reporter.progress("full model, for distillation", len(views)) as advance:
             teacher = run_through(inference(self._full.model), views, advance)
-        # A row of them is made when it is read, which is all that a stage asks of an array.
+        # A row of them is made when it is read, which is all that a stage needs of an array.
         return Examples(cast("NDArray[np.uint8]", views), class_ids(self._photos), teacher)
 
     def _fit(

@@ -37,7 +37,7 @@ from edgebcnn.quantize.tflite.bias import LAYERS, add_constant, constant
 from edgebcnn.report.calibration import Between, EqualizedGroup
 
 MAX_EXPONENT = 8
-"""A channel below 2⁻⁸ of its tensor's range is all zeros in int8: what was seen of it says too little to go further."""
+"""A channel below 2⁻⁸ of its tensor's range is all zeros in int8: its observed values are too few to go further."""
 
 Values = NDArray[np.float64]
 
@@ -224,7 +224,7 @@ def _mixes(graph: _Graph, operator: Any) -> bool:
 
 
 def _shares(graph: _Graph, operator: Any) -> Values:
-    """The largest weight of each input channel, beside the largest of the output channel that it belongs to."""
+    """The largest weight of each input channel, relative to the largest of the output channel that it belongs to."""
     weights = np.abs(constant(graph.model, operator.inputs[1]))
     largest = weights.reshape(len(weights), -1, weights.shape[-1]).max(axis=1)
     of_output = largest.max(axis=1, keepdims=True)

@@ -1,9 +1,9 @@
 """Quantizes a float model file to int8 with ranges that we choose.
 
     observe on photos ── choose a range for each tensor ── TensorFlow's quantizer ── correct the biases ── once more
-            └── scale the channels, where a recipe asks for it ── observe again
+            └── scale the channels, where a recipe says so ── observe again
 
-Before all that, the few weights of a dense layer that are far larger than its others are set apart.
+Outlier splitting comes first: the few weights of a dense layer that are far larger than its others.
 
 TensorFlow's own converter does the same with min-max ranges and the biases as they are.
 """
@@ -76,7 +76,7 @@ class Int8Model:
 
     Attributes:
         content: The file.
-        tensors: What its ranges make of the values that were seen, in the order of computation.
+        tensors: How its ranges fit the observed values, in the order of computation.
         corrected: The float file with biases that compensate the rounding of its weights.
         ranged: The float file that it was quantized from, with the ranges.
         original: The float file as it was before outlier splitting and equalization, with its means but no ranges; for
@@ -144,7 +144,7 @@ def quantize(
 
 @contextmanager
 def converting(precision: Precision) -> Iterator[None]:
-    """Keeps a converter quiet, and says in one sentence what it cannot convert.
+    """Keeps a converter quiet, and turns its errors into one sentence.
 
     Raises:
         QuantizationError: it raised anything but an error of ours.
@@ -152,14 +152,14 @@ def converting(precision: Precision) -> Iterator[None]:
     try:
         with muted_native_stderr():
             yield
-    except EdgebcnnError:  # whoever is told of the progress may end the work
+    except EdgebcnnError:  # a progress callback may interrupt the work
         raise
     except Exception as error:  # converters' own exceptions are private and derive from nothing narrower
         raise refusal(str(error), precision) from error
 
 
 def refusal(message: str, precision: Precision) -> QuantizationError:
-    """One sentence from what TensorFlow or LiteRT says of a model that it cannot convert or run."""
+    """One sentence from the error of TensorFlow or LiteRT for a model that it cannot convert or run."""
     named = {op for match in _NAMED_OPS.finditer(message) for op in next(filter(None, match.groups())).split(", ")}
     if named:
         ops = ", ".join(sorted(named))

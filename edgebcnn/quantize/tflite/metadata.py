@@ -43,7 +43,7 @@ _FIELDS = {
 """Fields of the schema's tables, in its order, as far as we need them: a field is stored under its place."""
 
 _UNION_TYPES = {"FeatureProperties": 1, "ImageProperties": 2, "NormalizationOptions": 1}
-"""What the field before a union's own says of the table in it: its place among the union's, counted from 1."""
+"""Value of a union's type field: the place of its table in the union, counted from 1."""
 
 _RGB = 1  # of ColorSpaceType
 _DESCRIPTIONS, _TENSOR_AXIS_LABELS = 1, 2  # of AssociatedFileType
@@ -53,7 +53,7 @@ _UNIX = 3  # the same wherever the archive is written
 
 
 def with_metadata(content: bytes, *, name: str, labels: Sequence[Label], preprocessing: Preprocessing) -> bytes:
-    """A model file that says by itself what its input and output are; the same arguments give the same bytes.
+    """Adds metadata on inputs and outputs to a model file; the same arguments give the same bytes.
 
     Its version is the start of the SHA-256 of `content`, which tells two models of one name apart.
 

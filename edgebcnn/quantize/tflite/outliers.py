@@ -2,18 +2,18 @@
 
 A row of int8 weights has one step, as wide as its largest weight needs, and all others are rounded to it. A classifier
 that began as the factorized one of a full model has a weight or two for each product that are tens of times as large as
-its others: those that say how much of the product's own direction there is. So they become a layer of their own,
+its others: those along the product's own direction. So they become a layer of their own,
 
     W x + b  =  (W_rest x + b) + W_outliers x,
 
 each with its own steps, and zeros, which int8 holds exactly, where the other has a weight. In real arithmetic that is
-the same; outliers are kept apart as in Dettmers et al. 2022 (arXiv 2208.07339), here as weights and in int8.
+the same; outlier splitting as in Dettmers et al. 2022 (arXiv 2208.07339), here as weights and in int8.
 
 Rounding moves a row's output by a variance of Σ Δ²/12 · E[x²] over its weights that are not zero, with Δ the step of
 the part that a weight is in. The largest m weights go where that is least, and a layer is split where less than
-a ninth is left: two more outputs are rounded to 256 steps, which has to be earned.
+a ninth is left, because two more outputs are then rounded to 256 steps.
 
-Fine-tuning leaves the outliers as they are: to its zeros a step of theirs is a leap.
+Fine-tuning leaves the outliers as they are, because one of their steps is too large for its zeros.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from edgebcnn.quantize.calibration.observe import packed
 from edgebcnn.quantize.tflite.bias import add_constant, constant, op_code
 
 WORTH = 1 / 9
-"""Of the variance that rounding the weights adds: what may be left of it for a layer to be split."""
+"""A layer is split where at most this share of the variance from rounding its weights is left."""
 
 _kinds, _fused = schema.BuiltinOperator, schema.ActivationFunctionType
 
 
 def without_outliers(float_tflite: bytes) -> bytes:
-    """A float file that computes the same, with the largest weights of its dense layers apart where that helps int8.
+    """Splits the outlier weights of dense layers in a float file, where that helps int8; the file computes the same.
 
     Tensors keep their places in the file. A layer `logits` is followed by `logits_outliers`, and by their sum.
 
@@ -51,7 +51,7 @@ def without_outliers(float_tflite: bytes) -> bytes:
 
 
 def outliers(weights: NDArray[np.float64]) -> NDArray[np.bool_] | None:
-    """Which weights go into a layer of their own.
+    """Finds the weights that go into a layer of their own.
 
     Args:
         weights: `(out, in)`.
@@ -61,15 +61,15 @@ def outliers(weights: NDArray[np.float64]) -> NDArray[np.bool_] | None:
     """
     order = np.argsort(-np.abs(weights), axis=1, kind="stable")
     sizes = np.take_along_axis(np.abs(weights), order, axis=1)
-    apart = np.arange(sizes.shape[1])
-    left = np.count_nonzero(sizes, axis=1, keepdims=True) - apart
-    # With m weights apart, theirs is the step of the largest, and the others' that of the next one.
-    variances = apart * sizes[:, :1] ** 2 + np.maximum(left, 0) * sizes**2
+    outlying = np.arange(sizes.shape[1])
+    left = np.count_nonzero(sizes, axis=1, keepdims=True) - outlying
+    # With m weights split off, theirs is the step of the largest, and the others' that of the next one.
+    variances = outlying * sizes[:, :1] ** 2 + np.maximum(left, 0) * sizes**2
     counts = variances.argmin(axis=1)
     if variances.min(axis=1).sum() >= WORTH * variances[:, 0].sum():
         return None
     mask = np.zeros(weights.shape, np.bool_)
-    np.put_along_axis(mask, order, apart < counts[:, np.newaxis], axis=1)
+    np.put_along_axis(mask, order, outlying < counts[:, np.newaxis], axis=1)
     return mask
 
 
@@ -85,21 +85,21 @@ def _split(model: Any, layer: Any, mask: NDArray[np.bool_]) -> None:
     x, kernel, *bias = (int(index) for index in layer.inputs)
     (given,) = layer.outputs
     weights = constant(model, kernel)
-    apart = copy.copy(layer)
-    apart.inputs = [x, add_constant(model, kernel, np.where(mask, weights, 0))]
-    apart.inputs += [add_constant(model, index, np.zeros(len(weights))) for index in bias]
+    outlying = copy.copy(layer)
+    outlying.inputs = [x, add_constant(model, kernel, np.where(mask, weights, 0))]
+    outlying.inputs += [add_constant(model, index, np.zeros(len(weights))) for index in bias]
     layer.inputs = [x, add_constant(model, kernel, np.where(mask, 0, weights)), *bias]
     scope, _, ops = model.subgraphs[0].tensors[given].name.partition(b";")[0].rpartition(b"/")
     layer.outputs = [_like(model, given, b"%s/rest" % scope)]
-    apart.outputs = [_like(model, given, b"%s_outliers/%s" % (scope, ops))]
+    outlying.outputs = [_like(model, given, b"%s_outliers/%s" % (scope, ops))]
     model.subgraphs[0].tensors[given].name = b"%s/sum" % scope
     addition = schema.OperatorT()
     addition.opcodeIndex = op_code(model, _kinds.ADD)
-    addition.inputs, addition.outputs = [*layer.outputs, *apart.outputs], [given]
+    addition.inputs, addition.outputs = [*layer.outputs, *outlying.outputs], [given]
     addition.builtinOptionsType, addition.builtinOptions = schema.BuiltinOptions.AddOptions, schema.AddOptionsT()
     operators = model.subgraphs[0].operators
     place = operators.index(layer) + 1
-    operators[place:place] = [apart, addition]
+    operators[place:place] = [outlying, addition]
 
 
 def _like(model: Any, index: int, name: bytes) -> int:
