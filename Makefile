@@ -13,7 +13,7 @@ BASE_BIN = $(BASE_VENV)/bin
 TINY = $(BASE_VENV)/tiny
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow lint base-test docs clean
+.PHONY: fuzz help demo test test-slow lint base-test docs clean
 
 help:  ## Say what can be made
 	@sed -n 's/^\([a-z-]*\):.*## \(.*\)/make \1	\2/p' $(MAKEFILE_LIST) | expand -t 20
@@ -28,6 +28,9 @@ test: lint  ## Install, then lint, types, import contract and tests
 test-slow: $(VENV)/.dev  ## The tests that take minutes
 	$(BIN)/python -m pytest -m "slow and not timing" --numprocesses 2 --dist loadfile
 	$(BIN)/python -m pytest -m "slow and timing"
+
+fuzz: $(VENV)/.dev  ## Mutate files and streams for SECONDS (1800), and look for what is no sentence
+	$(BIN)/python -m tests.fuzz --seconds $(or $(SECONDS),1800)
 
 lint: $(VENV)/.dev  ## Lint, format, types and import contract
 	$(BIN)/ruff check .
