@@ -1,4 +1,4 @@
-"""Where is kept what can be made again, and for how long?
+"""Keeps what can be made again in a cache folder, and removes what no process uses any more.
 
 In `$XDG_CACHE_HOME/edgebcnn`, which anybody may remove while nothing runs. A folder in it appears whole or not at all,
 whoever else makes it at the same time, and goes when another of its kind comes and no process uses it any more.

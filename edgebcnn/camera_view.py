@@ -1,4 +1,4 @@
-"""In which size and at which rate does a camera film, and which way up does it hang?"""
+"""Describes the resolution, frame rate and rotation that a source is asked for."""
 
 from __future__ import annotations
 

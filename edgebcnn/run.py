@@ -1,4 +1,4 @@
-"""What makes up a run of the camera loop? Its parts, opened in the order in which their faults are told."""
+"""Assembles a run of the camera loop from its parts, opened in the order in which their errors are reported."""
 
 from __future__ import annotations
 

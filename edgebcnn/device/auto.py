@@ -1,4 +1,4 @@
-"""What is the fastest that is right, for this bundle on this machine: which precision, runtime, delegate and threads?
+"""Measures which precision, runtime, delegate and threads run a bundle fastest and right on this machine.
 
 Every candidate replays the golden photos in a process of its own, where it may crash. Those that are missing, partial
 or wrong are dropped, the fastest of the others is taken and remembered, and the record says what became of each.

@@ -1,4 +1,4 @@
-"""How fast and how accurate is a bundle here, at each precision, on each delegate, with each number of threads?
+"""Measures speed and accuracy of a bundle per precision, delegate and number of threads.
 
 The candidates take turns, forth in one round and back in the next, so that a noisy minute hits all alike. Each turn is
 a process of its own, where a delegate may crash. It replays the golden photos, which warms it up and shows whether it

@@ -1,4 +1,4 @@
-"""Is a bundle right, here, now, and how fast?
+"""Checks that a bundle runs right on this machine, and measures how fast.
 
 The delegate receipt: what ran, which ops it took and left, how far its answers lie from those at export and from those
 of the CPU without any delegate, how often it is right, how fast it is, and a verdict.

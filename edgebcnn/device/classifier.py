@@ -1,4 +1,4 @@
-"""Where does a frame become a prediction?"""
+"""Turns a frame into a prediction: preprocessing, inference and dequantization."""
 
 from __future__ import annotations
 

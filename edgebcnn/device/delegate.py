@@ -1,4 +1,4 @@
-"""May a delegate be trusted with a bundle, here and now?
+"""Decides whether a delegate may run a bundle on this machine.
 
 A delegate that is missing, takes nothing, takes only a part, or computes something else is an error that names it, the
 cause and the remedy. Only where a user allows it does the CPU take over, and every receipt then says so.

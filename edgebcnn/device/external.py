@@ -1,4 +1,4 @@
-"""How is a vendor's delegate (Edge TPU, NPU) loaded from its library, and what is wrong where it is not?
+"""Loads a vendor's delegate (Edge TPU, NPU) from its library, and explains what is wrong where it fails.
 
 Every such library has two functions, `tflite_plugin_create_delegate` and `tflite_plugin_destroy_delegate`.
 """

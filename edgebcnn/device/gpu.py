@@ -1,4 +1,4 @@
-"""How does the GPU run a model, through LiteRT's `CompiledModel` (Vulkan on Linux and Windows, Metal on macOS)?
+"""Runs a model on the GPU with LiteRT's `CompiledModel` (Vulkan on Linux and Windows, Metal on macOS).
 
 The GPU alone is asked for: where the CPU may help, LiteRT calls a model fully accelerated that never left the CPU. Some
 graphs abort the process, so `edgebcnn.device.trial` loads a model in a process of its own first.

@@ -1,4 +1,4 @@
-"""How does the `Interpreter` of LiteRT or tflite-runtime run a model, on the CPU or with a vendor's delegate?
+"""Runs a model in the `Interpreter` of LiteRT or tflite-runtime, on the CPU or with a vendor's delegate.
 
 LiteRT (`ai-edge-litert`) is the default, and the old `tflite-runtime`, whose `Interpreter` is the same, serves 32-bit
 ARM, for which LiteRT has no wheel. Which one runs is always said.

@@ -1,4 +1,4 @@
-"""How does a kind of device want to be used? `devices/*.toml` says it, one file per device."""
+"""Reads device profiles: `devices/*.toml` says how a kind of device is used, one file per device."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Which runtime and delegate run a model here, and what part of the model did the delegate take?
+"""Loads a model in the runtime and delegate of a device profile.
 
 This is the seam: a runtime is a module with `load(model, profile)`, and `_LOADERS` says which module serves which
 delegate of a device profile. Nothing else knows of runtimes.

@@ -1,4 +1,4 @@
-"""Which GPUs does Vulkan see here? That is what LiteRT can use on Linux.
+"""Lists the GPUs that Vulkan sees; these are the ones that LiteRT can use on Linux.
 
 Drivers crash when they are asked, so `find_adapters` runs this file as a process of its own.
 """

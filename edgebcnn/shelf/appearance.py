@@ -1,4 +1,4 @@
-"""Does a part of the picture still look as it did, apart from its light and the camera's noise?
+"""Detects whether a part of the image still looks the same, apart from light and camera noise.
 
 A part is averaged to a coarse grid, which takes the noise away, and compared cell by cell after the light was made
 equal. What counts is the share of cells that differ: a swapped pack changes many, noise and drift change none.

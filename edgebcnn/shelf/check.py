@@ -1,4 +1,4 @@
-"""Are the slots drawn where the products are? Says it of one picture, and draws them on it."""
+"""Checks on one image that slots are drawn where the products are, and draws them on it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How are slots, and what is known of them, drawn on a picture?"""
+"""Draws slots, with what is known of them, on an image."""
 
 from __future__ import annotations
 

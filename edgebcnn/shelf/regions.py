@@ -1,4 +1,4 @@
-"""Which pixels of a frame belong to a slot, and what of them does the model see?"""
+"""Computes which pixels of a frame belong to a slot, and what the model sees of them."""
 
 from __future__ import annotations
 

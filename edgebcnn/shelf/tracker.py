@@ -1,4 +1,4 @@
-"""When is a slot worth a classification, and when is its state settled?
+"""Decides when a slot is worth a classification, and when its state is settled.
 
 A slot is looked at in every frame, by its pixels alone, and classified only when that can tell something:
 

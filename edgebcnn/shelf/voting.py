@@ -1,4 +1,4 @@
-"""What stands in a slot, after many looks of which some were wrong?"""
+"""Votes on the product in a slot over many predictions, some of which are wrong."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""How does a frame become settled states of slots, and those a planogram's compliance?"""
+"""Turns frames into settled states of slots, and these into a planogram's compliance."""
 
 from __future__ import annotations
 

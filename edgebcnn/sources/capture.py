@@ -1,4 +1,4 @@
-"""How is a camera or network stream opened, and how does its next picture come?
+"""Opens a camera or network stream with OpenCV and reads its images.
 
 A capture is one connection: it is read until it ends, and never mends itself. `edgebcnn.sources.live` opens the next.
 """

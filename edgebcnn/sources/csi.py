@@ -1,4 +1,4 @@
-"""How do the pictures of a CSI camera come, which libcamera makes?
+"""Reads the images of a CSI camera from `rpicam-vid`, which uses libcamera.
 
 On today's Raspberry Pi OS, `/dev/video0` of such a camera gives what the sensor saw, raw and at an exposure that nobody
 sets. libcamera makes pictures of it, and OpenCV does not know libcamera. `rpicam-vid`, which comes with that system,

@@ -1,4 +1,4 @@
-"""How are videos and folders of photos read, frame by frame and nothing dropped?"""
+"""Reads videos and folders of photos frame by frame, without dropping any."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What is a frame, and what does every source of frames have in common?"""
+"""Defines a frame, and what every source of frames has in common."""
 
 from __future__ import annotations
 

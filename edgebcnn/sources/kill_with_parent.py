@@ -1,4 +1,4 @@
-"""How does a program end with the thread that started it, even where that is killed?
+"""Ends a program together with the thread that started it, even where that is killed.
 
 `python leash.py PID COMMAND...`, started by the process PID, becomes COMMAND, which the kernel kills when the thread
 that started it ends. A function between fork and exec would do it too, and can deadlock where there are threads.

@@ -1,4 +1,4 @@
-"""How does a live source stay the newest frame, and come back when it was lost?
+"""Keeps the newest frame of a live source, and reconnects when the source is lost.
 
 A thread reads the source and keeps the newest frame alone, so that a slow model sees the shelf as it is now and not a
 growing queue of the past. When the source ends, stalls or sends garbage, the thread opens it again, ever more slowly,

@@ -1,4 +1,4 @@
-"""How patiently is a lost source sought again?"""
+"""Sets when a live source counts as lost, and for how long to reconnect."""
 
 from __future__ import annotations
 

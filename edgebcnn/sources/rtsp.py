@@ -1,4 +1,4 @@
-"""Which pictures of a video from the network arrived whole?
+"""Reads a network video with PyAV and tells which of its images arrived whole.
 
 H.264 and H.265 describe most pictures by how they differ from those before. Where packets were lost, a decoder fills
 the gap with something and draws all that follows on top of it, until the next key frame: a smear, which a model would

@@ -1,4 +1,4 @@
-"""How does a person look at a source picture by picture?"""
+"""Takes single images from a source whenever a person asks for one."""
 
 from __future__ import annotations
 
