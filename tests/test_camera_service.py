@@ -113,7 +113,7 @@ def test_a_service_says_when_it_is_ready_that_it_turns_and_why_not_and_stops_at_
             camera.hang_up()
             name = camera.address
             until_s = time.monotonic() + 20
-            while b"stopped giving frames, sought for " not in (message := manager.recv(4096)):
+            while b"stopped giving frames, reconnecting for " not in (message := manager.recv(4096)):
                 assert message.startswith(b"WATCHDOG=1"), message
                 assert time.monotonic() < until_s
             assert f"STATUS={name} stopped".encode() in message

@@ -144,7 +144,7 @@ def test_a_program_that_ends_is_started_again_and_its_last_words_are_told(progra
     assert camera.restarts == 1
     assert listener.said[0] == (
         "csi:0 stopped giving frames: rpicam-vid ended with exit code 255 (failed to queue request): "
-        "seeking it for up to 600 s"
+        "reconnecting for up to 600 s"
     )
 
 

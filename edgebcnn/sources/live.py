@@ -117,7 +117,7 @@ class LiveStream(Source):
             loss = self._loss
         if loss is None or loss.back_s is not None:
             return super().status()
-        return f"{self.name} {loss.reason}, sought for {time.monotonic() - loss.since_s:.0f} s"
+        return f"{self.name} {loss.reason}, reconnecting for {time.monotonic() - loss.since_s:.0f} s"
 
     def lost_s(self) -> float | None:
         """For how long it has been lost; None while it gives frames."""
@@ -141,7 +141,7 @@ class LiveStream(Source):
             return
         away_s = time.monotonic() - loss.sought_since_s
         if away_s >= self._patience.max_outage_s:
-            sought = f" and did not come back to stay within {away_s:.0f} s" if self._patience.max_outage_s else ""
+            sought = f" and did not reconnect for good within {away_s:.0f} s" if self._patience.max_outage_s else ""
             raise CameraError(f"{self.name} {loss.reason}{sought}: check the camera, its cable or network")
 
     def _check_stall(self) -> None:
@@ -163,7 +163,7 @@ class LiveStream(Source):
                 self._loss = _Loss(reason, since_s, known.sought_since_s if known else since_s)
             self._last_frame_s = None
         if known is None and self._patience.max_outage_s:
-            self._reporter.say(f"{self.name} {reason}: seeking it for up to {self._patience.max_outage_s:g} s")
+            self._reporter.say(f"{self.name} {reason}: reconnecting for up to {self._patience.max_outage_s:g} s")
 
     def _put(self, picture: Picture, reader: _Reader) -> None:
         image = None if picture.image_bgr is None else self._view.upright(picture.image_bgr)
@@ -194,7 +194,7 @@ class LiveStream(Source):
             self.restarts += 1
             self.outage_s += now_s - self._loss.since_s
         elif now_s - self._loss.back_s >= HEALTHY_S:
-            self._reporter.say(f"{self.name} is back: it was away for {self._loss.back_s - self._loss.since_s:.1f} s")
+            self._reporter.say(f"{self.name} reconnected after {self._loss.back_s - self._loss.since_s:.1f} s")
             self._loss = None
 
 
