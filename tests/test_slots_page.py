@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -289,6 +290,34 @@ def test_the_page_is_guarded_as_that_of_a_run_and_changes_nothing_for_another_pa
         assert TOKEN not in address
         assert asked(port, "/api/slots", "POST").status == asked(port, "/picture.jpg").status == 401
         assert asked(port, "/picture.jpg", Authorization=f"Bearer {TOKEN}").status == 200
+
+
+def test_a_request_that_is_too_large_is_refused_and_one_that_never_comes_is_given_up(shelf: Path) -> None:
+    with drawn(shelf, "--camera", "still.png") as (_, address):
+        port = int(address.rstrip("/").rpartition(":")[2])
+        head = b"POST /api/see HTTP/1.1\r\nHost: localhost\r\nContent-Length: %d\r\n\r\n"
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as slow:
+            slow.sendall(head % 9 + b"{")
+            assert slow.recv(100).startswith(b"HTTP/1.1 408 ")
+        with socket.create_connection(("127.0.0.1", port), timeout=20) as large:
+            large.sendall(
+                b"POST /api/see HTTP/1.1\r\nHost: localhost\r\nContent-Length: 5000000\r\n\r\n" + bytes(4300000)
+            )
+            assert large.recv(100).startswith(b"HTTP/1.1 413 ")
+
+
+def test_in_chromium_the_page_for_drawing_has_no_fault_that_axe_finds(browser: Any, shelf: Path) -> None:
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    (shelf / "slots.toml").write_text(SLOTS)
+    with drawn(shelf, "--camera", "still.png", "--bundle", "bundle") as (_, address):
+        for scheme in ("light", "dark"):
+            context = browser.new_context(viewport={"width": 400, "height": 800}, color_scheme=scheme)
+            tab = Tab(context, address)
+            wait_until(lambda tab=tab: len(tab.listed()) == 2)  # type: ignore[misc]
+            tab.page.locator("#slots button").first.click()
+            found = axe.run(tab.page).response["violations"]
+            assert [(each["id"], each["nodes"][0]["html"][:200]) for each in found] == []
+            assert tab.page.evaluate("document.documentElement.scrollWidth") == 400
 
 
 def test_what_cannot_be_drawn_is_one_sentence(shelf: Path, monkeypatch: pytest.MonkeyPatch) -> None:

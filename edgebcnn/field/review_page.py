@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError
 
 from edgebcnn.errors import EdgebcnnError
 from edgebcnn.field.review import Review
-from edgebcnn.web.serving import need_web, serve_until
+from edgebcnn.web.serving import body_of, need_web, serve_until
 
 if TYPE_CHECKING:
     from starlette.applications import Starlette
@@ -84,7 +84,7 @@ def application(review: Review, *, token: str, finish: Callable[[], None]) -> St
         return FileResponse(review.picture(request.path_params["frame"]))
 
     async def decide(request: Request) -> Response:
-        said = _Said.model_validate_json(await request.body())
+        said = _Said.model_validate_json(await body_of(request))
         await run_in_threadpool(review.decide, said.id, said.label, no_product=said.no_product)
         return Response(status_code=204)
 

@@ -1,4 +1,4 @@
-"""How does a person draw slots on what the camera sees? On a page, which also asks the model about them."""
+"""Serves the page on which a person draws slots on the camera's picture, and sees what the model predicts in each."""
 
 from __future__ import annotations
 
@@ -26,9 +26,9 @@ from edgebcnn.shelf.edit import Drawn, SlotsEditor
 from edgebcnn.shelf.slots import MAX_CORNERS, Shelf, first_problem
 from edgebcnn.shelf.watch import Classify
 from edgebcnn.sources.stills import Stills
+from edgebcnn.web.serving import body_of
 
 JPEG_QUALITY = 92  # one picture now and then: print shall be readable
-MOST_BYTES = 4 << 20  # of a request
 MAX_SHAPES = 500  # of a request: the model takes each one as a frame
 MAX_COORDINATE_PX = 1e5  # no image is larger, and a shape may stick out of it
 
@@ -131,11 +131,7 @@ class DrawingPage:
         }
 
         async def answer(request: Request) -> Response:
-            body = b""
-            async for chunk in request.stream():
-                body += chunk
-                if len(body) > MOST_BYTES:
-                    return Response(status_code=413)
+            body = await body_of(request)
             return JSONResponse(await run_in_threadpool(asked[request.url.path], body))
 
         routes = [

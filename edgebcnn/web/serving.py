@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import socket
 from collections.abc import Callable
 from importlib.util import find_spec
@@ -12,10 +13,13 @@ from edgebcnn.errors import MissingExtraError
 from edgebcnn.sinks.listener import BoundedListener
 
 if TYPE_CHECKING:
+    from starlette.requests import Request
     from starlette.types import ASGIApp, Receive, Scope, Send
 
 POLL_S = 0.1
 LEAVE_S = 3.0  # for requests in flight
+MAX_BODY_BYTES = 4 << 20  # of a request: a slots file of thousands of slots is smaller
+BODY_S = 10.0  # whoever sends more slowly would hold a connection for as long as they like
 
 
 def need_web(feature: str) -> None:
@@ -26,6 +30,29 @@ def need_web(feature: str) -> None:
     """
     if not (find_spec("starlette") and find_spec("uvicorn")):
         raise MissingExtraError(feature, "web")
+
+
+async def body_of(request: Request, *, within_s: float = BODY_S) -> bytes:
+    """Returns what a request sends, within limits of size and time.
+
+    Raises:
+        HTTPException: it is larger, or comes more slowly.
+    """
+    from starlette.exceptions import HTTPException
+
+    async def read() -> bytes:
+        parts, size = [], 0
+        async for chunk in request.stream():
+            size += len(chunk)
+            if size > MAX_BODY_BYTES:
+                raise HTTPException(413)
+            parts.append(chunk)
+        return b"".join(parts)
+
+    try:
+        return await asyncio.wait_for(read(), within_s)
+    except asyncio.TimeoutError:
+        raise HTTPException(408) from None
 
 
 def serve_until(stop: Event, app: ASGIApp, listener: socket.socket, *, ready: Callable[[], None]) -> None:
