@@ -6,6 +6,8 @@ from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 
 class Parts(HTMLParser):
     """Every address on a page, and its text."""
@@ -41,4 +43,13 @@ def check_in_chromium(browser: Any, file: Path, width_px: int, *, pictures: int)
     seen = "h1, h2, h3, p, .plot, .stack, .photos"
     cut = f"[...document.querySelectorAll('{seen}')].filter(each => each.getBoundingClientRect().right > innerWidth)"
     assert tab.evaluate(f"{cut}.map(each => each.outerHTML.slice(0, 80))") == []
+    for scheme in ("light", "dark"):
+        tab.emulate_media(color_scheme=scheme)
+        assert violations(tab) == []
     tab.close()
+
+
+def violations(tab: Any) -> list[tuple[str, str]]:
+    """What axe finds wrong with a page: the rule, and the first part that breaks it."""
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright").Axe()
+    return [(each["id"], each["nodes"][0]["html"][:200]) for each in axe.run(tab).response["violations"]]
