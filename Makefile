@@ -44,7 +44,7 @@ base-test: $(VENV)/.dev $(BASE_VENV)/.created  ## A device without TensorFlow: i
 	! $(BASE_BIN)/python -c "import tensorflow" 2>/dev/null
 	$(BIN)/python -m tests.tiny_bundle $(TINY)
 	$(BASE_BIN)/edgebcnn --help
-	$(BASE_BIN)/edgebcnn check $(TINY)/bundle
+	$(BASE_BIN)/edgebcnn check --bundle $(TINY)/bundle
 	$(BASE_BIN)/edgebcnn run --bundle $(TINY)/bundle --camera $(TINY)/photos
 	$(BASE_BIN)/edgebcnn run --bundle $(TINY)/bundle --camera $(TINY)/shelf.avi --json | grep '"value": 1.0'
 	$(BASE_BIN)/edgebcnn predict --bundle $(TINY)/bundle --labeled $(TINY)/photos

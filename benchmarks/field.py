@@ -221,7 +221,7 @@ def audited(played: Sequence[Path], bundle: Path, run: Path, work: Path, rate: f
     if not sample.exists():
         for folder in played:
             place = ("--camera", folder / "frames", "--bundle", bundle, "--every-frame", "--quiet")
-            edgebcnn("run", *place, "--sample", sample, "--sample-rate", rate)
+            edgebcnn("run", *place, "--sample", sample, "--config", f"sample.sample_rate = {rate}")
     report: dict[str, Any] = json.loads(edgebcnn("audit", sample, "--full", run, "--bundle", bundle, "--json"))
     return report
 

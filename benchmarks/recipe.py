@@ -3,7 +3,7 @@
     python benchmarks/recipe.py --data DIR [--weights FILE] [--seeds 0,1,2] [-- FLAGS OF TRAIN]
 
 For each seed, `edgebcnn train --fit-on train+val` makes the full and the compact model, and `edgebcnn compress
---pooling gap` puts plain average pooling on the same full model's backbone, in the same epochs, at the same rates, from
+--to gap` puts plain average pooling on the same full model's backbone, in the same epochs, at the same rates, from
 the same teacher. Test photos are read once, at the end. What was stopped goes on when the same is typed again.
 """
 
@@ -69,7 +69,7 @@ def with_average_pooling(run: Path, seed: int) -> dict[str, Any]:
     """The same with average pooling in the place of the compact head."""
     config, made = read_record(run).config, run.with_name(f"{run.name}-gap")
     if not is_finished(made):
-        typed(made, "compress", run, "--pooling", "gap", "--name", made.name, *as_trained(config), "--seed", seed)
+        typed(made, "compress", run, "--to", "gap", "--name", made.name, *as_trained(config), "--seed", seed)
     metrics = json.loads((made / "metrics.json").read_text())
     right = next(model["accuracy"] for model in metrics["models"] if model["name"] == "compact")
     gap = {"accuracy": right, "head": metrics["parameters"]["compact"]["head"]}
@@ -84,10 +84,12 @@ def is_finished(run: Path) -> bool:
 def as_trained(config: TrainConfig) -> list[Any]:
     """The flags of `compress` under which it does what `train` does."""
     head, finetune = config.compact_head, config.compact_finetune
-    own = ("distil_share", "temperature", "dropout", "copies", "batch_size")
-    flags = [(f"--{name.replace('_', '-')}", getattr(config, name)) for name in own]
-    flags += [("--epochs", head.epochs), ("--finetune-epochs", finetune.epochs), ("--head-rate", head.head_rate)]
-    flags += [("--backbone-rate", finetune.backbone_rate)]
+    keys = {f"distillation.{name}": getattr(config, name) for name in ("distil_share", "temperature", "dropout")}
+    keys |= {"distillation.head_rate": head.head_rate, "distillation.backbone_rate": finetune.backbone_rate}
+    keys |= {"photos.copies": config.copies}
+    flags = [("--config", f"{key} = {value!r}") for key, value in keys.items()]
+    flags += [("--batch-size", config.batch_size), ("--distil-epochs", head.epochs)]
+    flags += [("--finetune-epochs", finetune.epochs)]
     return [part for flag in flags for part in flag]
 
 

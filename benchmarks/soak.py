@@ -98,8 +98,15 @@ class Run:
 
     def go_on(self, schedule: Schedule, broker: str) -> None:
         """Breaks the camera on a schedule while it is read, and ends the run as a service manager does."""
-        limits = ["--frozen-after", FROZEN_AFTER_S, "--max-age", 2, "--threads", 1]
-        sinks = ["--jsonl", self._events, "--mqtt", broker, "--spool", self._folder / "spool", "--device-id", self.name]
+        limits = ["--config", f"frames.frozen_after = {FROZEN_AFTER_S}", "--max-age", 2, "--threads", 1]
+        sinks = [
+            "--jsonl",
+            self._events,
+            "--mqtt",
+            broker,
+            *("--config", f"events.spool = '{self._folder}/spool'"),
+            *("--config", f"events.device_id = '{self.name}'"),
+        ]
         command = ["run", "--bundle", self._bundle, "--camera", self.camera.address, *limits, *sinks, "--json"]
         with (self._folder / "stderr.txt").open("w") as errors:
             process = subprocess.Popen(

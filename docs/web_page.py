@@ -44,7 +44,8 @@ def main(bundle: Path) -> None:
         (Path(folder) / "slots.toml").write_text(shelf.toml(empty_picture="empty.png"))
         cv2.imwrite(f"{folder}/empty.png", shelf.empty_picture())
         command = [sys.executable, "-m", "edgebcnn", "run", "--bundle", str(bundle), "--camera", camera.address]
-        command += ["--slots", f"{folder}/slots.toml", "--device-id", "shelf-3", "--web", "0", "--quiet"]
+        command += ["--slots", f"{folder}/slots.toml", "--web", "0", "--quiet"]
+        command += ["--config", "events.device_id = 'shelf-3'"]
         threading.Thread(target=film, args=(camera, shelf, contents, over), daemon=True).start()
         with subprocess.Popen(command, stderr=subprocess.PIPE, text=True) as run:
             assert run.stderr

@@ -16,7 +16,8 @@ _API = (
     *("evaluate", "export", "load", "open_source", "readings", "train"),
 )
 _ERRORS = (
-    *("AlarmError", "BundleError", "CameraError", "DataError", "DeviceError", "DivergedError", "EdgebcnnError"),
+    *("AlarmError", "BundleError", "CameraError", "ConfigError", "DataError", "DeviceError"),
+    *("DivergedError", "EdgebcnnError"),
     *("FindingsError", "GateError", "HangError", "Interrupted", "MissingExtraError", "QuantizationError", "RunError"),
     *("SinkError", "SlotsError", "StorageError", "TrainingError", "UnreadablePhotoError"),
 )

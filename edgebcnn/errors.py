@@ -1,6 +1,7 @@
 """What can go wrong, and the exit code that says so.
 
     EdgebcnnError                1   any failure that we foresaw
+    ├── ConfigError              2   a configuration file, or a value in it, that cannot be used
     ├── DataError                3   photos, labels or list files that cannot be used
     │   ├── UnreadablePhotoError     one photo that is broken or truncated
     │   └── SlotsError               a field of a slots file that cannot be
@@ -20,8 +21,8 @@
     ├── HangError               16   a stage of the loop that hangs, which ends the process; starting again helps
     └── Interrupted            130   Ctrl-C or SIGTERM ended the command; what was reached is kept
 
-Exit code 2 is click's, for a wrong command line. Every message is one sentence that says what is wrong, where, and what
-to do next.
+Exit code 2 is also click's, for a wrong command line. Every message is one sentence that says what is wrong, where, and
+what to do next.
 """
 
 from __future__ import annotations
@@ -51,6 +52,12 @@ class EdgebcnnError(Exception):
 
     def __init__(self, message: str = "") -> None:
         super().__init__(_CONTROLS.sub(lambda found: ascii(found[0])[1:-1], message))
+
+
+class ConfigError(EdgebcnnError):
+    """A configuration file, or a value in it, that cannot be used; the command line is as wrong as with a bad flag."""
+
+    exit_code = 2
 
 
 class DataError(EdgebcnnError):

@@ -12,7 +12,8 @@ COLOURS = {"Blue": (220, 60, 40), "Green": (40, 200, 60), "Red": (40, 50, 220)}
 
 QUICK = (
     *("--streams", "small", "--weights", "none", "--train-px", "32", "--input-px", "32", "--rank", "16"),
-    *("--copies", "2", "--epochs", "4", "--head-epochs", "2", "--backbone-rate", "2e-3", "--full-head-rate", "1e-3"),
+    *("--copies", "2", "--epochs", "4", "--head-epochs", "2", "--config", "training.backbone_rate = 2e-3"),
+    *("--config", "training.full_head_rate = 1e-3"),
 )
 """Flags of a training of seconds."""
 

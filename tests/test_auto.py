@@ -115,7 +115,18 @@ def test_a_choice_is_remembered_for_its_bundle_and_wish(bundle: Bundle, cache: P
 
 @pytest.mark.usefixtures("cache")
 def test_check_lists_what_auto_chose_among(bundle: Bundle) -> None:
-    arguments = ["check", str(bundle.path), "--device", "auto", "--precision", "float32", "--threads", "1", "--json"]
+    arguments = [
+        "check",
+        "--bundle",
+        str(bundle.path),
+        "--device",
+        "auto",
+        "--precision",
+        "float32",
+        "--threads",
+        "1",
+        "--json",
+    ]
     result = CliRunner().invoke(main, arguments)
     assert result.exit_code == 0, result.stderr
     report = json.loads(result.stdout)

@@ -120,7 +120,7 @@ def test_what_is_being_sent_is_not_dropped(path: Path) -> None:
 def test_two_runs_cannot_use_one_file(path: Path) -> None:
     with (
         closing(Backlog(path, max_bytes=MB)),
-        pytest.raises(StorageError, match=r"another run uses .*mqtt.sqlite: give each run a --spool of its own"),
+        pytest.raises(StorageError, match=r"another run uses .*mqtt.sqlite: give each run its own events.spool"),
     ):
         Backlog(path, max_bytes=MB)
 

@@ -58,7 +58,7 @@ def with_report(bundle: Bundle, path: Path, report: Any) -> Bundle:
 
 def run(bundle: Bundle, *arguments: object) -> Result:
     quick = ["--device", "cpu", "--precision", "int8", "--threads", "1", "--rounds", "1", "--calls", "2"]
-    return CliRunner().invoke(main, ["benchmark", str(bundle.path), *quick, *map(str, arguments)])
+    return CliRunner().invoke(main, ["benchmark", "--bundle", str(bundle.path), *quick, *map(str, arguments)])
 
 
 def test_the_fastest_comes_first_with_all_its_rounds(

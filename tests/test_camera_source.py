@@ -393,6 +393,6 @@ def test_a_stream_is_turned_as_usual_and_a_file_is_taken_as_it_is(
 def test_only_a_camera_is_asked_for_a_size_or_rate(tmp_path: Path, view: View) -> None:
     write_photos(tmp_path, per_label=1)
     for spec in (str(tmp_path), "http://user:secret@127.0.0.1:9/x"):
-        with pytest.raises(CameraError, match="leave out --size and --rate") as failure:
+        with pytest.raises(CameraError, match="leave out --size and --camera-fps") as failure:
             open_source(spec, view=view)
         assert "secret" not in str(failure.value)

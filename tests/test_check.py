@@ -57,7 +57,7 @@ def with_golden(bundle: Bundle, path: Path, **changes: Any) -> Bundle:
 
 
 def test_a_bundle_that_is_right_has_its_receipt_and_exit_code_0(bundle: Bundle) -> None:
-    result = typed("check", bundle.path, "--threads", 1)
+    result = typed("check", "--bundle", bundle.path, "--threads", 1)
     assert result.exit_code == 0, result.stderr
     for line in (
         r"delegate  LiteRT 2",
@@ -72,7 +72,7 @@ def test_a_bundle_that_is_right_has_its_receipt_and_exit_code_0(bundle: Bundle) 
 
 
 def test_the_json_has_every_figure(bundle: Bundle) -> None:
-    result = typed("check", bundle.path, "--precision", "float32", "--threads", 1, "--json")
+    result = typed("check", "--bundle", bundle.path, "--precision", "float32", "--threads", 1, "--json")
     assert result.exit_code == 0, result.stderr
     report = json.loads(result.stdout)
     assert report["receipt"]["ops_taken"] == 3
@@ -93,7 +93,7 @@ def test_one_changed_byte_is_caught(bundle: Bundle, tmp_path: Path, name: str) -
     content = bytearray((copy / name).read_bytes())
     content[len(content) // 2] ^= 1
     (copy / name).write_bytes(content)
-    result = typed("check", copy)
+    result = typed("check", "--bundle", copy)
     assert result.exit_code == BundleError.exit_code
     assert f"{name} was changed after export (its SHA-256 differs): copy the bundle again" in result.stderr
     assert result.stdout == ""
@@ -103,7 +103,7 @@ def test_answers_other_than_at_export_are_refused_with_the_receipt(bundle: Bundl
     with np.load(bundle.path / GOLDEN_NAME) as archive:
         turned = np.roll(archive["edge_int8"], 1, axis=1)
     other = with_golden(bundle, tmp_path / "other", edge_int8=turned)
-    result = typed("check", other.path, "--threads", 1, "--json")
+    result = typed("check", "--bundle", other.path, "--threads", 1, "--json")
     assert result.exit_code == DeviceError.exit_code
     assert "does not compute what the model did at export (same product on 0 of 12 photos" in result.stderr
     report = json.loads(result.stdout)
@@ -113,19 +113,21 @@ def test_answers_other_than_at_export_are_refused_with_the_receipt(bundle: Bundl
 
 def test_golden_photos_that_do_not_fit_the_bundle_are_named(bundle: Bundle, tmp_path: Path) -> None:
     other = with_golden(bundle, tmp_path / "other", full=np.zeros((12, 3), np.float32))
-    result = typed("check", other.path)
+    result = typed("check", "--bundle", other.path)
     assert result.exit_code == BundleError.exit_code
     assert "(full is float32 (12, 3), not (12, 4)): export the bundle again" in result.stderr
 
 
 def test_a_precision_that_the_bundle_lacks_is_named_with_its_remedy(bundle: Bundle) -> None:
-    result = typed("check", bundle.path, "--precision", "fp16")
+    result = typed("check", "--bundle", bundle.path, "--precision", "fp16")
     assert result.exit_code == BundleError.exit_code
     assert f"{bundle.path} has no fp16 model, it has float32, int8: export it with --fp16" in result.stderr
 
 
 def test_a_limit_of_the_profile_is_held(bundle: Bundle, tmp_path: Path) -> None:
-    result = typed("check", bundle.path, "--device", own(tmp_path, "threads = 1", "[limits]", "memory_mb = 5"))
+    result = typed(
+        "check", "--bundle", bundle.path, "--device", own(tmp_path, "threads = 1", "[limits]", "memory_mb = 5")
+    )
     assert result.exit_code == DeviceError.exit_code
     assert "MB, more than the 5 MB of the profile box: use a smaller model or precision" in result.stderr
     assert "verdict   it takes" in result.stdout
@@ -158,19 +160,19 @@ def test_a_profile_says_which_camera_run_reads(bundle: Bundle, tmp_path: Path) -
 
 
 def test_flags_that_exclude_each_other_are_a_wrong_command_line(bundle: Bundle) -> None:
-    result = typed("check", bundle.path, "--allow-cpu-fallback", "--require-full-delegation")
+    result = typed("check", "--bundle", bundle.path, "--allow-cpu-fallback", "--require-full-delegation")
     assert result.exit_code == 2
     assert "exclude each other" in result.stderr
 
 
 def test_an_unknown_device_is_refused_with_the_nearest(bundle: Bundle) -> None:
-    result = typed("check", bundle.path, "--device", "rasberry-pi-5")
+    result = typed("check", "--bundle", bundle.path, "--device", "rasberry-pi-5")
     assert result.exit_code == DeviceError.exit_code
     assert "no device profile is called 'rasberry-pi-5': use raspberry-pi-5 or " in result.stderr
 
 
 def test_a_missing_bundle_names_what_makes_one(tmp_path: Path) -> None:
-    result = typed("check", tmp_path / "none")
+    result = typed("check", "--bundle", tmp_path / "none")
     assert result.exit_code == BundleError.exit_code
 
 

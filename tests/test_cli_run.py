@@ -25,6 +25,7 @@ from edgebcnn.sources.truth import write_truth
 from tests.mjpeg_server import network_camera, running_camera
 from tests.test_csi import FOR_EVER, stand_in
 from tests.tiny_bundle import COLOURS_BGR, coloured, make_tiny_bundle, write_photos, write_video
+from tests.typing_in import keys
 
 NAMES = list(COLOURS_BGR)
 MEMORY_LIMIT_MB = 250  # what `run` may take on a device
@@ -134,7 +135,14 @@ def test_a_profile_turns_the_frames_of_its_camera_unless_a_flag_does(
     with network_camera() as camera:
         (tmp_path / "door.toml").write_text(PROFILE.replace("ADDRESS", camera.address))
         camera.send(np.hstack([coloured("Red", rng), coloured("Blue", rng)]))
-        kept = ["--sample", str(tmp_path / "sample"), "--sample-rate", "1", "--max-frames", "1", "--golden-every", "0"]
+        kept = [
+            "--sample",
+            str(tmp_path / "sample"),
+            *keys(sample__sample_rate=1),
+            "--max-frames",
+            "1",
+            *keys(monitoring__golden_every=0),
+        ]
         result = run(shelf, "--device", str(tmp_path / "door.toml"), *kept, *flags)
     assert result.exit_code == 0, result.stderr
     sample = open_sample(tmp_path / "sample")
@@ -180,7 +188,7 @@ def test_a_lost_stream_leaves_its_summary_and_the_cameras_exit_code(shelf: Path,
             camera.send(coloured("Green", np.random.default_rng(3)))
         camera.hang_up()
         address = camera.address.replace("://", "://user:secret@")
-        result = run(shelf, "--camera", address, "--json", "--jsonl", str(file), "--max-outage", "0")
+        result = run(shelf, "--camera", address, "--json", "--jsonl", str(file), *keys(source__max_outage=0))
     summary = json.loads(result.stdout)
     assert result.exit_code == CameraError.exit_code
     assert "stopped giving frames" in result.stderr
@@ -235,7 +243,7 @@ def test_a_signal_ends_a_live_run_cleanly(shelf: Path, tmp_path: Path, number: s
     file, output = tmp_path / "readings.jsonl", tmp_path / "stdout.txt"
     with running_camera() as address, output.open("w") as stdout:
         arguments = ["run", "--bundle", str(shelf / "bundle"), "--camera", address, "--jsonl", str(file)]
-        arguments += ["--golden-every", "0"]
+        arguments += [*keys(monitoring__golden_every=0)]
         with subprocess.Popen(
             [sys.executable, "-m", "edgebcnn", *arguments], stdout=stdout, stderr=subprocess.PIPE, text=True
         ) as process:

@@ -14,6 +14,7 @@ from click.testing import CliRunner, Result
 from edgebcnn.cli import main
 from edgebcnn.errors import DataError
 from tests.shelf_video import SLOTS, make_shelf, picture
+from tests.typing_in import keys
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +49,7 @@ def test_a_video_gives_an_event_for_each_state_that_settles(shelf: Path, tmp_pat
 def test_the_summary_in_json_has_every_shelf_and_slot(shelf: Path) -> None:
     result = typed(
         *("run", "--bundle", shelf / "bundle", "--camera", shelf / "shelf.avi", "--json"),
-        *("--slots", shelf / "slots.toml", "--no-gate"),
+        *("--slots", shelf / "slots.toml", *keys(shelf__skip_unchanged=False)),
     )
     summary = json.loads(result.stdout)
     assert summary["slot_invokes"] == summary["slot_looks"] == 120

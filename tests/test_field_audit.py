@@ -30,7 +30,7 @@ from edgebcnn.report import Proportion, benjamini_hochberg
 from edgebcnn.train.steps import with_embedding
 from tests.blocks import draw_blocks
 from tests.tiny_bundle import make_tiny_bundle, write_photos
-from tests.typing_in import typed
+from tests.typing_in import keys, typed
 
 
 @pytest.fixture(scope="module")
@@ -48,7 +48,7 @@ def sample(shop: Path, store: Path, tmp_path_factory: pytest.TempPathFactory) ->
     """What a device kept of them."""
     path = tmp_path_factory.mktemp("kept") / "sample"
     camera = ["--camera", store / "now", "--every-frame", "--json"]
-    result = typed(shop, "run", *camera, "--sample", path, "--sample-rate", "0.4")
+    result = typed(shop, "run", *camera, "--sample", path, *keys(sample__sample_rate=0.4))
     assert result.exit_code == 0, result.stderr
     counts = json.loads(result.stdout)["sample"]
     assert counts["offered"] == 180 and counts["lost"] == 0
@@ -75,7 +75,7 @@ def test_an_audit_estimates_agreement_and_finds_what_has_drifted(
     assert sum(not each.agrees for each in answers) == len(report["disagreements"])
     everything = tmp_path / "everything"
     camera = ["--camera", store / "now", "--every-frame", "--quiet"]
-    assert typed(shop, "run", *camera, "--sample", everything, "--sample-rate", "1").exit_code == 0
+    assert typed(shop, "run", *camera, "--sample", everything, *keys(sample__sample_rate=1)).exit_code == 0
     truth = audited(shop, everything)["agreement"]
     assert truth["n"] == truth["frames"] == 180
     assert report["agreement"]["low"] <= truth["value"] <= report["agreement"]["high"]
@@ -169,7 +169,7 @@ def test_what_cannot_be_audited_is_one_sentence(shop: Path, sample: Path, tmp_pa
     write_photos(tmp_path / "photos", per_label=2)
     own = tmp_path / "own"
     camera = ["--camera", tmp_path / "photos", "--bundle", tmp_path / "bundle", "--quiet"]
-    assert typed(tmp_path, "run", *camera, "--sample", own, "--sample-rate", "1").exit_code == 0
+    assert typed(tmp_path, "run", *camera, "--sample", own, *keys(sample__sample_rate=1)).exit_code == 0
 
     assert "was kept by bundle" in refused(typed(shop, "audit", own), BundleError)
     said = refused(typed(shop, "audit", own, "--bundle", tmp_path / "bundle"), RunError)

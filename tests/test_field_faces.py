@@ -26,6 +26,7 @@ from edgebcnn.sources.frames import Frame
 from tests.readings import reading
 from tests.samples import DIGEST, noise, record
 from tests.tiny_bundle import coloured, make_tiny_bundle
+from tests.typing_in import keys
 
 PREPROCESSING = Preprocessing(height_px=256, width_px=256)
 FACE = np.array([175, 135, 355, 340])  # forehead to chin in the portrait: left, top, right, bottom
@@ -236,7 +237,7 @@ def test_run_keeps_the_frames_with_their_faces_blurred(
     shelf: Path, models: Path, portrait: NDArray[np.uint8], tmp_path: Path
 ) -> None:
     model = models / FILE_NAME
-    result = run(shelf, "--sample", tmp_path / "sample", "--sample-rate", "1", "--blur-faces", model)
+    result = run(shelf, "--sample", tmp_path / "sample", *keys(sample__sample_rate=1), "--blur-faces", model)
     assert result.exit_code == 0, result.stderr
     sample = open_sample(tmp_path / "sample")
     faces = {each.photo: each.faces_blurred for each in sample.records}

@@ -29,6 +29,7 @@ from tests.broker import free_port, wait_until
 from tests.mjpeg_server import running_camera
 from tests.stub_delegate import WHOLE, compiled
 from tests.tiny_bundle import COLOURS_BGR, LABELS, make_tiny_bundle, tiny_model, write_video
+from tests.typing_in import keys
 
 FRAMES = 40
 PHOTOS = 12
@@ -72,7 +73,7 @@ def going_wrong(folder: Path) -> Path:
 
 def test_the_golden_photos_are_replayed_while_it_runs_and_told_everywhere(shelf: Path, tmp_path: Path) -> None:
     file = tmp_path / "events.jsonl"
-    result = run(shelf, "--golden-every", "24", "--jsonl", file, "--json")
+    result = run(shelf, *keys(monitoring__golden_every=24), "--jsonl", file, "--json")
     assert result.exit_code == 0
     summary = json.loads(result.stdout)
     assert (summary["golden"]["replays"], summary["golden"]["failed"]) == (1, 0)
@@ -86,14 +87,14 @@ def test_the_golden_photos_are_replayed_while_it_runs_and_told_everywhere(shelf:
 
 def test_a_file_is_read_without_them_unless_they_are_asked_for(shelf: Path) -> None:
     assert "golden" not in json.loads(run(shelf, "--json").stdout)
-    told = run(shelf, "--golden-every", "24", "--quiet").stdout
+    told = run(shelf, *keys(monitoring__golden_every=24), "--quiet").stdout
     assert "golden    matches the export: same product on 12 of 12 photos" in told
 
 
 def test_a_model_that_goes_wrong_half_way_is_reported_and_the_run_goes_on(shelf: Path, tmp_path: Path) -> None:
     file = tmp_path / "events.jsonl"
     device = going_wrong(tmp_path)
-    result = run(shelf, "--device", device, "--golden-every", "1e-9", "--jsonl", file, "--quiet")
+    result = run(shelf, "--device", device, *keys(monitoring__golden_every=1e-9), "--jsonl", file, "--quiet")
     assert result.exit_code == 0, result.stderr
     assert [event["passed"] for event in events(file, "golden")] == [True, False, False]
     (alarm,) = events(file, "alarm")
@@ -105,7 +106,12 @@ def test_a_model_that_goes_wrong_half_way_is_reported_and_the_run_goes_on(shelf:
 
 def test_a_model_that_goes_wrong_half_way_stops_the_service_where_it_shall(shelf: Path, tmp_path: Path) -> None:
     file = tmp_path / "events.jsonl"
-    wrong = ["--device", going_wrong(tmp_path), "--golden-every", "1e-9", "--on-alarm", "stop"]
+    wrong = [
+        "--device",
+        going_wrong(tmp_path),
+        *keys(monitoring__golden_every=1e-9),
+        *keys(monitoring__on_alarm="stop"),
+    ]
     result = run(shelf, *wrong, "--jsonl", file, "--json")
     assert result.exit_code == AlarmError.exit_code == 15
     assert result.stderr.splitlines()[-1].startswith("Error: ")
@@ -117,7 +123,7 @@ def test_a_model_that_goes_wrong_half_way_stops_the_service_where_it_shall(shelf
 
 def test_the_full_model_beside_the_loop_is_in_the_summary_and_ends_with_it(shelf: Path, tmp_path: Path) -> None:
     file = tmp_path / "events.jsonl"
-    shadow = ["--shadow", shelf / "full.tflite", "--shadow-scene", "0", "--golden-every", "0"]
+    shadow = ["--shadow", shelf / "full.tflite", *keys(monitoring__shadow_scene=0), *keys(monitoring__golden_every=0)]
     with running_camera() as camera:
         where = ["--bundle", shelf / "bundle", "--camera", camera, "--jsonl", file, "--json"]
         command = [sys.executable, "-m", "edgebcnn", "run", *map(str, [*where, *shadow])]
@@ -137,8 +143,8 @@ def test_the_full_model_beside_the_loop_is_in_the_summary_and_ends_with_it(shelf
     [
         (["--shadow"], BundleError.exit_code, "holds no full model: export it again with --with-full"),
         (["--shadow", "gone.tflite"], BundleError.exit_code, "gone.tflite cannot be read (No such file or directory)"),
-        (["--shadow-cpu", "0.5"], 2, "--shadow-cpu is for --shadow"),
-        (["--golden-every", "nan"], 2, "nan is not a number"),
+        ([*keys(monitoring__shadow_cpu=0.5)], 2, "monitoring.shadow_cpu is for --shadow"),
+        ([*keys(monitoring__golden_every=float("nan"))], 2, "input should be a finite number"),
     ],
 )
 def test_what_cannot_work_is_one_sentence_before_the_first_frame(

@@ -196,6 +196,6 @@ def test_integer_only_is_a_statement_with_an_exit_code(shop: Path) -> None:
 def test_a_bundle_without_layers_in_its_report_is_one_sentence(bundle: Bundle) -> None:
     files = {bundle.manifest.models[name].file: bundle.model_path(name).read_bytes() for name in bundle.manifest.models}
     write_bundle(bundle.path, bundle.manifest, bundle.labels, files)
-    result = typed(bundle.path, "layers", ".")
+    result = typed(bundle.path, "layers", "--bundle", ".")
     assert (result.exit_code, result.stdout) == (BundleError.exit_code, "")
     assert "report.json has no layer errors: export the bundle again" in result.stderr

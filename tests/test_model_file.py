@@ -175,12 +175,8 @@ def test_what_cannot_be_a_stream_is_answered_in_one_sentence(tmp_path: Path) -> 
 def test_two_different_streams_are_trained_from_their_frozen_layers_on_and_exported(tmp_path: Path) -> None:
     draw_blocks(tmp_path / "data", per_product={"train": 24, "val": 8, "test": 12})
     saved(own_model(), tmp_path / "own.keras")
-    choices = dict(zip(QUICK[::2], QUICK[1::2], strict=True)) | {
-        "--streams": "own.keras:second:raw,own.keras:first",
-        "--weights": "imagenet",
-        "--frozen-through": "pool,none",
-    }
-    result = typed(tmp_path, "train", *(word for pair in choices.items() for word in pair))
+    streams = ("--streams", "own.keras:second:raw,own.keras:first", "--weights", "imagenet")
+    result = typed(tmp_path, "train", *QUICK, *streams, "--frozen-through", "pool,none")
     assert result.exit_code == 0, result.stderr
     sentence = "is averaged over 2×2 locations to the grid of stream A"
     assert sentence in " ".join(result.stderr.split())

@@ -117,7 +117,7 @@ def test_a_device_install_checks_and_runs(board: Board, code: Path, tmp_path: Pa
     bundle = make_tiny_bundle(tmp_path / "bundle").path
     write_photos(tmp_path / "photos")
     device = ("--device", board.profile, "--threads", "1", "--json")
-    checked = json.loads(board.python(code, "-m", "edgebcnn", "check", bundle, *device))
+    checked = json.loads(board.python(code, "-m", "edgebcnn", "check", "--bundle", bundle, *device))
     assert (checked["machine"]["architecture"], checked["verdict"]["passed"]) == (board.machine, True)
     ran = board.python(code, "-m", "edgebcnn", "run", "--bundle", bundle, "--camera", tmp_path / "photos", *device)
     assert json.loads(ran)["accuracy"]["value"] == 1.0

@@ -357,7 +357,7 @@ def test_what_is_packed_or_broken_is_not_packed(folder: Path, packed: Path) -> N
 
 
 def test_pack_says_where_it_is_and_check_what_it_would_of_the_folder(tiny: Path) -> None:
-    said = typed("pack", tiny.with_name("bundle"), "--json")
+    said = typed("pack", "--bundle", tiny.with_name("bundle"), "--json")
     assert said.exit_code == 0, said.stderr
     place = tiny.with_name("bundle.zip")
     result = json.loads(said.stdout)
@@ -365,7 +365,7 @@ def test_pack_says_where_it_is_and_check_what_it_would_of_the_folder(tiny: Path)
     assert place.read_bytes() == tiny.read_bytes()
 
     def verdict(bundle: Path) -> dict[str, Any]:
-        checked = typed("check", bundle, "--threads", 1, "--json")
+        checked = typed("check", "--bundle", bundle, "--threads", 1, "--json")
         assert checked.exit_code == 0, checked.stderr
         report: dict[str, Any] = json.loads(checked.stdout)
         return {name: report[name] for name in ("bundle", "receipt", "golden", "accuracy", "agreement", "verdict")}
@@ -381,7 +381,7 @@ def test_check_refuses_a_packed_bundle_that_was_tampered_with_though_a_good_one_
     other = bytearray(contents[MODEL])
     other[len(other) // 2] ^= 1
     tampered = _write(tmp_path / "tampered.zip", {**contents, MODEL: bytes(other)})
-    result = typed("check", tampered)
+    result = typed("check", "--bundle", tampered)
     assert result.exit_code == BundleError.exit_code
     assert f"Error: {tampered / MODEL} was changed after export (its SHA-256 differs): copy the bundle" in result.stderr
     assert result.stdout == ""
@@ -397,7 +397,7 @@ def test_every_command_that_takes_a_bundle_takes_it_packed(tiny: Path, tmp_path:
     quick = ("--rounds", 1, "--calls", 1, "--threads", 1, "--precision", "int8")
     for arguments in (
         ("run", "--bundle", tiny, "--camera", photos, "--json"),
-        ("benchmark", tiny, *quick, "--json"),
+        ("benchmark", "--bundle", tiny, *quick, "--json"),
         ("evaluate", tiny, "--data", photos, "--json"),
         ("slots", "check", slots, "--photo", photos / "Red" / "0.png", "--bundle", tiny, "--json"),
     ):
@@ -409,7 +409,7 @@ def test_a_missing_default_names_what_makes_it(tmp_path: Path, monkeypatch: pyte
     monkeypatch.chdir(tmp_path)
     result = typed("pack")
     assert result.exit_code == BundleError.exit_code
-    assert "run edgebcnn train and edgebcnn export --int8 first, or name a bundle" in result.stderr
+    assert "run edgebcnn train and edgebcnn export --int8 first, or give --bundle" in result.stderr
 
 
 def test_an_opened_bundle_says_which_file_a_precision_is_missing_from(packed: Path) -> None:

@@ -149,4 +149,4 @@ def test_every_command_that_takes_a_precision_takes_all_of_them() -> None:
             if isinstance(parameter.type, click.Choice) and "int8" in parameter.type.choices:
                 taken.add((name, tuple(parameter.type.choices)))
     every = ("int8", "mixed", "int16", "dynamic", "fp16", "float32")
-    assert taken == {(name, every) for name in ("benchmark", "check", "evaluate", "layers", "run")}
+    assert taken == {(name, every) for name in ("benchmark", "check", "evaluate", "layers", "predict", "run")}

@@ -55,7 +55,7 @@ def test_a_profile_says_what_was_measured_and_where(own: Path) -> None:
         precision = "int8"
         runtime = "LiteRT 2.3.0"
         latency_p50_ms = 12
-        command = "edgebcnn check bundle --device kiosk"
+        command = "edgebcnn check --bundle bundle --device kiosk"
         """
     )
     said = load_profile(str(own)).said_of_measurements

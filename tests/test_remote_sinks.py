@@ -135,7 +135,7 @@ def test_without_the_broker_a_run_begins_only_when_it_was_told_to(tmp_path: Path
     with running_broker(tmp_path) as broker:
         broker.stop()
         choices = replace(choices, mqtt=broker.address)
-        with pytest.raises(SinkError, match=f"{broker.address}: connection refused; .*--allow-offline"):
+        with pytest.raises(SinkError, match=f"{broker.address}: connection refused; .*events.allow_offline"):
             opened(choices)
         sinks = opened(replace(choices, allow_offline=True))
         write(sinks, range(20))
@@ -255,7 +255,7 @@ def test_a_second_run_under_one_device_name_is_refused_and_leaves_the_first_onli
         listener = Listener(broker)
         first = opened(replace(choices, mqtt=broker.address))
         for offline in (False, True):
-            with pytest.raises(SinkError, match=r"another run publishes there as shelf 3.*--device-id"):
+            with pytest.raises(SinkError, match=r"another run publishes there as shelf 3.*events.device_id"):
                 opened(replace(choices, mqtt=broker.address, spool=tmp_path / "other", allow_offline=offline))
         neighbour = opened(replace(choices, mqtt=broker.address, spool=tmp_path / "other", device_id="shelf 4"))
         neighbour.close()
@@ -305,7 +305,7 @@ def test_what_a_broker_does_not_allow_is_counted_and_keeps_nothing_else_from_it(
         with pytest.raises(SinkError, match="does not take our status"):
             opened(replace(choices, mqtt=broker.address, device_id="shelf 4"))
     assert sinks.counts() == (Counts("mqtt", refused=3),)
-    assert any("--mqtt-discovery" in sentence for sentence in told.sentences)
+    assert any("events.mqtt_discovery" in sentence for sentence in told.sentences)
 
 
 @pytest.mark.parametrize(
@@ -327,7 +327,7 @@ def test_a_prefix_that_is_no_topic_and_a_password_without_a_user_are_said(choice
     (tmp_path / "password").write_text("S3CRET")
     for bad, sentence in (
         (SinkChoices(mqtt="mqtt://127.0.0.1/shop/+"), "the path of --mqtt cannot have"),
-        (SinkChoices(mqtt="mqtt://127.0.0.1", mqtt_discovery="#"), "--mqtt-discovery cannot have"),
+        (SinkChoices(mqtt="mqtt://127.0.0.1", mqtt_discovery="#"), "events.mqtt_discovery cannot have"),
         (SinkChoices(mqtt="mqtt://127.0.0.1", mqtt_password_file=tmp_path / "password"), "needs a user"),
     ):
         with pytest.raises(SinkError, match=sentence):
@@ -641,5 +641,5 @@ def test_a_secret_file_that_is_missing_or_empty_is_named(choices: SinkChoices, t
     empty = tmp_path / "empty"
     empty.write_text("\n")
     for file, fault in ((tmp_path / "none", "cannot be read"), (empty, "is empty"), (tmp_path, "cannot be read")):
-        with pytest.raises(SinkError, match=f"--webhook-token-file {file} {fault}"):
+        with pytest.raises(SinkError, match=f"events.webhook_token_file {file} {fault}"):
             opened(replace(choices, webhook="http://127.0.0.1:1", webhook_token_file=file))

@@ -36,6 +36,7 @@ from tests.broker import Listener, running_broker, wait_until
 from tests.mjpeg_server import running_camera
 from tests.readings import stamp
 from tests.shelf_video import SLOTS, make_shelf, picture
+from tests.typing_in import keys
 from tests.web_server import web_server
 
 
@@ -202,8 +203,16 @@ def run(shelf: Path, *arguments: object) -> Result:
 def test_every_sink_gets_the_events_of_slots_and_a_broker_keeps_the_newest_of_each(shelf: Path, tmp_path: Path) -> None:
     with running_broker(tmp_path) as broker, web_server() as server:
         listener = Listener(broker, "edgebcnn/#")
-        files = ["--jsonl", tmp_path / "events.jsonl", "--csv", tmp_path / "events.csv", "--spool", tmp_path / "spool"]
-        result = run(shelf, *files, "--mqtt", broker.address, "--webhook", server.address, "--device-id", "shelf 3")
+        files = [
+            "--jsonl",
+            tmp_path / "events.jsonl",
+            "--csv",
+            tmp_path / "events.csv",
+            *keys(events__spool=tmp_path / "spool"),
+        ]
+        result = run(
+            shelf, *files, "--mqtt", broker.address, "--webhook", server.address, *keys(events__device_id="shelf 3")
+        )
         assert result.exit_code == 0, result.stderr
         wait_until(lambda: len(listener.events("A1")) + len(listener.events("A2")) == 3)
         listener.close()
@@ -267,7 +276,7 @@ def test_an_event_of_a_slot_is_a_line_for_people_and_a_topic_of_its_own() -> Non
 def test_a_stream_is_watched_at_its_pace(shelf: Path, tmp_path: Path) -> None:
     slots = SLOTS.partition("[[shelf.slot]]")[0].replace("128, 48", "64, 48")
     (tmp_path / "slots.toml").write_text(f'{slots}slot = [{{name = "A1", product = "Blue", box = [2, 2, 62, 46]}}]\n')
-    rest = ["--fps", "20", "--idle-fps", "5", "--idle-after", "0.5", "--duration", "4"]
+    rest = ["--max-fps", "20", *keys(shelf__idle_fps=5), *keys(shelf__idle_after=0.5), "--duration", "4"]
     with running_camera() as address:
         result = run(shelf, "--camera", address, "--slots", tmp_path / "slots.toml", *rest, "--json")
     assert result.exit_code == 0, result.stderr
@@ -284,9 +293,15 @@ def test_a_stream_is_watched_at_its_pace(shelf: Path, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("flags", "sentence"),
     [
-        (["--fps", "5"], "shelf.avi is read frame by frame: leave out --fps, which is for live sources"),
-        (["--idle-fps", "1"], "shelf.avi is read frame by frame: leave out --idle-fps, which is for live sources"),
-        (["--idle-after", "0"], "shelf.avi is read frame by frame: leave out --idle-after, which is for live sources"),
+        (["--max-fps", "5"], "shelf.avi is read frame by frame: omit --max-fps, which is for live sources"),
+        (
+            [*keys(shelf__idle_fps=1)],
+            "shelf.avi is read frame by frame: omit shelf.idle_fps, which is for live sources",
+        ),
+        (
+            [*keys(shelf__idle_after=0)],
+            "shelf.avi is read frame by frame: omit shelf.idle_after, which is for live sources",
+        ),
     ],
 )
 def test_flags_that_do_not_fit_are_refused(shelf: Path, flags: list[str], sentence: str) -> None:
@@ -295,11 +310,13 @@ def test_flags_that_do_not_fit_are_refused(shelf: Path, flags: list[str], senten
     assert sentence in result.stderr
 
 
-@pytest.mark.parametrize("flag", [["--floor", "5"], ["--no-gate"], ["--idle-fps", "2"], ["--idle-after", "9"]])
-def test_flags_of_slots_without_slots_are_refused(shelf: Path, flag: list[str]) -> None:
-    result = CliRunner().invoke(main, ["run", "--bundle", str(shelf / "bundle"), "--camera", "63", *flag])
+@pytest.mark.parametrize("key", ["recheck_after = 5.0", "skip_unchanged = false", "idle_fps = 2.0", "idle_after = 9.0"])
+def test_keys_of_slots_without_slots_are_refused(shelf: Path, key: str) -> None:
+    result = CliRunner().invoke(
+        main, ["run", "--bundle", str(shelf / "bundle"), "--camera", "63", "--config", f"shelf.{key}"]
+    )
     assert result.exit_code == 2
-    assert f"{flag[0]} is for --slots: add that, or leave {flag[0]} out" in result.stderr
+    assert f"shelf.{key.split()[0]} is for --slots: add that" in result.stderr
 
 
 def test_a_folder_of_photos_is_refused(shelf: Path, tmp_path: Path) -> None:

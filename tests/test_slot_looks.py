@@ -38,6 +38,7 @@ from tests.shelf_video import SLOTS, make_shelf, picture
 from tests.solved import solved_run
 from tests.test_shelf_loop import Filmed
 from tests.tiny_bundle import LABELS, tiny_model, write_photos
+from tests.typing_in import keys
 
 BLUE_IS_EMPTY = f'empty_product = "Blue"\n{SLOTS}'
 """What the blue pack is to the model, it is not to the votes."""
@@ -102,7 +103,7 @@ def kept(shelf: Path, tmp_path_factory: pytest.TempPathFactory) -> Kept:
     given = ["--bundle", shelf / "bundle", "--camera", shelf / "shelf.avi", "--slots", shelf / "empty.toml", "--json"]
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(Classifier, "scores", scores)
-        result = CliRunner().invoke(main, ["run", *map(str, [*given, "--sample", path, "--sample-rate", "1"])])
+        result = CliRunner().invoke(main, ["run", *map(str, [*given, "--sample", path, *keys(sample__sample_rate=1)])])
     assert result.exit_code == 0, result.stderr
     return Kept(json.loads(result.stdout), seen, open_sample(path))
 
@@ -193,8 +194,16 @@ def test_the_full_model_is_asked_about_each_slot_once_however_often_it_is_classi
     (tmp_path / "slots.toml").write_text(HALVES)
     events = tmp_path / "events.jsonl"
     with running_camera() as camera:
-        where = ["--bundle", shelf / "bundle", "--camera", camera, "--slots", tmp_path / "slots.toml", "--no-gate"]
-        what = ["--shadow", shelf / "full.tflite", "--golden-every", "0", "--jsonl", events, "--json"]
+        where = [
+            "--bundle",
+            shelf / "bundle",
+            "--camera",
+            camera,
+            "--slots",
+            tmp_path / "slots.toml",
+            *keys(shelf__skip_unchanged=False),
+        ]
+        what = ["--shadow", shelf / "full.tflite", *keys(monitoring__golden_every=0), "--jsonl", events, "--json"]
         command = [sys.executable, "-m", "edgebcnn", "run", *map(str, [*where, *what])]
         with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
             wait_until(lambda: _has_agreement(events) or process.poll() is not None, timeout_s=200)

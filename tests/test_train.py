@@ -20,6 +20,7 @@ import pytest
 from click.testing import CliRunner, Result
 
 from edgebcnn.cli import main
+from edgebcnn.cli.flags.sections import config_key
 from edgebcnn.cli.train import _config, command
 from edgebcnn.errors import Interrupted, RunError
 from edgebcnn.progress import Silent
@@ -120,18 +121,22 @@ def test_resuming_nothing_says_so_and_leaves_nothing_behind(tmp_path: Path) -> N
 def test_resume_refuses_other_choices(tmp_path: Path) -> None:
     result = edgebcnn("train", "--resume", "--runs", tmp_path, "--rank", "64")
     assert result.exit_code == 2
-    assert "leave out --rank" in result.stderr
+    assert "omit --rank" in result.stderr
 
 
 @pytest.mark.parametrize(
     ("flag", "value", "says"),
     [
         ("--train-px", "200", "--train-px 200: input should be a multiple of 32"),
-        ("--warmup", "1.5", "--warmup 1.5: input should be less than 1"),
-        ("--patience", "0", "--patience 0: input should be greater than or equal to 1"),
-        ("--min-area", "2", "--min-area 2.0: input should be less than or equal to 1"),
-        ("--class-rank", "3", "--class-rank 3: input should be a multiple of 2"),
-        ("--pooled-weight", "1", "--pooled-weight does nothing without epochs on frozen features: give --head-epochs"),
+        ("--config", "optimization.warmup = 1.5", "optimization.warmup: input should be less than 1"),
+        ("--config", "training.patience = 0", "training.patience: input should be greater than or equal to 1"),
+        ("--config", "augmentation.min_area = 2", "augmentation.min_area: input should be less than or equal to 1"),
+        ("--config", "model.class_rank = 3", "model.class_rank: input should be a multiple of 2"),
+        (
+            "--config",
+            "distillation.pooled_weight = 1",
+            "distillation.pooled_weight does nothing without epochs on frozen features: give --head-epochs",
+        ),
     ],
 )
 def test_a_choice_that_makes_no_sense_is_named_with_its_flag(flag: str, value: str, says: str, data: Path) -> None:
@@ -140,18 +145,20 @@ def test_a_choice_that_makes_no_sense_is_named_with_its_flag(flag: str, value: s
     assert says in result.stderr
 
 
-def _number_flags() -> list[str]:
+def _number_keys() -> list[str]:
     command = main.get_command(click.Context(main), "train")
     assert command is not None
-    return [parameter.opts[0] for parameter in command.params if isinstance(parameter.type, click.types.FloatParamType)]
+    return [
+        config_key(parameter) for parameter in command.params if isinstance(parameter.type, click.types.FloatParamType)
+    ]
 
 
 @pytest.mark.parametrize("value", ["nan", "inf"])
-@pytest.mark.parametrize("flag", _number_flags())
-def test_what_is_not_a_finite_number_is_named_with_its_flag(flag: str, value: str, tmp_path: Path) -> None:
-    result = edgebcnn("train", "--data", tmp_path, flag, value)
+@pytest.mark.parametrize("key", _number_keys())
+def test_what_is_not_a_finite_number_is_named_with_its_key(key: str, value: str, tmp_path: Path) -> None:
+    result = edgebcnn("train", "--data", tmp_path, "--config", f"{key} = {value}")
     assert result.exit_code == 2
-    assert f"{flag} {value}: input should be" in result.stderr
+    assert f"{key} = {value}: input should be" in result.stderr
 
 
 @pytest.mark.parametrize("name", ["a/b", "/a", ".x", "..", "", "a" * 300, "ä" * 150])
@@ -172,7 +179,7 @@ def test_training_nothing_is_refused(flags: tuple[str, ...], tmp_path: Path) -> 
 @pytest.mark.slow
 def test_a_last_fit_learns_from_val_too_and_is_judged_by_test_alone(data: Path, tmp_path: Path) -> None:
     arguments = ("train", "--data", data, "--runs", tmp_path, "--name", "last", *QUICK, "--fit-on", "train+val")
-    result = edgebcnn(*arguments, "--averaging", "0.9", "--json")
+    result = edgebcnn(*arguments, "--config", "optimization.averaging = 0.9", "--json")
     assert result.exit_code == 0, result.stderr
     run = open_run(tmp_path / "last")
     assert (len(run.dataset.train), len(run.dataset.val), len(run.dataset.test)) == (96, 0, 36)
@@ -207,12 +214,12 @@ def test_a_run_in_mixed_precision_learns_and_is_kept_and_measured_in_float32(dat
 
 
 def test_every_default_of_the_command_is_that_of_the_library() -> None:
-    assert _config(command.make_context("train", []).params) == TrainConfig(data="data")
+    assert _config(command.make_context("train", [])) == TrainConfig(data="data")
 
 
 def test_the_compact_model_is_fine_tuned_as_long_as_the_full_one_unless_it_is_said() -> None:
     for flags, expected in (([], 7), (["--compact-epochs", "3"], 3)):
-        config = _config(command.make_context("train", ["--epochs", "7", *flags]).params)
+        config = _config(command.make_context("train", ["--epochs", "7", *flags]))
         assert (config.full_finetune.epochs, config.compact_finetune.epochs) == (7, expected)
 
 
@@ -225,7 +232,7 @@ def test_an_unwritable_folder_of_runs_is_refused_before_the_photos_are_looked_at
 
 
 def test_two_choices_that_do_not_go_together_are_both_named(data: Path) -> None:
-    result = edgebcnn("train", "--data", data, "--pooling", "lrbc", "--tail", "sqrt")
+    result = edgebcnn("train", "--data", data, "--pooling", "lrbc", "--config", "model.tail = 'sqrt'")
     assert result.exit_code == 2
     assert "lrbc pooling takes no sqrt tail: leave it out" in result.stderr
 
@@ -326,7 +333,10 @@ def test_stopping_keeps_what_was_reached_and_resuming_finishes_from_any_folder(
 @pytest.mark.filterwarnings("error::RuntimeWarning")
 def test_a_run_that_diverged_is_not_gone_on_with(data: Path, tmp_path: Path) -> None:
     runs = tmp_path / "runs"
-    wild = ["--full-head-rate", "1e30", "--backbone-rate", "1e30", "--clip-norm", "1e30"]
+    wild = [
+        *("--config", "training.full_head_rate = 1e30", "--config", "training.backbone_rate = 1e30"),
+        *("--config", "optimization.clip_norm = 1e30"),
+    ]
     result = edgebcnn("train", "--data", data, "--runs", runs, "--name", "wild", *QUICK, *wild)
     assert result.exit_code == 11
     assert "lower the learning rates and start again" in result.stderr
@@ -341,7 +351,7 @@ def test_a_run_killed_at_three_random_moments_ends_finished(data: Path, tmp_path
     runs, moments = tmp_path / "runs", random.Random(5)
     history = runs / "killed" / "history.csv"
     # More epochs, even on a fast machine, than the three lives below have time for.
-    long = [*QUICK, "--epochs", "100", "--head-epochs", "30", "--patience", "1000"]
+    long = [*QUICK, "--epochs", "100", "--head-epochs", "30", "--config", "training.patience = 1000"]
     arguments: tuple[object, ...] = ("train", "--data", data, "--runs", runs, "--name", "killed", *long)
     for rows, within_s in ((0, 4), (10, 1), (70, 1)):  # at the start, and in a stage
         process = started(*arguments)

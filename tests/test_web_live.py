@@ -25,6 +25,7 @@ from edgebcnn.web.listening import listen
 from tests.broker import wait_until
 from tests.mjpeg_server import network_camera
 from tests.shelf_video import SLOTS, make_shelf, picture
+from tests.typing_in import keys
 
 TOKEN = "a-token-of-24-characters"
 MARKUP = "<b id=told>A&2</b>"
@@ -132,7 +133,9 @@ PIXELS = """() => {
 def test_in_chromium_the_picture_moves_and_the_tables_are_those_of_the_jsonl(
     shelf: Path, browser: Any, tmp_path: Path
 ) -> None:
-    with live(shelf, tmp_path, "--web", "0", "--slots", str(shelf / "slots.toml"), "--golden-every", "0") as run:
+    with live(
+        shelf, tmp_path, "--web", "0", "--slots", str(shelf / "slots.toml"), *keys(monitoring__golden_every=0)
+    ) as run:
         tab, asked, said = opened(browser, run.address)
         tab.wait_for_selector("#headline:text-is('✓ All 2 slots right')", timeout=30_000)
         run.shown = "Blue"
@@ -212,7 +215,9 @@ def test_on_a_phone_the_page_is_readable_in_light_and_dark_and_a_hidden_one_rest
 def test_a_lost_camera_turns_the_page_gray_within_three_seconds_and_the_last_frame_stays(
     shelf: Path, browser: Any, tmp_path: Path
 ) -> None:
-    with live(shelf, tmp_path, "--web", "0", "--slots", str(shelf / "slots.toml"), "--golden-every", "0") as run:
+    with live(
+        shelf, tmp_path, "--web", "0", "--slots", str(shelf / "slots.toml"), *keys(monitoring__golden_every=0)
+    ) as run:
         tab, _, said = opened(browser, run.address, width_px=400)
         tab.wait_for_selector("#verdict.right", timeout=30_000)
         run.films.clear()
@@ -287,12 +292,12 @@ def test_what_cannot_work_is_said_before_the_loop_starts(shelf: Path, monkeypatc
     code, sentence = said("--web", "shop:door")
     assert (code, sentence.count("\n")) == (SinkError.exit_code, 1)
     assert sentence.startswith("Error: --web shop:door is not a port: ")
-    code, sentence = said("--web", "0", "--web-token", "short")
+    code, sentence = said("--web", "0", *keys(screen__web_token="short"))
     assert (code, sentence.count("\n")) == (SinkError.exit_code, 1)
     assert sentence.startswith("Error: --web-token has 5 characters, which can be guessed: ")
-    code, sentence = said("--web-token", TOKEN)
+    code, sentence = said(*keys(screen__web_token=TOKEN))
     assert code == 2
-    assert "--web-token is for --web" in sentence
+    assert "screen.web_token is for --web" in sentence
     monkeypatch.setitem(sys.modules, "uvicorn", None)
     code, sentence = said("--web", "0")
     assert code == MissingExtraError.exit_code

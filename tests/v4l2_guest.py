@@ -101,7 +101,8 @@ def refused(command: list[str], reason: str, expect: Expect) -> Json:
 def disturbed(run: list[str], expect: Expect) -> Json:
     """One long run, from one fault to the next."""
     say("edgebcnn run --camera 0, and what can happen to a camera")
-    flags = ["--size", "320x180", "--rate", "10", "--rotate", "90", "--frozen-after", "2", "--json"]
+    flags = ["--size", "320x180", "--camera-fps", "10", "--rotate", "90", "--json"]
+    flags += ["--config", "frames.frozen_after = 2"]
     with SUMMARY.open("w") as summary, SAID.open("w") as said:
         loop = subprocess.Popen([*run, "--camera", "0", *flags, "--jsonl", str(READINGS)], stdout=summary, stderr=said)
     with contextlib.ExitStack() as stack:

@@ -1,4 +1,4 @@
-"""`edgebcnn audit`: how far is the edge model from the full model in the field?"""
+"""`edgebcnn audit` compares the edge model with the full model on frames from the field."""
 
 from __future__ import annotations
 
@@ -16,30 +16,34 @@ if TYPE_CHECKING:
 @click.command()
 @click.argument("sample", type=click.Path(path_type=Path))
 @click.option(
-    "--full", "full_path", type=click.Path(path_type=Path), default=Path("runs/latest"), help="Run with the full model."
+    "--full",
+    "full_path",
+    type=click.Path(path_type=Path),
+    default=Path("runs/latest"),
+    help="Run that has the full model.",
 )
 @click.option(
     "--bundle",
     "bundle_path",
     type=click.Path(path_type=Path),
     show_default="the one in the run",
-    help="The bundle that ran.",
+    help="Bundle that the device ran.",
 )
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
     metavar="DIR",
     show_default="SAMPLE-audit",
-    help="Where index.html and report.json go, and the answers, from which an audit goes on that was stopped.",
+    help="Folder for index.html, report.json and the predictions, from which an interrupted audit resumes.",
 )
 @click.option(
     "--scene",
     "scene_s",
     type=click.FloatRange(min=0),
     show_default=f"{FRAME_SCENE_S:g}, of a slot {SLOT_SCENE_S:g}",
-    help="Seconds within which the frames of a camera, video or slot count as one scene; 0 for none.",
+    help="Seconds within which frames of a camera, video or slot count as one scene; 0 counts each frame.",
 )
-@click.option("--json", "as_json", is_flag=True, help="The report as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the report as JSON.")
 def command(
     *,
     sample: Path,
@@ -49,10 +53,10 @@ def command(
     scene_s: float | None,
     as_json: bool,
 ) -> None:
-    """Ask the full model about the frames that a device kept.
+    """Compare the edge model with the full model on frames that a device kept.
 
-    SAMPLE is what run --sample kept. The report estimates how often edge and full model agree on all frames, overall
-    and by product, compares that with the export, and says what has drifted. An audit that was stopped goes on.
+    SAMPLE is a folder that run --sample wrote. The report estimates how often edge and full model agree on all frames,
+    overall and by product, compares that with the export, and lists what has drifted. An interrupted audit resumes.
     """
     from edgebcnn.cli.console import TerminalReporter
 

@@ -1,4 +1,4 @@
-"""`edgebcnn benchmark`: how fast is a bundle here, on what?"""
+"""`edgebcnn benchmark` compares the speed of a bundle on every delegate of this machine."""
 
 from __future__ import annotations
 
@@ -7,48 +7,62 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgebcnn.cli.flags.device import DEFAULT_BUNDLE, PRECISIONS, open_from
+from edgebcnn.cli.flags.device import PRECISIONS, bundle_option, open_from
+from edgebcnn.cli.flags.sections import SectionedCommand, section
 
 if TYPE_CHECKING:
     from edgebcnn.bundle import Precision
 
 
-@click.command(epilog="Exit code 0: measured, and told why any was dropped. 8: nothing here runs the bundle right.")
-@click.argument("bundle", type=click.Path(path_type=Path), default=DEFAULT_BUNDLE)
-@click.option(
-    "--device",
-    "devices",
-    multiple=True,
-    metavar="PROFILE",
-    show_default="every runtime, GPU and delegate library found here",
-    help="Runtime and delegate: a name that `edgebcnn devices` lists, or your own .toml file. May be repeated.",
+@click.command(
+    cls=SectionedCommand,
+    epilog="Exit code 0: measured, with the reason for each candidate that was dropped. 8: nothing here runs the bundle"
+    " correctly.",
 )
-@click.option(
-    "--precision",
-    "precisions",
-    type=PRECISIONS,
-    multiple=True,
-    show_default="all that the bundle has",
-    help="Which of the bundle's models. May be repeated.",
+@section(
+    "Candidates",
+    bundle_option,
+    click.option(
+        "--device",
+        "devices",
+        multiple=True,
+        metavar="PROFILE",
+        show_default="every runtime, GPU and delegate library found here",
+        help="Runtime and delegate: a name that `edgebcnn devices` lists, or your own .toml file. May be repeated.",
+    ),
+    click.option(
+        "--precision",
+        "precisions",
+        type=PRECISIONS,
+        multiple=True,
+        show_default="all that the bundle has",
+        help="Model of the bundle. May be repeated.",
+    ),
+    click.option(
+        "--threads",
+        type=click.IntRange(1, 64),
+        multiple=True,
+        show_default="1, 2, and the cores, at most 4",
+        help="CPU threads. May be repeated.",
+    ),
 )
-@click.option(
-    "--threads",
-    type=click.IntRange(1, 64),
-    multiple=True,
-    show_default="1, 2, and the cores, at most 4",
-    help="CPU threads. May be repeated.",
+@section(
+    "Measurement",
+    click.option("--rounds", type=click.IntRange(1), default=5, help="Rounds per candidate, each in a new process."),
+    click.option(
+        "--calls", type=click.IntRange(1), default=40, help="Photos to time in a round, for at most ten seconds."
+    ),
 )
-@click.option("--rounds", type=click.IntRange(1), default=5, help="Turns of each candidate, in a new process each.")
-@click.option(
-    "--calls", type=click.IntRange(1), default=40, help="Photos to time in a turn, at most ten seconds of them."
+@section(
+    "Result",
+    click.option(
+        "--plot",
+        type=click.Path(dir_okay=False, path_type=Path),
+        metavar="FILE",
+        help="Plot accuracy against latency as a PNG.",
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
 )
-@click.option(
-    "--plot",
-    type=click.Path(dir_okay=False, path_type=Path),
-    metavar="FILE",
-    help="Draw accuracy against latency into a PNG.",
-)
-@click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
 def command(
     *,
     bundle: Path,
@@ -60,11 +74,11 @@ def command(
     plot: Path | None,
     as_json: bool,
 ) -> None:
-    """Measure how fast a bundle is here, on each delegate and number of threads.
+    """Measure the speed of a bundle on this machine, for each delegate and number of threads.
 
-    All candidates take turns, so that a noisy minute hits all alike. In each turn a candidate replays the golden
-    photos, which warms it up and shows that it is right; one that is wrong, partial or crashes is dropped, with the
-    reason. Accuracy is that of the held-out photos at export, or of the golden photos where the bundle has no report.
+    All candidates run in turns, so that noise on the machine affects all alike. In each round a candidate replays the
+    golden photos, as warm-up and as a check; one that is wrong, partial or crashes is dropped, with the reason.
+    Accuracy is that of the held-out photos at export, or of the golden photos if the bundle has no report.
     """
     from edgebcnn.atomic import json_bytes, replacing_file
     from edgebcnn.cli.console import TerminalReporter
@@ -85,7 +99,7 @@ def command(
 
 
 def _check_that_matplotlib_is_there() -> None:
-    """Before minutes of measuring, not after."""
+    """Fails before minutes of measuring, not after."""
     from importlib.util import find_spec
 
     from edgebcnn.errors import MissingExtraError

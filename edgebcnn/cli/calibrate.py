@@ -1,4 +1,4 @@
-"""`edgebcnn calibrate`: what an int8 model would be calibrated on, and the ranges that come of it."""
+"""`edgebcnn calibrate` shows the photos and ranges of an int8 calibration, without an export."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ if TYPE_CHECKING:
     "--recipe",
     default="balanced",
     metavar="NAME|FILE",
-    help="How photos and ranges are chosen: balanced, quick, or your own TOML file.",
+    help="Calibration recipe for int8: balanced, quick, or your own TOML file.",
 )
 @click.option(
     "--calibration-photos",
     type=click.Path(path_type=Path),
     metavar="DIR",
     show_default="training photos of the run",
-    help="Photos to calibrate on, such as frames that the device captured; labels are not needed.",
+    help="Photos to calibrate int8 on, such as frames captured on the device; labels are not needed.",
 )
 @click.option(
-    "--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Draw the ranges into a PNG."
+    "--plot", type=click.Path(dir_okay=False, path_type=Path), metavar="FILE", help="Plot the ranges as a PNG."
 )
-@click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(*, run_path: Path, recipe: str, calibration_photos: Path | None, plot: Path | None, as_json: bool) -> None:
     """Show which photos would calibrate an int8 model, and its ranges.
 
-    RUN is a folder that train made, by default the newest. For each tensor: the values that the photos show, the range
-    that the recipe makes of them, what it clips and what it loses. A second model, calibrated on other photos, tells
-    whether the choice matters. Nothing is exported.
+    RUN is a folder that train made, by default the newest. For each tensor: the observed values, the range that the
+    recipe derives from them, what it clips and what it loses. A second model, calibrated on other photos, shows whether
+    the choice of photos matters. Nothing is exported.
     """
     from edgebcnn.cli.console import TerminalReporter
 
@@ -59,6 +59,8 @@ def _print(report: CalibrationReport, plot: Path | None, *, as_json: bool) -> No
         return
     for table in calibration_tables(report):
         stdout.print(table)
-    stdout.print(str(report.stability or "too few training photos are left to tell whether other photos would do"))
+    stdout.print(
+        str(report.stability or "too few training photos remain to compare with a calibration on other photos")
+    )
     if plot is not None:
         stdout.print(f"plot:   {plot}")

@@ -1,4 +1,4 @@
-"""`edgebcnn check`: is a bundle right, here, now, and how fast?"""
+"""`edgebcnn check` shows that a bundle works on this device, and how fast."""
 
 from __future__ import annotations
 
@@ -7,16 +7,20 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgebcnn.cli.flags.device import DEFAULT_BUNDLE, device_options, open_from, policy_of
+from edgebcnn.cli.flags.device import bundle_option, device_options, open_from, policy_of
+from edgebcnn.cli.flags.sections import SectionedCommand, section
 
 if TYPE_CHECKING:
     from edgebcnn.bundle import Precision
 
 
-@click.command(epilog="Exit code 0: right. 5: the bundle was changed or is broken. 8: it does not run right here.")
-@click.argument("bundle", type=click.Path(path_type=Path), default=DEFAULT_BUNDLE)
-@device_options
-@click.option("--json", "as_json", is_flag=True, help="The receipt as JSON.")
+@click.command(
+    cls=SectionedCommand,
+    epilog="Exit code 0: correct. 5: the bundle was changed or is broken. 8: it does not run correctly here.",
+)
+@section("Bundle", bundle_option)
+@section("Device", *device_options)
+@click.option("--json", "as_json", is_flag=True, help="Print the receipt as JSON.")
 def command(
     *,
     bundle: Path,
@@ -27,11 +31,10 @@ def command(
     threads: int | None,
     as_json: bool,
 ) -> None:
-    """Check that a bundle is right on this device, and measure it.
+    """Check that a bundle works on this device, and measure it.
 
-    Every byte is compared with the export. The golden photos are replayed on the device's delegate and on the CPU
-    without one. The receipt says what ran, which ops it took, how far its answers lie from those at export, how often
-    they are right, and how fast they come.
+    Verifies all checksums. Replays the golden photos on the device's delegate and on the plain CPU. The receipt lists
+    what ran, which ops the delegate took, how far predictions differ from those at export, accuracy and latency.
     """
     from edgebcnn.atomic import json_bytes
     from edgebcnn.cli.console import TerminalReporter

@@ -1,4 +1,4 @@
-"""`edgebcnn compress`: another compact model, or several, from a full model that is trained already."""
+"""`edgebcnn compress` makes compact models, of one rank or several, from a trained full model."""
 
 from __future__ import annotations
 
@@ -8,68 +8,91 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from edgebcnn.cli.train import POOLINGS, folder_name
+from edgebcnn.cli.flags.config import ConfiguredCommand, config_option
+from edgebcnn.cli.flags.sections import argument, section, setting
+from edgebcnn.cli.flags.types import Ranks
+from edgebcnn.cli.train import POOLINGS, checked, folder_name
 
 if TYPE_CHECKING:
     from edgebcnn.report.ranks import CompressResult
     from edgebcnn.train.compress import CompressChoices
 
 
-def _ranks(_context: click.Context, _parameter: click.Parameter, text: str | None) -> list[int] | None:
-    if text is None:
-        return None
-    try:
-        ranks = [int(part) for part in text.split(",")]
-    except ValueError:
-        ranks = [0]
-    if min(ranks) < 1:
-        raise click.BadParameter(f"{text!r} is not a rank, or several as in 64,128,256")
-    return ranks
+# Where a field comes from a parameter of another name.
+_NAMES = {"pooling": "to", "epochs": "distil_epochs"}
 
 
-@click.command()
-@click.argument("run", type=click.Path(path_type=Path), default=Path("runs/latest"))
-@click.option(
-    "--rank", callback=_ranks, metavar="D[,D...]", help="Size of the pooling, or several; its own if left out."
+@click.command(cls=ConfiguredCommand, only_flags=("name", "as_json"))
+@section(
+    "Run",
+    argument("run", type=click.Path(path_type=Path), default=Path("runs/latest"), help="The run with the full model."),
+    click.option("--name", callback=folder_name, help="Name of the new run next to RUN; RUN-POOLING-RANK if omitted."),
+    click.option("--seed", default=0, help="Random seed."),
+    config_option,
+    click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
 )
-@click.option("--pooling", type=click.Choice(POOLINGS), default="hadamard", help="What replaces the outer product.")
-@click.option(
-    "--tail", type=click.Choice(["l2", "tanh", "sqrt"]), help="What follows it; l2 if left out and it takes one."
+@section(
+    "Compact model",
+    click.option(
+        "--to", type=click.Choice(POOLINGS), default="hadamard", help="Pooling that replaces the outer product."
+    ),
+    click.option(
+        "--rank", type=Ranks(), show_default="the pooling's own", help="Rank of the pooling; several make one run each."
+    ),
+    setting(
+        "--tail",
+        type=click.Choice(["l2", "tanh", "sqrt"]),
+        show_default="l2 where the pooling takes it",
+        help="Normalization after the pooling.",
+    ),
+    setting("--class-rank", default=8, help="Rank of each product's quadratic form in lrbc pooling, an even number."),
 )
-@click.option("--class-rank", default=8, help="Rank of each product's form in lrbc pooling, an even number.")
-@click.option("--name", callback=folder_name, help="Name of the new run beside RUN; RUN-POOLING-RANK if left out.")
-@click.option(
-    "--unlabelled",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Photos without labels to learn from as well: what the full model says of them.",
+@section(
+    "Photos",
+    click.option(
+        "--unlabelled",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Photos without labels to distill on as well, from the full model's predictions.",
+    ),
+    click.option(
+        "--allow-unreadable", is_flag=True, help="Continue even if more than 1 % of the photos are unreadable."
+    ),
+    setting("--copies", default=4, help="Augmented copies of each photo, drawn once."),
 )
-@click.option("--epochs", default=8, help="Epochs of distillation of the head; 0 leaves the factorization as it is.")
-@click.option("--finetune-epochs", default=0, help="Epochs of distillation of head and backbone after that.")
-@click.option("--head-rate", default=3e-4, help="Peak learning rate of the head.")
-@click.option("--backbone-rate", default=1e-4, help="Peak learning rate of the backbone in fine-tuning.")
-@click.option("--patience", default=3, help="Epochs without coming closer that halve the rates; twice as many end.")
-@click.option("--distil-share", default=1.0, help="Share of the loss that the full model teaches, not the labels.")
-@click.option("--temperature", default=4.0, help="Softens both models' probabilities in that share.")
-@click.option(
-    "--pooled-weight",
-    type=float,
-    help="Weight of a second lesson for the head: which photos are alike by the full model's pooled features.",
+@section(
+    "Distillation",
+    click.option(
+        "--distil-epochs", default=8, help="Distillation epochs of the head; 0 keeps the factorization unchanged."
+    ),
+    click.option("--finetune-epochs", default=0, help="Distillation epochs of head and backbone after that."),
+    click.option("--batch-size", default=32, help="Photos per training step."),
+    setting("--head-rate", default=3e-4, help="Peak learning rate of the head."),
+    setting("--backbone-rate", default=1e-4, help="Peak learning rate of the backbone in fine-tuning."),
+    setting(
+        "--patience",
+        default=3,
+        help="Epochs without progress on val that halve the learning rates; twice as many end the stage.",
+    ),
+    setting(
+        "--distil-share", default=1.0, help="Share of the loss that is the distillation loss; labels are the rest."
+    ),
+    setting("--temperature", default=4.0, help="Temperature that softens both models' probabilities in that loss."),
+    setting(
+        "--pooled-weight",
+        type=float,
+        help="Weight of the feature-similarity distillation loss of the head; it compares photos by the full model's "
+        "pooled features.",
+    ),
+    setting("--dropout", default=0.0, help="Dropout rate of the descriptor."),
 )
-@click.option("--dropout", default=0.0, help="Share of the descriptor dropped while training.")
-@click.option("--copies", default=4, help="Augmented copies of every photo, drawn once.")
-@click.option("--batch-size", default=32, help="Photos in a step.")
-@click.option("--seed", default=0, help="Of everything random.")
-@click.option("--allow-unreadable", is_flag=True, help="Go on even if more than 1 % of the photos cannot be read.")
-@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
-def command(
-    *, run: Path, rank: list[int] | None, name: str | None, unlabelled: Path | None, as_json: bool, **flags: Any
-) -> None:
+@click.pass_context
+def command(context: click.Context, /, **flags: Any) -> None:
     """Replace the outer product of a trained full model by a low-rank form.
 
-    RUN is a run that train made, by default the newest. Its classifier is factorized, which needs no photo; then the
-    compact head learns what the full model says. The new run stands beside RUN; of several ranks, in one folder, with a
-    table and a plot. What was stopped goes on when the same is typed again.
+    RUN is a run that train made, by default the newest. Its classifier is factorized, which needs no photos; then the
+    compact head is distilled from the full model. The new run stands next to RUN; several ranks share one folder, with
+    a table and a plot. To resume after an interruption, repeat the same command.
     """
     from edgebcnn.cli.console import TerminalReporter
     from edgebcnn.cli.process import stopped_by_signals
@@ -78,31 +101,26 @@ def command(
     with reporter.progress("starting TensorFlow", 0):
         from edgebcnn.train.compress import compress
 
+    choices = _choices(context)
+    run, name = flags["run"], flags["name"]
     with stopped_by_signals() as stop:
         result = compress(
             run,
             run.resolve().parent / name if name else None,
-            ranks=rank,
-            choices=_choices(flags),
-            unlabelled=unlabelled,
+            ranks=flags["rank"],
+            choices=choices,
+            unlabelled=flags["unlabelled"],
             reporter=reporter,
             stop=stop,
         )
-    _print(result, as_json=as_json)
+    _print(result, as_json=flags["as_json"])
 
 
-def _choices(flags: dict[str, Any]) -> CompressChoices:
-    from pydantic import ValidationError
-
+def _choices(context: click.Context) -> CompressChoices:
     from edgebcnn.train.compress import CompressChoices
 
-    try:
-        return CompressChoices(**flags)
-    except ValidationError as error:
-        first = error.errors()[0]
-        flag = "--" + str(first["loc"][0]).replace("_", "-")
-        said = first["msg"].lower().removeprefix("value error, ")
-        raise click.UsageError(f"{flag} {first['input']}: {said}") from error
+    name_of = {field: _NAMES.get(field, field) for field in CompressChoices.model_fields}
+    return checked(CompressChoices, context.params, name_of, context)
 
 
 def _print(result: CompressResult, *, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""`edgebcnn data`: what is wrong with the photos, and which of them to hold out?"""
+"""`edgebcnn data` inspects photos for problems, and splits them without leaks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
+
+from edgebcnn.cli.flags.sections import SectionedCommand, section
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -17,26 +19,26 @@ _MAX_DISTANCE = click.option(
     "--max-distance",
     type=click.IntRange(0, 127),
     default=32,
-    help="Bits of 256 that the fingerprints of near-duplicates differ in at most.",
+    help="Bits, of 256, in which the fingerprints of near-duplicates may differ.",
 )
 _FOLDER = click.argument("folder", metavar="[DIR]", type=click.Path(path_type=Path), default=Path("data"))
-_JSON = click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
+_JSON = click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 
 
 @click.group()
 def command() -> None:
-    """Look for what is wrong with your photos, and split them without leaks."""
+    """Inspect your photos for problems, and split them without leaks."""
 
 
 @command.command()
 @_FOLDER
-@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with pictures.")
+@click.option("--html", type=click.Path(path_type=Path), metavar="FILE", help="Write a page with the photos.")
 @click.option("--strict", is_flag=True, help="Exit with code 12 if a finding is serious.")
-@click.option("--seed", default=0, help="Seed of train, which cuts the splits that DIR lacks.")
+@click.option("--seed", default=0, help="Random seed of train, which makes the splits that DIR lacks.")
 @_MAX_DISTANCE
 @_JSON
 def inspect(*, folder: Path, html: Path | None, strict: bool, seed: int, max_distance: int, as_json: bool) -> None:
-    """Say what is wrong with the photos in DIR, the most serious first.
+    """List the problems of the photos in DIR, the most serious first.
 
     Finds photos that cannot be read, near-duplicates in two splits or under two labels, rare products, blur, bad light
     and odd sizes. DIR is any folder that train reads.
@@ -56,30 +58,38 @@ def inspect(*, folder: Path, html: Path | None, strict: bool, seed: int, max_dis
         inspection.refuse_serious()
 
 
-@command.command()
+@command.command(cls=SectionedCommand)
 @_FOLDER
-@click.option(
-    "--output", type=click.Path(path_type=Path), required=True, help="Folder to write: list files, no photos."
+@section(
+    "Split",
+    click.option(
+        "--output", type=click.Path(path_type=Path), required=True, help="Folder to write: list files, no photos."
+    ),
+    click.option("--val", default=0.1, help="Share of the photos for val."),
+    click.option("--test", default=0.2, help="Share of the photos for test."),
+    click.option("--seed", default=0, help="Random seed: it orders groups of equal size."),
+    click.option("--overwrite", is_flag=True, help="Replace an existing split."),
+    click.option(
+        "--allow-unreadable", is_flag=True, help="Continue even if more than 1 % of the photos are unreadable."
+    ),
+    _JSON,
 )
-@click.option("--val", default=0.1, help="Share of the photos for val.")
-@click.option("--test", default=0.2, help="Share of the photos for test.")
-@click.option(
-    "--group-pattern",
-    metavar="REGEX",
-    help="Finds a photo's store, visit or shelf in its path: the group named 'group', or the only one.",
+@section(
+    "Groups that stay together",
+    click.option(
+        "--group-pattern",
+        metavar="REGEX",
+        help="Find a photo's store, visit or shelf in its path: the group named 'group', or the only one.",
+    ),
+    click.option(
+        "--groups",
+        "groups_file",
+        type=click.Path(path_type=Path),
+        metavar="FILE",
+        help="CSV file with the columns path and group.",
+    ),
+    _MAX_DISTANCE,
 )
-@click.option(
-    "--groups",
-    "groups_file",
-    type=click.Path(path_type=Path),
-    metavar="FILE",
-    help="CSV file with the columns path and group.",
-)
-@click.option("--seed", default=0, help="Orders groups of one size.")
-@click.option("--overwrite", is_flag=True, help="Replace a split that was written there before.")
-@click.option("--allow-unreadable", is_flag=True, help="Go on even if more than 1 % of the photos cannot be read.")
-@_MAX_DISTANCE
-@_JSON
 def split(
     *,
     folder: Path,

@@ -1,4 +1,4 @@
-"""`edgebcnn demo`: the whole job on a generated shelf."""
+"""`edgebcnn demo` runs the whole workflow on a generated shelf."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ if TYPE_CHECKING:
 
 _NEXT = """\
 Now with your own photos, one folder per product in data/:
-  edgebcnn train                     (ImageNet weights; give --weights FILE where they cannot be downloaded)
+  edgebcnn train                     (ImageNet weights; give --weights FILE if they cannot be downloaded)
   edgebcnn export --int8
   edgebcnn run --camera 0"""
 
 
 @click.command()
-@click.option("--output", type=click.Path(path_type=Path), default="demo", help="Folder for all that is made.")
-@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Of everything random.")
-@click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
+@click.option("--output", type=click.Path(path_type=Path), default="demo", help="Folder for all results.")
+@click.option("--seed", type=click.IntRange(0, 2**32 - 1), default=0, help="Random seed.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(*, output: Path, seed: int, as_json: bool) -> None:
-    """Do the whole job on a shelf that is drawn for it, offline, in minutes.
+    """Run the whole workflow on a generated shelf, offline, in minutes.
 
     Draws photos and a video of 24 products that differ in a flavour, a stripe or a fat percentage; trains a full B-CNN
     and a compact one; exports int8; and runs the camera loop on the video.

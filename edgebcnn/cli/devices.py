@@ -1,4 +1,4 @@
-"""`edgebcnn devices`: which device profiles are there, and what does this machine have?"""
+"""`edgebcnn devices` lists the device profiles, and what this machine has."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ _WIDTH = 22  # the longest name of a profile, and a gap
 
 
 @click.command
-@click.option("--json", "as_json", is_flag=True, help="Profiles and machine as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print profiles and machine as JSON.")
 def command(*, as_json: bool) -> None:
-    """List the device profiles, and what this machine can run them with.
+    """List the device profiles, and what this machine offers to run them.
 
-    Runtimes, the processor and its features, memory, temperature, GPUs that Vulkan sees, delegate libraries, cameras.
+    Shows runtimes, the processor and its features, memory, temperature, Vulkan GPUs, delegate libraries and cameras.
     """
     from edgebcnn.atomic import json_bytes
     from edgebcnn.device.machine import take_inventory

@@ -1,4 +1,4 @@
-"""`edgebcnn evaluate`: how good is a model on labelled photos?"""
+"""`edgebcnn evaluate` measures the accuracy of a model on labeled photos."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import click
 
 from edgebcnn.cli.flags.device import PRECISIONS
+from edgebcnn.cli.flags.sections import SectionedCommand, section
 
 if TYPE_CHECKING:
     from edgebcnn.bundle import Precision
@@ -18,33 +19,46 @@ if TYPE_CHECKING:
 _ROLES = click.Choice(["compact", "full"])
 
 
-@click.command()
+@click.command(cls=SectionedCommand)
 @click.argument("model_path", metavar="[MODEL]", type=click.Path(path_type=Path), default=Path("runs/latest"))
-@click.option(
-    "--data",
-    type=click.Path(path_type=Path),
-    show_default="the photos of the run",
-    help="Folder of labelled photos, in any layout that train reads, or of a single split.",
+@section(
+    "Photos",
+    click.option(
+        "--data",
+        type=click.Path(path_type=Path),
+        show_default="the photos of the run",
+        help="Folder of labeled photos, in any layout that train reads, or of a single split.",
+    ),
+    click.option(
+        "--split",
+        type=click.Choice(["train", "val", "test"]),
+        show_default="test, or val where there is none",
+        help="Split to evaluate on.",
+    ),
+    click.option(
+        "--allow-unreadable", is_flag=True, help="Continue even if more than 1 % of the photos are unreadable."
+    ),
 )
-@click.option(
-    "--split",
-    type=click.Choice(["train", "val", "test"]),
-    show_default="test, or val where there is none",
-    help="Which of the photos.",
+@section(
+    "Models",
+    click.option("--role", type=_ROLES, show_default="compact", help="Model of a run."),
+    click.option("--precision", type=PRECISIONS, show_default="the first it has", help="Model of the bundle."),
+    click.option(
+        "--against", type=click.Path(path_type=Path), help="Another run or bundle to compare with, on the same photos."
+    ),
+    click.option("--against-role", type=_ROLES, show_default="compact", help="Model of that run."),
+    click.option("--against-precision", type=PRECISIONS, show_default="the first it has", help="Model of that bundle."),
 )
-@click.option("--role", type=_ROLES, show_default="compact", help="Which model of a run.")
-@click.option("--precision", type=PRECISIONS, show_default="the first it has", help="Which model of a bundle.")
-@click.option("--against", type=click.Path(path_type=Path), help="Another run or bundle, asked about the same photos.")
-@click.option("--against-role", type=_ROLES, show_default="compact", help="Which model of that run.")
-@click.option("--against-precision", type=PRECISIONS, show_default="the first it has", help="Which of that bundle.")
-@click.option(
-    "--output",
-    type=click.Path(path_type=Path),
-    metavar="DIR",
-    help="Write report.json, the wrong photos as wrong.csv, and the worst of them as wrong.png.",
+@section(
+    "Result",
+    click.option(
+        "--output",
+        type=click.Path(path_type=Path),
+        metavar="DIR",
+        help="Write report.json, the misclassified photos as wrong.csv, and the worst of them as wrong.png.",
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
 )
-@click.option("--allow-unreadable", is_flag=True, help="Go on even if more than 1 % of the photos cannot be read.")
-@click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
 def command(
     *,
     model_path: Path,
@@ -59,15 +73,15 @@ def command(
     allow_unreadable: bool,
     as_json: bool,
 ) -> None:
-    """Judge a model, full, compact or edge, on labelled photos.
+    """Evaluate a full, compact or edge model on labeled photos.
 
     MODEL is a run that train made, by default the newest, or a bundle, packed or not. Products are matched by name.
-    With --against, both models are asked about the same photos and compared by McNemar's exact test.
+    With --against, both models run on the same photos and are compared by McNemar's exact test.
     """
     from edgebcnn.cli.console import TerminalReporter
 
     if against is None and (against_role or against_precision):
-        raise click.UsageError("--against-role and --against-precision choose a model of --against: give that as well")
+        raise click.UsageError("--against-role and --against-precision select a model of --against: give that as well")
     reporter = TerminalReporter()
     with reporter.progress("starting TensorFlow", 0):
         from edgebcnn.evaluation.evaluate import evaluate

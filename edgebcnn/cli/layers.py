@@ -1,4 +1,4 @@
-"""`edgebcnn layers`: what each op of a bundle's models computes in, and which layers lose the accuracy."""
+"""`edgebcnn layers` shows the precision of each op of a bundle, and which layers lose accuracy."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgebcnn.cli.flags.device import PRECISIONS
+from edgebcnn.cli.flags.device import PRECISIONS, bundle_option, open_from
 
 if TYPE_CHECKING:
     from edgebcnn.bundle import Precision
@@ -15,30 +15,22 @@ if TYPE_CHECKING:
 
 
 @click.command()
-@click.argument(
-    "bundle_path", metavar="[BUNDLE]", type=click.Path(path_type=Path), default=Path("runs/latest") / "bundle"
-)
+@bundle_option
+@click.option("--precision", type=PRECISIONS, show_default="all that it has", help="Model of the bundle.")
 @click.option(
-    "--precision",
-    type=PRECISIONS,
-    show_default="all that it has",
-    help="Which model.",
+    "--integer-only", is_flag=True, help="Fail if any op computes in float: some accelerators are integer only."
 )
-@click.option(
-    "--integer-only", is_flag=True, help="Fail if any op sees a float: some accelerators compute in integers alone."
-)
-@click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
-def command(*, bundle_path: Path, precision: Precision | None, integer_only: bool, as_json: bool) -> None:
-    """Show op by op what a bundle computes in, and which layers lose the accuracy.
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
+def command(*, bundle: Path, precision: Precision | None, integer_only: bool, as_json: bool) -> None:
+    """Show the precision of every op of a bundle, and which layers lose accuracy.
 
-    BUNDLE is what export or pack made, by default the newest run's. For each layer: how far its values are from those
-    of the float model (SQNR, cosine), and how far the answers move where this layer alone is int8, as export measured
-    it on training photos. The picture of it lies in the bundle, as report/layers.PRECISION.png.
+    For each layer: how far its values differ from the float model (SQNR, cosine), and how far predictions move if this
+    layer alone is int8, as export measured it on training photos. The plot is in the bundle, as
+    report/layers.PRECISION.png.
     """
-    from edgebcnn.bundle import open_bundle
     from edgebcnn.quantize.inspect.layers import check_integer_only, read_layers
 
-    found = read_layers(open_bundle(bundle_path), precision)
+    found = read_layers(open_from(bundle), precision)
     if integer_only:
         check_integer_only(found)
     _print(found, as_json=as_json)

@@ -1,4 +1,4 @@
-"""`edgebcnn pack`: how does a bundle become one file?"""
+"""`edgebcnn pack` makes one file of a bundle."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ from pathlib import Path
 
 import click
 
-from edgebcnn.cli.flags.device import DEFAULT_BUNDLE, check_default
+from edgebcnn.cli.flags.device import bundle_option, check_default
 
 
 @click.command()
-@click.argument("bundle", type=click.Path(path_type=Path), default=DEFAULT_BUNDLE)
+@bundle_option
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
     metavar="FILE",
     show_default="BUNDLE.zip",
-    help="File to write; a packed bundle that is there is replaced.",
+    help="File to write; an existing packed bundle is replaced.",
 )
-@click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def command(*, bundle: Path, output: Path | None, as_json: bool) -> None:
-    """Make one file of a bundle, to be copied, mailed or downloaded.
+    """Pack a bundle into one file, to copy, mail or download.
 
-    It is a zip file, which every command takes as it is. The same bundle gives the same file, byte for byte.
+    The file is a zip archive that every command accepts as a bundle. The same bundle gives the same file, byte for
+    byte.
     """
     from shlex import quote
 
@@ -38,4 +39,4 @@ def command(*, bundle: Path, output: Path | None, as_json: bool) -> None:
         click.echo(json_bytes({"packed": str(place), "digest": digest, "size_bytes": size_bytes}).decode(), nl=False)
     else:
         click.echo(f"packed: {place}, {size_bytes / 1e6:.2f} MB\ndigest: {digest}")
-        click.echo(f"next:   edgebcnn check {quote(str(place))}")
+        click.echo(f"next:   edgebcnn check --bundle {quote(str(place))}")

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 
 import click
 
-from edgebcnn.cli.flags.device import DEFAULT_BUNDLE, device_for, device_options, open_from, policy_of
+from edgebcnn.cli.flags.device import bundle_option, device_for, device_options, open_from, policy_of
+from edgebcnn.cli.flags.sections import SectionedCommand, section
 
 if TYPE_CHECKING:
     from edgebcnn.bundle import Precision
@@ -17,21 +18,21 @@ if TYPE_CHECKING:
 MIN_SHOWN_SCORE = 0.0005  # of a runner-up: what rounds to 0.0 % tells nobody anything
 
 
-@click.command()
+@click.command(cls=SectionedCommand)
 @click.argument("given", metavar="PHOTO...", nargs=-1, required=True)
-@click.option(
-    "--bundle", "bundle_path", type=click.Path(path_type=Path), default=DEFAULT_BUNDLE, help="What export wrote."
+@section(
+    "Result",
+    click.option("--top", type=click.IntRange(1, 100), default=5, help="Products to list for each photo, best first."),
+    click.option(
+        "--labeled", is_flag=True, help="Folders are named after the products on their photos: report the accuracy too."
+    ),
+    click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
 )
-@click.option("--top", type=click.IntRange(1, 100), default=5, help="Products to list for each photo, best first.")
-@click.option(
-    "--labeled", is_flag=True, help="Folders are named after the products on their photos: report the accuracy too."
-)
-@device_options
-@click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
+@section("Model and device", bundle_option, *device_options)
 def command(
     *,
     given: tuple[str, ...],
-    bundle_path: Path,
+    bundle: Path,
     top: int,
     labeled: bool,
     device: str,
@@ -55,14 +56,14 @@ def command(
     photos = find_photos(given)
     stdin = _read_stdin() if None in photos else b""
     reporter = TerminalReporter()
-    bundle = open_from(bundle_path)
-    profile = device_for(bundle, device, precision=precision, threads=threads, reporter=reporter)
-    classifier = open_classifier(bundle, profile, precision=precision, threads=threads, policy=policy)
+    opened = open_from(bundle)
+    profile = device_for(opened, device, precision=precision, threads=threads, reporter=reporter)
+    classifier = open_classifier(opened, profile, precision=precision, threads=threads, policy=policy)
     if classifier.receipt.fallback:
         reporter.say(f"Running on the CPU: {classifier.receipt.fallback}")
     result = predict(classifier, photos, stdin=stdin, labeled=labeled, reporter=reporter)
     if as_json:
-        about = {"bundle": str(bundle.given), "digest": bundle.digest, "receipt": classifier.receipt.as_json()}
+        about = {"bundle": str(opened.given), "digest": opened.digest, "receipt": classifier.receipt.as_json()}
         click.echo(json_bytes(about | result.as_json(top)).decode(), nl=False)
     else:
         _print(result, top)

@@ -1,4 +1,4 @@
-"""`edgebcnn review`: what do the frames of a sample really show?"""
+"""`edgebcnn review` opens a page on which a person labels the frames of a sample."""
 
 from __future__ import annotations
 
@@ -15,23 +15,23 @@ import click
     type=click.Path(path_type=Path),
     metavar="DIR",
     show_default="SAMPLE-audit",
-    help="What audit wrote of the sample; decisions are saved there.",
+    help="Audit of the sample; decisions are saved there.",
 )
 @click.option(
     "--output",
     type=click.Path(path_type=Path),
     metavar="DIR",
     show_default="SAMPLE-labelled",
-    help="Where the labelled photos go, one folder per product, as train and evaluate take them.",
+    help="Folder for the labeled photos, one folder per product, ready for train and evaluate.",
 )
-@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on this machine; 0 for any that is free.")
+@click.option("--port", type=click.IntRange(0, 65535), default=0, help="Port on this machine; 0 for any free port.")
 def command(*, sample: Path, audit_path: Path | None, output: Path | None, port: int) -> None:
-    """Let a person label the frames that a device kept.
+    """Label the frames that a device kept, with the keyboard.
 
-    Prints the address of a page that this machine alone can open. It shows frame after frame of SAMPLE, those on which
-    edge and full model differ first. The right arrow keeps what the full model says, the up arrow or typing picks
-    another product, the down arrow skips, the left one goes back. Each decision is saved at once; a review that was
-    ended, by Finish or Ctrl-C, goes on.
+    Prints the address of a page that only this machine can open. It shows the frames of SAMPLE one by one, starting
+    with those on which edge and full model differ. The right arrow accepts the full model's prediction, the up arrow or
+    typing selects another product, the down arrow skips, the left arrow goes back. Each decision is saved at once; a
+    review that ended, by Finish or Ctrl-C, resumes.
     """
     from edgebcnn.cli.console import stdout
     from edgebcnn.cli.process import stopped_by_signals

@@ -1,4 +1,4 @@
-"""`edgebcnn slots`: what stands where on a shelf? Draws it, and checks it."""
+"""`edgebcnn slots` draws the slots of a shelf on a camera image, and checks them."""
 
 from __future__ import annotations
 
@@ -9,8 +9,9 @@ import click
 from click.core import ParameterSource
 
 from edgebcnn.cli.flags.device import DEFAULT_BUNDLE
+from edgebcnn.cli.flags.sections import SectionedGroup, section
 from edgebcnn.cli.flags.view import typed, view_flags
-from edgebcnn.cli.flags.web import ORIGIN, TOKEN
+from edgebcnn.cli.flags.web import page_flags
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -20,26 +21,32 @@ if TYPE_CHECKING:
     from edgebcnn.web.drawing import Model
 
 
-@click.group(invoke_without_command=True)
-@click.option(
-    "--camera", default="0", metavar="SOURCE", help="Whose picture to draw on: as run takes it, or one still photo."
+@click.group(cls=SectionedGroup, invoke_without_command=True)
+@section(
+    "Source",
+    click.option("--camera", default="0", metavar="SOURCE", help="Source of the image: as in run, or one photo."),
+    view_flags,
 )
-@view_flags
-@click.option(
-    "--slots", "path", type=click.Path(path_type=Path), default="slots.toml", help="File to write, or to change."
+@section(
+    "Slots",
+    click.option(
+        "--slots", "path", type=click.Path(path_type=Path), default="slots.toml", help="Slots file to create or edit."
+    ),
+    click.option(
+        "--bundle",
+        "bundle_path",
+        type=click.Path(path_type=Path),
+        show_default=f"{DEFAULT_BUNDLE}, where there is one",
+        help="Bundle with the products to choose from.",
+    ),
 )
-@click.option(
-    "--bundle",
-    "bundle_path",
-    type=click.Path(path_type=Path),
-    show_default=f"{DEFAULT_BUNDLE}, where there is one",
-    help="Whose products to choose from.",
+@section(
+    "Page",
+    click.option(
+        "--web", metavar="[HOST:]PORT", default="0", help="Port of the page, by default local; 0 for any free port."
+    ),
+    *page_flags,
 )
-@click.option(
-    "--web", metavar="[HOST:]PORT", default="0", help="Where the page is; 0 for any port that is free, here alone."
-)
-@TOKEN
-@ORIGIN
 @click.pass_context
 def command(
     context: click.Context,
@@ -52,10 +59,10 @@ def command(
     web_token: str | None,
     web_origin: str | None,
 ) -> None:
-    """Draw the slots of a shelf on its picture, and check them.
+    """Draw the slots of a shelf on a camera image, and check them.
 
-    Prints the address of a page with a picture of the camera. Drag a box or click a polygon for each slot, say what
-    belongs there, and save: the file is what edgebcnn run --slots takes. Done or Ctrl-C ends it.
+    Prints the address of a page with an image of the camera. Drag a box or click a polygon for each slot, enter the
+    product that belongs there, and save the file for edgebcnn run --slots. Done or Ctrl-C ends the command.
     """
     if context.invoked_subcommand is not None:
         _refuse_flags(context)
@@ -99,7 +106,7 @@ def _refuse_flags(context: click.Context) -> None:
 
 
 def _model(path: Path | None) -> Model | None:
-    """What names products: the bundle that was asked for, or the default one where it is there."""
+    """Opens the model of the given bundle, or of the default one if it exists."""
     from edgebcnn.bundle import open_bundle
     from edgebcnn.device.classifier import Classifier
     from edgebcnn.web.drawing import Model
@@ -124,14 +131,16 @@ def _print_command(arguments: list[str], *, saved: int) -> None:
 
 @command.command()
 @click.argument("file", type=click.Path(path_type=Path))
-@click.option("--photo", type=click.Path(path_type=Path), required=True, help="A still of the camera.")
+@click.option("--photo", type=click.Path(path_type=Path), required=True, help="Photo taken by the camera.")
 @click.option("--output", type=click.Path(path_type=Path), metavar="PNG", help="Draw the slots on the photo.")
-@click.option("--bundle", "bundle_path", type=click.Path(path_type=Path), help="Say what its model sees in each slot.")
-@click.option("--json", "as_json", is_flag=True, help="The result as JSON.")
+@click.option(
+    "--bundle", "bundle_path", type=click.Path(path_type=Path), help="Bundle whose model classifies each slot."
+)
+@click.option("--json", "as_json", is_flag=True, help="Print the result as JSON.")
 def check(*, file: Path, photo: Path, output: Path | None, bundle_path: Path | None, as_json: bool) -> None:
-    """Check a slots file against a still, and draw its slots on it.
+    """Check a slots file against a photo, and draw its slots on it.
 
-    With --bundle, products must be among its labels, and each slot is classified once, in this picture alone.
+    With --bundle, products must be among its labels, and each slot is classified once, in this photo only.
     """
     from edgebcnn.preprocessing import read_photo
     from edgebcnn.shelf.check import check_slots, draw_slots, read_slots

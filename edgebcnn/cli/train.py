@@ -1,4 +1,4 @@
-"""`edgebcnn train`: photos in, a run folder out."""
+"""`edgebcnn train` turns photos into a run folder with a full and a compact model."""
 
 from __future__ import annotations
 
@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
-from edgebcnn.cli.flags.sections import SectionedCommand, section
+from edgebcnn.cli.flags.config import ConfiguredCommand, config_option, refused_value
+from edgebcnn.cli.flags.sections import section, setting
+from edgebcnn.cli.flags.toml_text import resolved
 from edgebcnn.model import heads
 from edgebcnn.model.backbones import BACKBONES
 
@@ -36,21 +38,28 @@ def folder_name(_context: click.Context, _parameter: click.Parameter, name: str 
     raise click.BadParameter(f"{name!r} cannot name a folder: leave out '/' and a leading '.'; --runs says where")
 
 
-@click.command(cls=SectionedCommand)
+@click.command(cls=ConfiguredCommand, only_flags=("name", "resume", "as_json"))
 @section(
-    "Photos and run",
+    "Data",
     click.option("--data", type=click.Path(path_type=Path), default="data", help="Folder of the photos."),
-    click.option("--name", callback=folder_name, help="Name of the run; the time if left out."),
-    click.option("--runs", type=click.Path(path_type=Path), default="runs", help="Folder that holds the runs."),
-    click.option("--resume", is_flag=True, help="Go on with a run that was stopped (--name, or the latest)."),
     click.option(
         "--fit-on",
         type=click.Choice(["train", "train+val"]),
         default="train",
-        help="train+val is for a last fit, all choices made: all epochs run, and test alone judges.",
+        help="Photos to train on. Use train+val for a final fit with every choice made: all epochs run, and only the "
+        "test photos evaluate it.",
     ),
-    click.option("--allow-unreadable", is_flag=True, help="Go on even if more than 1 % of the photos cannot be read."),
-    click.option("--seed", default=0, help="Of everything random."),
+    click.option(
+        "--allow-unreadable", is_flag=True, help="Continue even if more than 1 % of the photos are unreadable."
+    ),
+)
+@section(
+    "Run",
+    click.option("--name", callback=folder_name, help="Name of the run; the current time if omitted."),
+    click.option("--runs", type=click.Path(path_type=Path), default="runs", help="Folder that holds the runs."),
+    click.option("--resume", is_flag=True, help="Resume an interrupted run: the one that --name gives, or the latest."),
+    click.option("--seed", default=0, help="Random seed."),
+    config_option,
     click.option("--json", "as_json", is_flag=True, help="Print the result as JSON."),
 )
 @section(
@@ -60,129 +69,145 @@ def folder_name(_context: click.Context, _parameter: click.Parameter, name: str 
         default="mobilenet_v2",
         metavar="A,B",
         help=f"The two convolutional streams, or one for both: {', '.join(BACKBONES)}, mobilenet_v2_ALPHA (a width), "
-        "or a Keras model of yours, FILE.keras:LAYER. NAME:LAYER ends one of ours at another layer.",
+        "or your own Keras model, FILE.keras:LAYER. NAME:LAYER cuts a built-in one at another layer.",
     ),
     click.option(
         "--shared-weights/--separate-weights",
         default=None,
-        show_default="shared where equal",
-        help="Whether equal streams are one network.",
+        show_default="shared if the streams are equal",
+        help="Whether equal streams share one network.",
     ),
     click.option(
-        "--weights", default="imagenet", metavar="A,B", help="Where each stream starts: imagenet, none, or a file."
+        "--weights",
+        default="imagenet",
+        metavar="A,B",
+        help="Initial weights of each stream: imagenet, none, or a file.",
     ),
-    click.option("--train-px", default=320, help="Side of the pictures that training sees."),
-    click.option("--input-px", default=384, help="Side of the pictures that the models are used at."),
-    click.option(
+    click.option("--train-px", default=320, help="Side of the training images, in pixels."),
+    click.option("--input-px", default=384, help="Side of the model's input images, in pixels."),
+    click.option("--pooling", type=click.Choice(POOLINGS), default="quadratic", help="Pooling of the compact model."),
+    click.option("--rank", type=int, show_default="the pooling's own", help="Rank of the compact pooling."),
+    setting(
+        "--tail",
+        type=click.Choice(["tanh", "sqrt", "l2"]),
+        show_default="the pooling's own",
+        help="Normalization after the compact pooling, where it takes one.",
+    ),
+    setting("--class-rank", default=8, help="Rank of each product's quadratic form in lrbc pooling, an even number."),
+    setting(
         "--interpolation",
         type=click.Choice(_INTERPOLATIONS),
         default="halving",
-        help="How photos are made smaller: halving is nearly area for an eighth of its time, linear makes moiré.",
+        help="How photos are downscaled: halving is close to area at an eighth of its time; linear causes moire.",
     ),
-    click.option("--pooling", type=click.Choice(POOLINGS), default="quadratic", help="How the compact model pools."),
-    click.option("--rank", type=int, help="Size of the compact pooling; its own if left out."),
-    click.option(
-        "--tail", type=click.Choice(["tanh", "sqrt", "l2"]), help="What follows the compact pooling, if it takes one."
-    ),
-    click.option("--class-rank", default=8, help="Rank of each product's form in lrbc pooling, an even number."),
 )
 @section(
-    "Stages",
-    click.option(
-        "--frozen-through",
-        default="auto",
-        metavar="A,B",
-        help="Last layer that is never trained: auto, none, or its name.",
-    ),
-    click.option("--copies", default=8, help="Augmented copies of every photo, drawn once."),
-    click.option("--head-epochs", default=0, help="Epochs of each model's classifier on frozen features."),
-    click.option("--epochs", default=8, help="Epochs of fine-tuning of the full model."),
+    "Training",
+    click.option("--epochs", default=8, help="Fine-tuning epochs of the full model."),
     click.option(
         "--compact-epochs",
         type=int,
         show_default="as many",
-        help="Epochs of fine-tuning of the compact model, which starts from the full one.",
+        help="Fine-tuning epochs of the compact model, which starts from the full one.",
     ),
-    click.option("--head-rate", default=1e-3, help="Peak learning rate of a head on frozen features."),
-    click.option("--full-head-rate", default=1e-4, help="That of the full model's head in fine-tuning."),
-    click.option("--compact-head-rate", default=1e-3, help="That of the compact model's head in fine-tuning."),
-    click.option("--backbone-rate", default=5e-4, help="Peak learning rate of the backbone."),
+    click.option("--head-epochs", default=0, help="Epochs of each model's classifier on frozen features."),
+    click.option("--batch-size", default=32, help="Photos per training step."),
+    click.option("--copies", default=8, help="Augmented copies of each photo, drawn once."),
     click.option(
-        "--patience", default=3, help="Epochs without a better validation loss that halve the rates; twice end."
+        "--frozen-through",
+        default="auto",
+        metavar="A,B",
+        help="Last layer that stays frozen: auto, none, or its name.",
     ),
-    click.option("--distil-share", default=0.5, help="Share of the compact model's loss that the full model teaches."),
-    click.option("--temperature", default=2.0, help="Softens both models' probabilities in that share."),
-    click.option(
+    click.option("--mixed-precision", is_flag=True, help="Compute the streams in bfloat16, for a GPU."),
+    click.option("--xla", is_flag=True, help="Compile training steps with XLA, for a GPU."),
+    setting("--head-rate", default=1e-3, help="Peak learning rate of a head on frozen features."),
+    setting("--full-head-rate", default=1e-4, help="Peak learning rate of the full model's head in fine-tuning."),
+    setting("--compact-head-rate", default=1e-3, help="Peak learning rate of the compact model's head in fine-tuning."),
+    setting("--backbone-rate", default=5e-4, help="Peak learning rate of the backbone in fine-tuning."),
+    setting(
+        "--patience",
+        default=3,
+        help="Epochs without a better validation loss that halve the learning rates; twice as many end the stage.",
+    ),
+)
+@section(
+    "Distillation",
+    setting("--distil-share", default=0.5, help="Share of the compact model's loss that is the distillation loss."),
+    setting("--temperature", default=2.0, help="Temperature that softens both models' probabilities in that loss."),
+    setting(
         "--pooled-weight",
         type=float,
-        help="Weight of a second lesson in --head-epochs: which photos are alike by the full model's pooled features.",
+        help="Weight of the feature-similarity distillation loss in the head epochs; it compares photos by the full "
+        "model's pooled features.",
     ),
 )
 @section(
     "Optimization",
-    click.option("--head-optimizer", type=_OPTIMIZER, default="adamw", help="Of heads on frozen features."),
-    click.option("--optimizer", type=_OPTIMIZER, default="adamw", help="Of fine-tuning."),
-    click.option("--momentum", default=0.9, help="Nesterov's, of sgd."),
-    click.option(
+    setting("--optimizer", type=_OPTIMIZER, default="adamw", help="Optimizer of fine-tuning."),
+    setting("--head-optimizer", type=_OPTIMIZER, default="adamw", help="Optimizer of heads on frozen features."),
+    setting("--momentum", default=0.9, help="Nesterov momentum (SGD only)."),
+    setting("--weight-decay", default=0.02, help="Decoupled weight decay (AdamW only)."),
+    setting(
         "--schedule",
         type=click.Choice(["cosine", "plateau"]),
         default="cosine",
-        help="Whether rates fall to zero by a stage's end, or stay until validation stalls.",
+        help="Learning rate schedule: decay to zero by the end of a stage, or stay constant until validation stalls.",
     ),
-    click.option("--warmup", default=0.08, help="Share of a stage in which the rates rise to their peak."),
-    click.option(
-        "--batch-statistics/--stored-statistics",
-        default=False,
-        help="Whether fine-tuning normalises by each batch, or as the pretrained backbone came.",
+    setting("--warmup", default=0.08, help="Share of a stage in which the learning rates rise to their peak."),
+    setting("--clip-norm", default=5.0, help="Maximum global norm of a gradient."),
+    setting(
+        "--batch-statistics",
+        is_flag=True,
+        help="Normalize by the statistics of each batch in fine-tuning, not by those of the pretrained backbone.",
     ),
-    click.option(
+    setting(
         "--averaging",
         default=0.0,
-        help="Decay of the moving average of the weights that is kept; 1 for their mean (SWA), 0 for none.",
+        help="Decay of the moving average of the weights, which becomes the model; 1 keeps their mean (SWA), 0 is off.",
     ),
-    click.option("--averaging-from", default=0.0, help="Share of a stage after which --averaging begins."),
-    click.option("--batch-size", default=32, help="Photos in a step."),
-    click.option("--weight-decay", default=0.02, help="Decoupled weight decay, of adamw."),
-    click.option("--clip-norm", default=5.0, help="Largest global norm of a gradient."),
-    click.option("--mixed-precision", is_flag=True, help="Let the streams compute in bfloat16, for a GPU."),
-    click.option("--xla", is_flag=True, help="Compile training steps by XLA, for a GPU."),
+    setting("--averaging-from", default=0.0, help="Share of a stage after which weight averaging begins."),
 )
 @section(
     "Regularization",
-    click.option("--label-smoothing", default=0.1, help="Share of a label's probability spread over all products."),
-    click.option("--balance", default=0.0, help="0 counts every photo alike, 1 every product."),
-    click.option("--mixup", default=0.0, help="Beta parameter by which two photos are blended; 0 for none."),
-    click.option("--cutmix", default=0.0, help="Beta parameter by which one takes a box of another; 0 for none."),
-    click.option("--dropout", default=0.2, help="Share of the descriptor dropped while training."),
+    setting("--label-smoothing", default=0.1, help="Share of a label's probability that is spread over all products."),
+    setting("--balance", default=0.0, help="Weight of rare products: 0 counts every photo alike, 1 every product."),
+    setting("--mixup", default=0.0, help="Beta parameter of mixup, which blends two photos; 0 is off."),
+    setting(
+        "--cutmix",
+        default=0.0,
+        help="Beta parameter of CutMix, which pastes a box of one photo into another; 0 is off.",
+    ),
+    setting("--dropout", default=0.2, help="Dropout rate of the descriptor."),
 )
 @section(
-    "Augmentation (the largest value drawn; 0 for none)",
-    click.option("--min-area", default=0.35, help="Smallest share of a photo that a random crop keeps."),
-    click.option("--max-aspect", default=1.25, help="Change of the crop's width-to-height ratio, as a factor."),
-    click.option("--rotation-deg", default=10.0, help="Rotation."),
-    click.option("--shear-deg", default=0.0, help="Slant of vertical lines."),
-    click.option("--perspective", default=0.05, help="Shift of a corner, as a share of the side."),
-    click.option("--brightness", default=0.3, help="Relative change of brightness, and of contrast."),
-    click.option("--saturation", default=0.3, help="Relative change of saturation."),
-    click.option("--cast", default=0.05, help="Relative change of one colour channel."),
-    click.option("--blur-px", default=1.2, help="Standard deviation of a blur, of a quarter of the copies."),
-    click.option("--jpeg-quality", default=40, help="Lowest JPEG quality, of a quarter of the copies; 100 for none."),
-    click.option("--flip", is_flag=True, help="Mirror half of the copies; not where text tells products apart."),
+    "Augmentation",
+    setting("--flip", is_flag=True, help="Mirror half of the copies; not where text tells products apart."),
+    setting("--min-area", default=0.35, help="Smallest share of a photo that a random crop keeps."),
+    setting("--max-aspect", default=1.25, help="Largest change of the crop's width-to-height ratio, as a factor."),
+    setting("--rotation-deg", default=10.0, help="Largest rotation, in degrees."),
+    setting("--shear-deg", default=0.0, help="Largest slant of vertical lines, in degrees."),
+    setting("--perspective", default=0.05, help="Largest shift of a corner, as a share of the side."),
+    setting("--brightness", default=0.3, help="Largest relative change of brightness, and of contrast."),
+    setting("--saturation", default=0.3, help="Largest relative change of saturation."),
+    setting("--color-cast", default=0.05, help="Largest relative change of one color channel."),
+    setting("--blur-px", default=1.2, help="Largest standard deviation of a blur, on a quarter of the copies."),
+    setting("--jpeg-quality", default=40, help="Lowest JPEG quality, on a quarter of the copies; 100 is off."),
 )
 @click.pass_context
 def command(context: click.Context, /, **flags: Any) -> None:
-    """Train the full B-CNN on labelled photos, then its compact replacement.
+    """Train the full B-CNN on labeled photos, then its compact replacement.
 
-    DATA holds one folder a product, or train/, val/ and test/ with one folder a product in each, or list files
-    (train.txt, val.txt, test.txt, classes.csv). The run folder keeps weights, curves and metrics; Ctrl-C ends with what
-    was reached.
+    DATA holds one folder per product, or train/, val/ and test/ with one folder per product in each, or list files
+    (train.txt, val.txt, test.txt, classes.csv). The run folder keeps weights, curves, metrics and the configuration
+    (config.toml). Ctrl-C interrupts the run; --resume continues it.
     """
     from edgebcnn.cli.console import TerminalReporter
     from edgebcnn.cli.process import stopped_by_signals
 
     if flags["resume"]:
         _refuse_other_flags(context)
-    config = _config(flags)
+    config = _config(context)
     reporter = TerminalReporter()
     with reporter.progress("starting TensorFlow", 0):
         from edgebcnn.train.claim import LATEST, new_name
@@ -193,45 +218,52 @@ def command(context: click.Context, /, **flags: Any) -> None:
             result = resume(flags["runs"] / (flags["name"] or LATEST), reporter=reporter, stop=stop)
         else:
             run = flags["runs"] / (flags["name"] or new_name())
-            result = train(config, run, reporter=reporter, stop=stop)
+            exact = {"streams": config.streams, "weights": config.weights}
+            result = train(config, run, settings=resolved(context, exact), reporter=reporter, stop=stop)
     _print(result, as_json=flags["as_json"])
 
 
-def _config(flags: dict[str, Any]) -> TrainConfig:
+def _config(context: click.Context) -> TrainConfig:
     from edgebcnn.train.augment import Augmentation
-    from edgebcnn.train.config import STAGE_OPTIONS, StageConfig, TrainConfig
+    from edgebcnn.train.config import AUGMENTATION_OPTIONS, STAGE_OPTIONS, StageConfig, TrainConfig
 
-    values = {**flags, "data": str(flags["data"])}
+    values = {**context.params, "data": str(context.params["data"])}
     if values["compact_epochs"] is None:
         values["compact_epochs"] = values["epochs"]
-    values["augmentation"] = _checked(Augmentation, values, {name: name for name in Augmentation.model_fields})
-    for stage, flag_of in STAGE_OPTIONS.items():
-        values[stage] = _checked(StageConfig, values, flag_of)
-    return _checked(TrainConfig, values, {field: field for field in TrainConfig.model_fields})
+    names = {name: AUGMENTATION_OPTIONS.get(name, name) for name in Augmentation.model_fields}
+    values["augmentation"] = checked(Augmentation, values, names, context)
+    for stage, name_of in STAGE_OPTIONS.items():
+        values[stage] = checked(StageConfig, values, name_of, context)
+    return checked(TrainConfig, values, {field: field for field in TrainConfig.model_fields}, context)
 
 
-def _checked(model: type[Choices], values: dict[str, Any], flag_of: dict[str, str]) -> Choices:
+def checked(model: type[Choices], values: dict[str, Any], name_of: dict[str, str], context: click.Context) -> Choices:
+    """Makes a model from parameters; what it refuses is told by the flag, or by the place in a configuration file.
+
+    Args:
+        model: A strict model.
+        values: By parameter name.
+        name_of: The parameter of each field.
+        context: Of the call.
+    """
     from pydantic import ValidationError
 
     try:
-        return model(**{field: values[flag] for field, flag in flag_of.items()})
+        return model(**{field: values[name] for field, name in name_of.items()})
     except ValidationError as error:
         first = error.errors()[0]
-        if not first["loc"]:  # what two flags say together; the sentence names both
+        if not first["loc"]:  # what two values say together; the sentence names both
             raise click.UsageError(str(first["ctx"]["error"])) from error
-        flag = "--" + flag_of[str(first["loc"][0])].replace("_", "-")
-        raise click.UsageError(
-            f"{flag} {first['input']}: {first['msg'].lower().removeprefix('value error, ')}"
-        ) from error
+        reason = first["msg"].lower().removeprefix("value error, ")
+        raise refused_value(context, name_of[str(first["loc"][0])], reason) from error
 
 
 def _refuse_other_flags(context: click.Context) -> None:
-    given = click.core.ParameterSource.COMMANDLINE
-    for name in context.params:
-        if name not in _WHERE and context.get_parameter_source(name) is given:
-            flag = "--" + name.replace("_", "-")
+    for parameter in context.command.params:
+        source = context.get_parameter_source(str(parameter.name))
+        if parameter.name not in _WHERE and source is click.core.ParameterSource.COMMANDLINE:
             raise click.UsageError(
-                f"--resume goes on with the choices of the run: leave out {flag}, or train another run"
+                f"--resume uses the configuration of the run: omit {parameter.opts[0]}, or train another run"
             )
 
 

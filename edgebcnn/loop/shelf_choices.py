@@ -1,4 +1,4 @@
-"""The options of `edgebcnn run` for watching the slots of a shelf."""
+"""Choices of a run about the slots that it watches, and how often it classifies them."""
 
 from __future__ import annotations
 
@@ -17,12 +17,21 @@ from edgebcnn.sources.frames import Source
 
 @dataclass(frozen=True)
 class ShelfChoices:
-    """The flags of `edgebcnn run` about slots, as given."""
+    """Choices of `edgebcnn run` about slots.
+
+    Attributes:
+        slots: The slots file; None classifies whole frames.
+        recheck_after: Seconds after which an unchanged slot is classified again.
+        skip_unchanged: Whether only slots whose pixels change are classified before that.
+        max_fps: Frames per second to process of a live source; None for no limit.
+        idle_fps: The same while no slot changes; None for `IDLE_FPS`.
+        idle_after: Seconds without a change after which that applies; None for `IDLE_AFTER_S`.
+    """
 
     slots: Path | None
-    floor: float
-    no_gate: bool
-    fps: float | None
+    recheck_after: float
+    skip_unchanged: bool
+    max_fps: float | None
     idle_fps: float | None
     idle_after: float | None
 
@@ -36,7 +45,7 @@ class ShelfChoices:
             classifier.scores,
             width_over_height=bundle.manifest.preprocessing.width_over_height,
             min_score=bundle.manifest.scores.min_score if bundle.manifest.scores else None,
-            gate=ChangeGate(enabled=not self.no_gate, floor_s=self.floor),
+            gate=ChangeGate(enabled=self.skip_unchanged, floor_s=self.recheck_after),
         )
 
     def frame_rate(self, source: Source) -> FrameRateLimit:
@@ -44,9 +53,9 @@ class ShelfChoices:
         if source.is_live:
             idle_fps = IDLE_FPS if self.idle_fps is None else self.idle_fps
             idle_after_s = IDLE_AFTER_S if self.idle_after is None else self.idle_after
-            return FrameRateLimit(self.fps, idle_fps if self.slots else None, idle_after_s)
-        given = {"--fps": self.fps, "--idle-fps": self.idle_fps, "--idle-after": self.idle_after}
-        for flag, value in given.items():
+            return FrameRateLimit(self.max_fps, idle_fps if self.slots else None, idle_after_s)
+        given = {"--max-fps": self.max_fps, "shelf.idle_fps": self.idle_fps, "shelf.idle_after": self.idle_after}
+        for choice, value in given.items():
             if value is not None:
-                raise CameraError(f"{source.name} is read frame by frame: leave out {flag}, which is for live sources")
+                raise CameraError(f"{source.name} is read frame by frame: omit {choice}, which is for live sources")
         return FrameRateLimit()

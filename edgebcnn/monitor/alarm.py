@@ -59,7 +59,7 @@ class HealthEvents:
         stamp = self._sinks.stamp
         self._sinks.publish(stamp(AlarmEvent, **self._here_and_now(), about=about, problem=problem, stops=self._stops))
         if self._stops:
-            raise AlarmError(f"{problem}; --on-alarm stop ended the run")
+            raise AlarmError(f"{problem}; monitoring.on_alarm = 'stop' ended the run")
         self._reporter.say(f"ALARM: {problem}")
 
     def _here_and_now(self) -> dict[str, str]:

@@ -192,7 +192,7 @@ def _check_made(made: Mapping[Precision, MadeFile], run: TrainedRun, choices: Ex
         if precision == "int8" and not file.audit.integer_only and not choices.allow_float:
             raise QuantizationError(
                 f"the int8 model would not be integer: {file.audit.summary()}; "
-                "train with --tail tanh, or accept it as it is with --allow-float"
+                "train with --config \"model.tail = 'tanh'\", or accept it as it is with --allow-float"
             )
         if choices.runtime_compat:
             check_known(file.content, precision)

@@ -109,7 +109,9 @@ def tls_context(ca_file: Path | None) -> ssl.SSLContext:
     try:
         return ssl.create_default_context(cafile=None if ca_file is None else os.fspath(ca_file))
     except OSError as error:
-        raise SinkError(f"--ca-file {ca_file} cannot be used ({reason_of(error)}): give certificates as PEM") from error
+        raise SinkError(
+            f"events.ca_file {ca_file} cannot be used ({reason_of(error)}): give certificates as PEM"
+        ) from error
 
 
 def listening_at(text: str, *, flag: str) -> tuple[str, int]:

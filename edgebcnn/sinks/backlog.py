@@ -172,7 +172,7 @@ class Backlog:
             return _connected(self.path)
         except sqlite3.OperationalError as error:
             if "locked" in str(error):
-                raise StorageError(f"another run uses {self.path}: give each run a --spool of its own") from error
+                raise StorageError(f"another run uses {self.path}: give each run its own events.spool") from error
             raise StorageError(f"cannot write {self.path}: {error}; choose a path that you can write") from error
         except sqlite3.DatabaseError:
             self.damaged = self.path.with_suffix(".damaged")

@@ -1,4 +1,4 @@
-"""Which sinks did the user ask for? Each is opened before the loop starts: what cannot work is said at once."""
+"""Opens the sinks that a run was configured with, before its loop starts, so that errors show at once."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ MB = 1_000_000
 
 @dataclass(frozen=True)
 class SinkChoices:
-    """Flags of `edgebcnn run`, as they were given; `docs/events.md` says what each sink does.
+    """Choices of `edgebcnn run` about its sinks; `docs/events.md` describes each sink.
 
     Attributes:
         jsonl: File for JSON lines.
@@ -147,7 +147,7 @@ def _mqtt(
     file = choices.mqtt_password_file
     return MqttTransport(
         parsed_address(address, flag="--mqtt", ports=MQTT_PORTS),
-        password=secret_from(file, flag="--mqtt-password-file") if file else None,
+        password=secret_from(file, flag="events.mqtt_password_file") if file else None,
         device=device,
         ca_file=choices.ca_file,
         discovery_prefix=choices.mqtt_discovery,
@@ -160,7 +160,7 @@ def _webhook(address: str, choices: SinkChoices) -> WebhookTransport:
     file = choices.webhook_token_file
     return WebhookTransport(
         parsed_address(address, flag="--webhook", ports=WEBHOOK_PORTS),
-        token=secret_from(file, flag="--webhook-token-file") if file else None,
+        token=secret_from(file, flag="events.webhook_token_file") if file else None,
         ca_file=choices.ca_file,
     )
 

@@ -41,7 +41,9 @@ class Event(BaseModel):
     kind: str = Field(description="What happened. Pass over kinds that you do not know.")
     id: str = Field(description="`RUN-NUMBER`: no other event has it. Within a run, numbers go up by one from 0.")
     time: Time
-    device: Text = Field(description="Name of the device: `--device-id`, by default the machine's.")
+    device: Text = Field(
+        description="Name of the device: `events.device_id` of the configuration, by default the machine's."
+    )
     bundle: str = Field(description="Which bundle ran: the first 16 characters of the `digest` in its `bundle.json`.")
     source: SourceName
 
@@ -180,7 +182,7 @@ class AlarmEvent(Event):
         description="What fell: the answers to the golden photos, or the agreement with the full model."
     )
     problem: Text = Field(description="What is wrong, in one sentence.")
-    stops: bool = Field(description="Whether it ends the run: `--on-alarm stop`.")
+    stops: bool = Field(description='Whether it ends the run: `monitoring.on_alarm = "stop"`.')
 
     def for_people(self) -> str:
         """`ALARM  the model agrees with full.tflite on 31 of 60 scenes, …`."""

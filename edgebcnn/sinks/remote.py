@@ -175,7 +175,7 @@ class RemoteSink(EventSink):
                 remedy = (
                     error.remedy
                     if error.is_final
-                    else "check the address and start it, or begin without it with --allow-offline"
+                    else "check the address and start it, or start without it: --config events.allow_offline=true"
                 )
                 raise SinkError(f"{self._transport.where}: {error}; {remedy}") from error
             self._went_away(error)

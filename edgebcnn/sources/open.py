@@ -148,7 +148,7 @@ def _plain_parts(pattern: Path) -> int:
 def _refuse_wishes(name: str, view: View) -> None:
     if view.asks_the_camera:
         raise CameraError(
-            f"{name} has the size and rate that it has: leave out --size and --rate, which a camera obeys"
+            f"{name} has the size and rate that it has: leave out --size and --camera-fps, which a camera obeys"
         )
 
 

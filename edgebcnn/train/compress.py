@@ -106,7 +106,7 @@ class CompressChoices(BaseModel):
     @classmethod
     def _a_feature_loss_takes_epochs(cls, weight: float | None, info: ValidationInfo) -> float | None:
         if weight and not info.data.get("epochs"):
-            raise ValueError("the feature-similarity loss needs epochs of the head: give --epochs 1 or more")
+            raise ValueError("the feature-similarity loss needs epochs of the head: give --distil-epochs 1 or more")
         return weight
 
     def config(self, source: TrainConfig, rank: int | None) -> TrainConfig:

@@ -1,4 +1,4 @@
-"""Which choices a training run makes; every one of them is a flag of `edgebcnn train` and is kept in the run folder."""
+"""Choices of a training run: flags and configuration keys of `edgebcnn train`, kept in the run folder."""
 
 from __future__ import annotations
 
@@ -29,6 +29,9 @@ STAGE_OPTIONS = {
 }
 """The option that each field of a stage comes from, on the command line and in Python."""
 
+AUGMENTATION_OPTIONS = {"cast": "color_cast"}
+"""The option of a field of the augmentation, where it has another name; the field's is that of run folders."""
+
 _Choices = TypeVar("_Choices", bound=BaseModel)
 
 
@@ -37,7 +40,7 @@ class StageConfig(BaseModel):
 
     Attributes:
         epochs: Passes over the photos at most.
-        optimizer: `adamw`, `adam` (neither decays weights but the first), or `sgd` with Nesterov's momentum.
+        optimizer: `adamw`, `adam` (neither decays weights but the first), or `sgd` with Nesterov momentum.
         head_rate: Peak learning rate of pooling and classifier.
         backbone_rate: Peak learning rate of the backbone's trainable layers; 0 freezes them all.
         patience: Epochs without a better validation loss after which the rates are halved; twice as many end the stage.
@@ -177,7 +180,9 @@ class TrainConfig(BaseModel):
     @model_validator(mode="after")
     def _a_feature_loss_needs_frozen_maps(self) -> TrainConfig:
         if self.pooled_weight and not self.compact_head.epochs:
-            raise ValueError("--pooled-weight does nothing without epochs on frozen features: give --head-epochs")
+            raise ValueError(
+                "distillation.pooled_weight does nothing without epochs on frozen features: give --head-epochs"
+            )
         return self
 
     @model_validator(mode="after")
@@ -199,13 +204,14 @@ def config_of(**options: Any) -> TrainConfig:
     """
     own = [name for name in TrainConfig.model_fields if name not in (*STAGE_OPTIONS, "augmentation")]
     of_stages = (option for option_of in STAGE_OPTIONS.values() for option in option_of.values())
-    known = {*own, *Augmentation.model_fields, *of_stages}
+    of_augmentation = (AUGMENTATION_OPTIONS.get(name, name) for name in Augmentation.model_fields)
+    known = {*own, *of_augmentation, *of_stages}
     for unknown in options.keys() - known:
         closest = get_close_matches(unknown, known, n=1)
         hint = f", did you mean {closest[0]}?" if closest else ": see edgebcnn train --help"
         raise TypeError(f"training has no option {unknown}{hint}")
     given = {"compact_epochs": options["epochs"], **options} if "epochs" in options else options
-    parts: dict[str, BaseModel] = {"augmentation": _updated(Augmentation(), given, {})}
+    parts: dict[str, BaseModel] = {"augmentation": _updated(Augmentation(), given, AUGMENTATION_OPTIONS)}
     for stage, option_of in STAGE_OPTIONS.items():
         parts[stage] = _updated(TrainConfig.model_fields[stage].default, given, option_of)
     return _checked(TrainConfig, {name: given[name] for name in own if name in given} | parts, {})

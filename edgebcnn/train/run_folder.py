@@ -2,6 +2,7 @@
 
     runs/<name>/
       run.json              configuration, products, what is done, how it ended
+      config.toml           the same configuration, for edgebcnn train --config
       photos.csv            every photo, its split and product
       full/, compact/       weights.h5 of each model, and the checkpoint of the stage in progress; where compress made
                             the run, factorized.h5 is the compact model before it was distilled

@@ -22,7 +22,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from edgebcnn.atomic import write_json
+from edgebcnn.atomic import write_bytes, write_json
 from edgebcnn.errors import DataError, DivergedError, Interrupted, RunError, TrainingError
 from edgebcnn.images.dataset import ProductDataset, load_dataset
 from edgebcnn.images.layouts import read_layout
@@ -58,6 +58,7 @@ from edgebcnn.train.run_folder import (
 )
 
 METRICS_NAME = "metrics.json"
+SETTINGS_NAME = "config.toml"
 
 
 @dataclass(frozen=True)
@@ -72,12 +73,15 @@ class TrainResult:
         return str(self.run.path)
 
 
-def train(config: TrainConfig, run: Path, *, reporter: Reporter, stop: Event) -> TrainResult:
+def train(
+    config: TrainConfig, run: Path, *, settings: str | None = None, reporter: Reporter, stop: Event
+) -> TrainResult:
     """Trains a full model and its compact replacement in a new run folder.
 
     Args:
         config: All choices.
         run: Folder to make.
+        settings: The configuration file that makes the same choices, kept in the run folder.
         reporter: Receives progress and messages.
         stop: Set to end after the batch in flight.
 
@@ -100,6 +104,8 @@ def train(config: TrainConfig, run: Path, *, reporter: Reporter, stop: Event) ->
     with created(run) as folder:
         write_photos(folder, dataset)
         write_record(folder, RunRecord(config=config, labels=dataset.labels, alignment=alignment))
+        if settings is not None:
+            write_bytes(folder / SETTINGS_NAME, settings.encode())
     point_latest_at(run)
     return resume(run, reporter=reporter, stop=stop)
 

@@ -1,4 +1,4 @@
-"""What do the modules of flags share? Flags that belong together reach a command as one value."""
+"""Passes flags that belong together to a command as one value."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def grouped(flags: Iterable[Callable[[Any], Any]], *, into: str, kind: str) -> C
 
 
 def finite(_context: click.Context, _parameter: click.Parameter, value: float | None) -> float | None:
-    """A callback that refuses infinity and what is no number, which a `FloatRange` lets through."""
+    """Refuses infinity and NaN, which a `FloatRange` accepts; a callback."""
     if value is not None and not math.isfinite(value):
         raise click.BadParameter(f"{value} is not a number that can be used here")
     return value

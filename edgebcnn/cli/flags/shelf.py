@@ -1,4 +1,4 @@
-"""Flags of `edgebcnn run` that say which slots to watch, and how little work that may take."""
+"""Flags of `edgebcnn run` about the slots that it watches, and how often it classifies them."""
 
 from __future__ import annotations
 
@@ -7,40 +7,58 @@ from pathlib import Path
 import click
 
 from edgebcnn.cli.flags.grouped import finite, grouped
+from edgebcnn.cli.flags.sections import section, setting
 from edgebcnn.loop.frame_rate import IDLE_AFTER_S, IDLE_FPS
 
 _POSITIVE = click.FloatRange(min=0, min_open=True)
 
 _FLAGS = (
-    click.option("--slots", type=click.Path(path_type=Path), help="Watch the slots of this file in place of frames."),
-    click.option(
-        "--floor",
-        type=_POSITIVE,
-        callback=finite,
-        default=10.0,
-        help="Seconds after which a slot that did not change is classified all the same.",
+    section(
+        "Source",
+        click.option(
+            "--max-fps",
+            type=_POSITIVE,
+            callback=finite,
+            show_default="no limit",
+            help="Frames per second to process of a camera or stream, at most.",
+        ),
     ),
-    click.option("--no-gate", is_flag=True, help="Classify every slot in every frame."),
-    click.option(
-        "--fps", type=_POSITIVE, callback=finite, show_default="all", help="Frames a second to take of a live source."
-    ),
-    click.option(
-        "--idle-fps",
-        type=_POSITIVE,
-        callback=finite,
-        show_default=f"{IDLE_FPS:g}",
-        help="The same while no slot changes.",
-    ),
-    click.option(
-        "--idle-after",
-        type=click.FloatRange(min=0),
-        callback=finite,
-        show_default=f"{IDLE_AFTER_S:g}",
-        help="Seconds without a change from which --idle-fps counts.",
+    section(
+        "Shelf",
+        click.option(
+            "--slots", type=click.Path(path_type=Path), help="Watch the slots of this file, not whole frames."
+        ),
+        setting(
+            "--skip-unchanged",
+            type=bool,
+            default=True,
+            help="Classify a slot only when its pixels change, and again every recheck_after seconds.",
+        ),
+        setting(
+            "--recheck-after",
+            type=_POSITIVE,
+            callback=finite,
+            default=10.0,
+            help="Seconds after which an unchanged slot is classified again.",
+        ),
+        setting(
+            "--idle-fps",
+            type=_POSITIVE,
+            callback=finite,
+            show_default=f"{IDLE_FPS:g}",
+            help="Frames per second to process while no slot changes.",
+        ),
+        setting(
+            "--idle-after",
+            type=click.FloatRange(min=0),
+            callback=finite,
+            show_default=f"{IDLE_AFTER_S:g}",
+            help="Seconds without a change after which idle_fps applies.",
+        ),
     ),
 )
 
-SERVES = {flag: ("--slots",) for flag in ("--floor", "--no-gate", "--idle-fps", "--idle-after")}
-"""Flags that do nothing without --slots."""
+SERVES = {flag: ("--slots",) for flag in ("--recheck-after", "--skip-unchanged", "--idle-fps", "--idle-after")}
+"""Choices that have no effect without --slots."""
 
 shelf_flags = grouped(_FLAGS, into="shelf", kind="edgebcnn.loop.shelf_choices:ShelfChoices")

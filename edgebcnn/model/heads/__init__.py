@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import pkgutil
 from importlib import import_module
+from typing import TYPE_CHECKING
 
-from edgebcnn.model.head import Head
+if TYPE_CHECKING:  # the names alone, as a command line lists them, need no NumPy
+    from edgebcnn.model.head import Head
 
 FULL = "outer"
 """The pooling of the full model; every other one can replace it in the compact model."""

@@ -127,7 +127,7 @@ def check_known(tflite: bytes, precision: Precision) -> None:
     if unknown := unknown_ops(tflite):
         raise QuantizationError(
             f"{OLD_RUNTIME} cannot run the {precision} model, because it does not know {', '.join(unknown)}: "
-            "leave out --runtime-compat, or train with other --streams or another --tail"
+            "leave out --runtime-compat, or train with other --streams or another model.tail"
         )
 
 

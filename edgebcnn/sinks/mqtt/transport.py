@@ -89,7 +89,7 @@ class MqttTransport:
         if password and not address.user:
             raise SinkError("a password for --mqtt needs a user: give mqtt://USER@HOST")
         prefix = address.path.get_secret_value().strip("/") or DEFAULT_PREFIX
-        for part, flag in ((prefix, "the path of --mqtt"), (discovery_prefix, "--mqtt-discovery")):
+        for part, flag in ((prefix, "the path of --mqtt"), (discovery_prefix, "events.mqtt_discovery")):
             if set(part) & set("+#\0"):
                 raise SinkError(f"{flag} cannot have + or #, which stand for other topics: choose another")
         self.where = address.origin
@@ -132,7 +132,7 @@ class MqttTransport:
             self._discovery = ()
             self._report(
                 f"the broker does not take what Home Assistant discovers ({reason.lower()}): allow that, or turn it "
-                "off with --mqtt-discovery ''"
+                "off with events.mqtt_discovery = ''"
             )
             if self._client is None:
                 self.connect()
@@ -222,11 +222,13 @@ class MqttTransport:
             return
         problem = f"another run publishes there as {self._device}"
         if self._was_admitted:
-            self._report(f"{problem}: give each run its own --device-id")
+            self._report(f"{problem}: give each run its own events.device_id")
             return
         self._client.disconnect()  # so that no last will says that the other one is offline
         self._client = None
-        raise UnreachableError(problem, is_final=True, remedy="give each run its own --device-id, or end the other one")
+        raise UnreachableError(
+            problem, is_final=True, remedy="give each run its own events.device_id, or end the other one"
+        )
 
     def _new_client(self) -> Client:
         from paho.mqtt.client import Client
