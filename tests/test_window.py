@@ -101,7 +101,8 @@ def test_a_window_that_dies_is_told_and_the_run_goes_on() -> None:
     wait_until(lambda: bool(told.sentences), 60)
     broken.write(frame(0), reading())
     broken.close()
-    assert told.sentences == ["the window has ended by itself (7): the run goes on without it"]
+    (sentence,) = told.sentences
+    assert "the window ended by itself (7)" in sentence
     assert not stop.is_set()
 
 

@@ -1,4 +1,4 @@
-"""Where is the other side, and with which credentials? They are kept where no message, log or event prints them."""
+"""Addresses and credentials of brokers and servers, which no message, log or event ever contains."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ LOOPBACK = "127.0.0.1"
 
 @dataclass(frozen=True)
 class Address:
-    """An address taken apart; printing one prints no secret.
+    """A parsed address; printing it prints no secret.
 
     Attributes:
-        scheme: As `mqtts`.
-        host: Name or number.
-        port: Given, or that of the scheme.
-        path: All that follows, with the query; a webhook's may be its secret.
+        scheme: For example `mqtts`.
+        host: Name or IP address.
+        port: The given port, or the default of the scheme.
+        path: Path with query; that of a webhook may be a secret.
         user: Empty where there is none.
         password: Empty where there is none.
     """
@@ -38,17 +38,17 @@ class Address:
 
     @property
     def origin(self) -> str:
-        """`https://host:443`: fit to be shown."""
+        """`https://host:443`, which may be shown."""
         return f"{self.scheme}://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
 
 
 def parsed_address(text: str, *, flag: str, ports: dict[str, int]) -> Address:
-    """Takes an address apart.
+    """Parses an address.
 
     Args:
-        text: What the user gave.
-        flag: The flag that it was given to, for messages.
-        ports: The schemes that are accepted, with the port of each.
+        text: The address.
+        flag: The flag that it was given with, for messages.
+        ports: Accepted schemes, each with its default port.
 
     Raises:
         SinkError: it is not an address with one of those schemes; the message does not repeat it.
@@ -60,7 +60,7 @@ def parsed_address(text: str, *, flag: str, ports: dict[str, int]) -> Address:
         parts, port = SplitResult("", "", "", "", ""), None
     if parts.scheme not in ports or not parts.hostname or re.search(r"\s", text.strip()):
         shapes = " or ".join(f"{scheme}://[USER:PASSWORD@]HOST[:PORT]" for scheme in ports)
-        raise SinkError(f"{flag} is not an address that can be used: give {shapes}")
+        raise SinkError(f"{flag} is not a valid address: give {shapes}")
     return Address(
         parts.scheme,
         parts.hostname,
@@ -72,7 +72,7 @@ def parsed_address(text: str, *, flag: str, ports: dict[str, int]) -> Address:
 
 
 def secret_from(path: Path, *, flag: str) -> SecretStr:
-    """The first line of a file that holds a password or token.
+    """Reads a password or token from the first line of a file.
 
     Raises:
         SinkError: it cannot be read, or is empty.
@@ -80,7 +80,7 @@ def secret_from(path: Path, *, flag: str) -> SecretStr:
     try:
         lines = path.read_text().splitlines()
     except (OSError, ValueError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        reason = error.strerror if isinstance(error, OSError) else "it is not text"
         raise SinkError(
             f"{flag} {path} cannot be read ({reason}): give a file with the secret in its first line"
         ) from None
@@ -90,18 +90,18 @@ def secret_from(path: Path, *, flag: str) -> SecretStr:
 
 
 def reason_of(error: OSError | UnicodeError) -> str:
-    """Why a connection failed, in a few words of the system."""
+    """Returns why a connection failed, in a few words."""
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate is not trusted ({error.verify_message})"
     if isinstance(error, TimeoutError):
         return "nothing answers there"
     if isinstance(error, UnicodeError):
-        return "that is no host's name"
+        return "that is not a valid host name"
     return (error.strerror or type(error).__name__).lower()
 
 
 def tls_context(ca_file: Path | None) -> ssl.SSLContext:
-    """Trusts the system's certificates, or those of a file.
+    """Makes a TLS context that trusts the system's certificates, or those of a file.
 
     Raises:
         SinkError: the file cannot be read or holds no certificate.
@@ -115,10 +115,10 @@ def tls_context(ca_file: Path | None) -> ssl.SSLContext:
 
 
 def listening_at(text: str, *, flag: str) -> tuple[str, int]:
-    """Host and port of `9464`, `0.0.0.0:9464` or `[::]:9464`; a port alone is this machine's own.
+    """Returns host and port of `9464`, `0.0.0.0:9464` or `[::]:9464`; a port alone listens on loopback.
 
     Raises:
-        SinkError: it is no port.
+        SinkError: it is not a port.
     """
     host, _, port = text.rpartition(":")
     if not port.isdecimal() or int(port) > 65535:

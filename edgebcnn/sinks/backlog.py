@@ -1,7 +1,7 @@
-"""Where do events wait that a broker or server has not taken yet?
+"""Keeps events that a broker or server has not taken yet, in memory and in a SQLite file, in order.
 
-A few wait in memory while the other side keeps up. Once it is slow or gone they wait in a SQLite file, which a kill or
-a power cut leaves whole, and the next run goes on with what it holds. The order is kept throughout.
+A few wait in memory while the other side keeps up. Once it is slow or gone they wait in the file, which survives a kill
+or a power cut, and the next run continues with them.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pathlib import Path
 from edgebcnn.atomic import storage_errors
 from edgebcnn.errors import StorageError
 
-IN_MEMORY = 64  # what a kill can cost while the other side keeps up; writing each to the disk would wear it out
+IN_MEMORY = 64  # events that a kill can cost while the other side keeps up; writing each to the disk wears it out
 
 # Exclusive: two runs that drained one file would deliver twice. A write-ahead log with NORMAL needs no flush for each
 # event, and a power cut may cost the last seconds but never the file.
@@ -33,12 +33,12 @@ CREATE TABLE IF NOT EXISTS waiting (number INTEGER PRIMARY KEY, subtopic TEXT, h
 
 @dataclass(frozen=True)
 class Message:
-    """An event on its way: all that matters now is where to and which bytes.
+    """An event on its way: its destination and its bytes.
 
     Attributes:
         number: Its place in the backlog; 0 before it has one.
-        subtopic: As the event's.
-        holds_until_next: As the event's.
+        subtopic: Subtopic of the event.
+        holds_until_next: Whether the event reports a state that lasts.
         body: The event as JSON.
     """
 
@@ -49,12 +49,12 @@ class Message:
 
 
 class Backlog:
-    """A first-in-first-out queue of messages, in memory and on the disk, for a thread that adds and one that removes.
+    """A first-in-first-out queue of messages, in memory and on disk, for one thread that adds and one that removes.
 
     Attributes:
         path: The SQLite file.
-        dropped: Messages that were given up, oldest first, because the file would have outgrown its cap.
-        damaged: Where an unreadable file was moved when this one was begun.
+        dropped: Messages dropped, oldest first, because the file reached its size limit.
+        damaged: Where an unreadable file was moved to; None where there was none.
 
     Raises:
         StorageError: the file cannot be written, or another run uses it.
@@ -102,7 +102,7 @@ class Backlog:
             self._changed.notify_all()
 
     def first(self, limit: int, *, wait_s: float) -> Sequence[Message]:
-        """The oldest messages, which stay here until `remove`; none where none came within the wait."""
+        """Returns the oldest messages, which stay until `remove`; none where none came within the wait."""
         with self._changed:
             if not len(self):
                 self._changed.wait(wait_s)
@@ -118,7 +118,7 @@ class Backlog:
             self._changed.notify_all()
 
     def remove(self, messages: Sequence[Message]) -> None:
-        """Forgets the oldest messages: those that were delivered."""
+        """Removes the oldest messages, which were delivered."""
         with self._changed:
             if self._is_closed or not messages:
                 return
@@ -133,7 +133,7 @@ class Backlog:
                 self._change("DELETE FROM waiting WHERE number <= ?", [(self._delivered,)])
 
     def spare_the_disk(self, spare: bool) -> None:
-        """Whether to keep a few in memory from now on, because the other side keeps up, or to have all on the disk.
+        """Sets whether a few messages stay in memory, because the other side keeps up, or all go to the disk.
 
         Raises:
             StorageError: the disk is full; what is in memory stays there.
@@ -144,7 +144,7 @@ class Backlog:
                 self._empty_memory()
 
     def close(self) -> None:
-        """Saves what still waits; a run that never had a message leaves no file that was not there before.
+        """Saves waiting messages; a run that never had a message leaves no new file.
 
         Raises:
             StorageError: the disk is full.

@@ -37,19 +37,19 @@ class SinkChoices:
     Attributes:
         jsonl: File for JSON lines.
         csv: File for rows.
-        rotate_mb: Size at which both are put aside; never where None.
-        rotate_keep: How many files put aside are kept.
+        rotate_mb: Size at which both are rotated; never where None.
+        rotate_keep: Number of rotated files to keep.
         mqtt: Address of a broker.
         mqtt_password_file: Its password.
-        mqtt_discovery: Where Home Assistant looks; empty to tell it nothing.
-        webhook: Address to post to.
+        mqtt_discovery: Prefix of Home Assistant's discovery topics; empty to turn discovery off.
+        webhook: Address for POST requests.
         webhook_token_file: Its bearer token.
         ca_file: Certificates to trust for both, in place of the system's.
         metrics: Port, or host and port, to serve `/metrics` on.
         spool: Folder where events wait for broker and webhook.
-        spool_mb: Size of what waits for each of them.
-        allow_offline: Whether to begin without broker and webhook.
-        device_id: Name of this device; the machine's where None.
+        spool_mb: Size limit of the waiting events of each.
+        allow_offline: Whether to start although broker or webhook are unreachable.
+        device_id: Name of this device; the host name where None.
     """
 
     jsonl: Path | None = None
@@ -80,20 +80,20 @@ def open_sinks(
     slots: Sequence[tuple[str, str]] = (),
     others: Sequence[EventSink] = (),
 ) -> EventSinks:
-    """Opens every sink that was asked for.
+    """Opens every requested sink.
 
     Args:
-        choices: What was asked for.
-        bundle_digest: Of the bundle that runs.
-        terminal: Where lines for people go, if anywhere.
-        keep_every_line: Whether the loop rather waits than leaves out a line for people.
-        reporter: Told when a broker or server goes and comes back.
-        in_a_hurry: Asked whether somebody waits for the end.
-        slots: Names of shelf and slot of each slot that is watched in place of whole frames.
-        others: Sinks that are open already; those of their events that they are too slow for are dropped.
+        choices: The requested sinks.
+        bundle_digest: Digest of the bundle that runs.
+        terminal: Stream for lines at the terminal; None for no lines.
+        keep_every_line: Whether the loop waits for a slow terminal rather than dropping lines.
+        reporter: Informed when a broker or server is lost and reconnected.
+        in_a_hurry: Whether somebody waits for the end of the run.
+        slots: Names of shelf and slot of each watched slot.
+        others: Sinks that are open already; events that they are too slow for are dropped.
 
     Raises:
-        SinkError: a broker or server is not there or does not let us in, or a port is taken.
+        SinkError: a broker or server is unreachable or refuses the login, or a port is taken.
         StorageError: a path cannot be written.
         MissingExtraError: a sink's package is not installed.
     """
@@ -101,8 +101,8 @@ def open_sinks(
     outlets: list[Outlet] = []
     entities = slot_entities(slots) or READING_ENTITIES
     with ExitStack() as opened:
-        asked_for = _sinks(choices, device, entities, terminal, keep_every_line, reporter)
-        for sink, when_full in chain(asked_for, ((other, WhenFull.DROP_OLDEST) for other in others)):
+        requested = _sinks(choices, device, entities, terminal, keep_every_line, reporter)
+        for sink, when_full in chain(requested, ((other, WhenFull.DROP_OLDEST) for other in others)):
             outlets.append(Outlet(sink, when_full=when_full, in_a_hurry=in_a_hurry))
             opened.callback(outlets[-1].finish)
             if isinstance(sink, MetricsSink):
@@ -119,7 +119,7 @@ def _sinks(
     keep_every_line: bool,
     reporter: Reporter,
 ) -> Iterator[tuple[EventSink, WhenFull]]:
-    """Those whose lines must not be lost make the loop wait; the others drop, or spool what they cannot send."""
+    """Yields the sinks; those that must not lose a line make the loop wait, the others drop or spool events."""
     rotation = Rotation(round(choices.rotate_mb * MB), choices.rotate_keep) if choices.rotate_mb else None
     if choices.jsonl is not None:
         yield JsonLinesSink(choices.jsonl, rotation=rotation), WhenFull.WAIT

@@ -1,4 +1,4 @@
-"""How does every event reach every sink?"""
+"""Passes every event to every sink."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ from edgebcnn.sources.frames import Frame
 
 
 class EventSinks:
-    """What the loop hands its readings to: each becomes an event, and each event goes into every outlet's queue.
+    """The sink that the loop writes to: each reading becomes an event, which goes into the queue of every outlet.
 
     Attributes:
-        stamp: Makes this run's events; `publish` takes those of other kinds.
+        stamp: Makes the events of this run; `publish` takes events of any kind.
     """
 
     def __init__(self, outlets: Sequence[Outlet], *, stamp: Stamp) -> None:
@@ -40,7 +40,7 @@ class EventSinks:
             self.publish(event)
 
     def publish(self, event: Event) -> None:
-        """Queues one event, also for the outlets that follow one that failed.
+        """Queues one event for every outlet, even if one of them fails.
 
         Raises:
             StorageError: a sink that must not lose anything cannot write.
@@ -48,7 +48,7 @@ class EventSinks:
         _each(self._outlets, lambda outlet: outlet.put(event))
 
     def close(self) -> None:
-        """Delivers what is queued: for seconds at the end of a source, for half a second once a signal came.
+        """Delivers queued events, for up to 10 s at the end of a source and for half a second after a signal.
 
         Raises:
             StorageError: a sink that must not lose anything lost something.
@@ -58,12 +58,12 @@ class EventSinks:
         _each(self._outlets, Outlet.finish)
 
     def counts(self) -> tuple[Counts, ...]:
-        """What became of the events so far, sink by sink."""
+        """Returns what became of the events so far, per sink."""
         return tuple(outlet.counts() for outlet in self._outlets)
 
 
 def _each(outlets: Sequence[Outlet], act: Callable[[Outlet], None]) -> None:
-    """Does it to all of them, then raises what the first that failed raised."""
+    """Calls `act` for every outlet, then raises the first error."""
     failures = []
     for outlet in outlets:
         try:

@@ -58,7 +58,7 @@ class MetricsSink(EventSink):
             "edgebcnn_event_timestamp_seconds", "Time of the newest.", ["kind"], registry=self._registry
         )
         self._readings = Counter("edgebcnn_readings", "Readings by product.", ["product"], registry=self._registry)
-        self._refused = Counter("edgebcnn_no_reading", "Frames by why not.", ["reason"], registry=self._registry)
+        self._refused = Counter("edgebcnn_no_reading", "Skipped frames by reason.", ["reason"], registry=self._registry)
         self._latency = Histogram(
             *("edgebcnn_latency_seconds", "Preprocessing and inference."), buckets=SECONDS, registry=self._registry
         )
@@ -157,20 +157,20 @@ class _Health:
             made.set(math.nan)
             return made
 
-        self._golden_passed = gauge("golden_passed", "1 where the golden photos are answered as at export, else 0.")
+        self._golden_passed = gauge("golden_passed", "1 if the golden photos match the export, else 0.")
         self._golden_accuracy = gauge("golden_accuracy", "Accuracy on the golden photos.")
         self._golden_agreement = gauge("golden_agreement", "Agreement with the full model on the golden photos.")
         self._golden_steps = gauge("golden_steps", "Largest change of a probability since export, in 1/256.")
         self._agreement = gauge("agreement", "Agreement with the full model on the scenes so far.")
         self._agreement_low = gauge("agreement_low", "Lower end of its interval, which holds at all times at once.")
         self._agreement_high = gauge("agreement_high", "Upper end.")
-        self._scenes = gauge("agreement_scenes", "Scenes that the full model was asked about.")
+        self._scenes = gauge("agreement_scenes", "Scenes that the full model classified.")
         self._alarms = Counter("edgebcnn_alarms", "Alarms.", ["about"], registry=registry)
         for about in ("golden", "agreement"):
             self._alarms.labels(about)
 
     def write(self, event: Event) -> None:
-        """Shows what the event says, if it is about that."""
+        """Takes over the figures of an event about monitoring."""
         if isinstance(event, GoldenEvent):
             self._golden_passed.set(event.passed)
             self._golden_accuracy.set(event.accuracy)
@@ -186,13 +186,13 @@ class _Health:
 
 
 class _SinkCounts:
-    """Asks the sinks for their counts whenever Prometheus asks."""
+    """Collects the counts of the sinks on each scrape."""
 
     def __init__(self, counts: Callable[[], Iterable[Counts]]) -> None:
         self._counts = counts
 
     def collect(self) -> Iterator[CounterMetricFamily | GaugeMetricFamily]:
-        """One family a fate."""
+        """Yields the events of each sink by fate, and those that wait."""
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
         fates = CounterMetricFamily("edgebcnn_sink_events", "What became of events.", labels=["sink", "fate"])

@@ -23,8 +23,8 @@ class Counts:
         sink: Its name.
         delivered: Written, printed, or confirmed by the other side.
         dropped: Lost because a queue or spool was full.
-        refused: Lost because the other side will never take them.
-        waiting: Kept on the disk for the next run.
+        refused: Lost because the other side does not accept them.
+        waiting: Saved on disk for the next run.
     """
 
     sink: str
@@ -36,8 +36,8 @@ class Counts:
     def __str__(self) -> str:
         """`mqtt 117 delivered · 3 waiting`."""
         losses = {"dropped": self.dropped, "refused": self.refused, "waiting": self.waiting}
-        told = (f" · {number} {what}" for what, number in losses.items() if number)
-        return f"{self.sink} {self.delivered} delivered{''.join(told)}"
+        parts = (f" · {number} {what}" for what, number in losses.items() if number)
+        return f"{self.sink} {self.delivered} delivered{''.join(parts)}"
 
     def as_json(self) -> dict[str, str | int]:
         """Every count by name."""
@@ -45,27 +45,27 @@ class Counts:
 
 
 class EventSink(ABC):
-    """Where events go. Opened before the loop starts; then only its outlet's thread calls it.
+    """A destination of events. It is opened before the loop starts; then only its outlet's thread calls it.
 
     Attributes:
-        name: What messages and counts call it.
+        name: Its name in messages and counts.
     """
 
     name: str
 
     @abstractmethod
     def write(self, event: Event) -> None:
-        """Takes one event, and may take its time.
+        """Writes one event, and may take its time.
 
         Raises:
-            StorageError: not now; the event is offered again.
+            StorageError: it cannot be written now; the event is tried again.
         """
 
     def close(self, deadline: Deadline) -> None:  # noqa: B027 - some hold nothing open
-        """Finishes what was written before; called once."""
+        """Finishes earlier events; called once."""
 
     def counts(self, written: int, dropped: int) -> Counts:
-        """What became of the events, of which the outlet saw `written` written and `dropped` ones."""
+        """Returns what became of the events; the outlet passed on `written` and dropped `dropped` of them."""
         return Counts(self.name, delivered=written, dropped=dropped)
 
 

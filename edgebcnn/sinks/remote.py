@@ -1,6 +1,6 @@
-"""How does an event reach a broker or server that is slow, restarts, or is away for a day?
+"""Delivers events to a broker or server that is slow, restarts, or is unreachable for a day.
 
-It is sent again until the other side confirms it: at least once, in order, each time with the same `id`.
+Each event is sent until the other side confirms it: at least once, in order, each time with the same `id`.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ from edgebcnn.sinks.outlet import Counts, EventSink
 from edgebcnn.worker import BackgroundTask, Deadline
 
 FIRST_PAUSE_S, LONGEST_PAUSE_S = 0.5, 30.0
-MAX_RETRY_AFTER_S = 300.0  # what a server may ask us to wait
-IDLE_S = 1.0  # how often a connection on which nothing happens is looked after
+MAX_RETRY_AFTER_S = 300.0  # longest wait that a server may request
+IDLE_S = 1.0  # how often an idle connection is serviced
 START_TIMEOUT_S = 5.0
 SEND_TIMEOUT_S = 10.0
 HANG_UPS_TOGETHER, HANG_UPS_ALONE = 2, 5  # in a row, before messages go one by one, and before one is passed over
-LEAVE_S = 0.2  # to say goodbye; a thread that hangs in the network longer is a daemon and dies with us
+LEAVE_S = 0.2  # for disconnecting; a thread that hangs in the network for longer is a daemon and ends with the process
 
 
 class UnreachableError(Exception):
-    """The other side cannot take events now; the message says why, without credentials.
+    """The other side cannot take events now; the message gives the reason, without credentials.
 
     Attributes:
-        confirmed: How many of the messages it took before.
-        retry_after_s: How long it asked us to wait; None where it did not.
-        is_final: Whether only a person can change it, as with a wrong password.
-        remedy: What that person should do.
+        confirmed: Number of messages that it confirmed before.
+        retry_after_s: Wait that it requested; None where it did not.
+        is_final: Whether retrying is useless, as with a wrong password.
+        remedy: What the user should do then.
         hung_up: Whether it closed the connection while it took messages, which may be too large for it.
     """
 
@@ -57,58 +57,58 @@ class UnreachableError(Exception):
 
 
 class RefusedError(Exception):
-    """The other side will never take these messages; the message says why."""
+    """The other side does not accept these messages; the message gives the reason."""
 
 
 class Transport(Protocol):
-    """A way to the other side. One thread uses it, after `connect` was called before the loop.
+    """A connection to the other side. One thread uses it, after `connect` was called before the loop.
 
     Attributes:
-        where: The other side, fit to be shown.
-        batch: Most messages that it sends at once.
+        where: Address of the other side, without credentials.
+        batch: Largest number of messages per `send`.
     """
 
     where: str
     batch: int
 
     def connect(self) -> None:
-        """Makes sure that the other side is there.
+        """Connects, and checks that the other side is there.
 
         Raises:
             UnreachableError: it is not.
         """
 
     def send(self, messages: Sequence[Message]) -> None:
-        """Returns once all of them are confirmed; connects first where that is needed.
+        """Sends messages and waits until all are confirmed; connects first if needed.
 
         Raises:
             UnreachableError: not all were confirmed.
-            RefusedError: the other side will not have them.
+            RefusedError: the other side does not accept one of them.
         """
 
     def rest(self) -> None:
-        """Called while there is nothing to send.
+        """Services the connection; called while there is nothing to send.
 
         Raises:
             UnreachableError: the connection is lost.
         """
 
     def close(self) -> None:
-        """Takes leave; called from the thread that sends."""
+        """Disconnects; called from the sending thread."""
 
 
 class RemoteSink(EventSink):
-    """Sends events over a transport, in a thread of its own, and keeps those that wait in a backlog.
+    """Sends events over a transport in a background thread, and keeps waiting events in a backlog.
 
     Args:
-        name: What messages and counts call it.
-        transport: The way to the other side.
+        name: Its name in messages and counts.
+        transport: The connection to the other side.
         backlog: Where events wait; closed by this sink.
-        reporter: Told when the other side goes and comes back.
-        allow_offline: Whether to begin although the other side is not there.
+        reporter: Informed when the connection is lost and restored.
+        allow_offline: Whether to start although the other side is unreachable.
 
     Raises:
-        SinkError: the other side is not there, or does not let us in; said before the loop starts.
+        SinkError: the other side is unreachable or refuses the login; raised before the loop starts.
     """
 
     def __init__(
@@ -137,7 +137,7 @@ class RemoteSink(EventSink):
         self._backlog.append(event.subtopic, event.json_line, holds_until_next=event.holds_until_next)
 
     def close(self, deadline: Deadline) -> None:
-        """Delivers what waits while there is time, and keeps the rest on the disk."""
+        """Delivers waiting events until the deadline, and saves the rest on disk."""
         self._sender.join_until(deadline, unless=lambda: not len(self._backlog))
         try:
             self._backlog.spare_the_disk(False)  # before anything that may hang
@@ -154,13 +154,13 @@ class RemoteSink(EventSink):
             )
 
     def counts(self, written: int, dropped: int) -> Counts:
-        """Of what the outlet wrote here, that which was confirmed counts as delivered."""
+        """Returns the counts; an event counts as delivered once the other side confirmed it."""
         return Counts(
             self.name, self._delivered, dropped + self._backlog.dropped, self._refused, waiting=len(self._backlog)
         )
 
     def _raise_failure(self) -> None:
-        if isinstance(self._sender.failure, StorageError):  # not one to be tried again: nobody sends any more
+        if isinstance(self._sender.failure, StorageError):  # not to be retried: the sender has ended
             raise SinkError(f"{self.name}: {self._sender.failure}") from self._sender.failure
         self._sender.raise_failure()
 
@@ -224,7 +224,7 @@ class RemoteSink(EventSink):
             self._one_by_one = len(messages)
             return
         if not self._refused:
-            self._reporter.say(f"{self.name}: {self._transport.where} refuses an event ({error}); such are passed over")
+            self._reporter.say(f"{self.name}: {self._transport.where} refuses an event ({error}): skipped and counted")
         self._backlog.remove(messages)
         self._refused += len(messages)
         self._one_by_one = max(0, self._one_by_one - 1)
@@ -233,7 +233,7 @@ class RemoteSink(EventSink):
         if self._is_online:
             self._is_online = False
             self._reporter.say(f"{self.name}: {self._transport.where}: {error}; events wait in {self._backlog.path}")
-        with suppress(StorageError):  # those few stay in memory; the next event meets the full disk too, and tells
+        with suppress(StorageError):  # a few stay in memory; the next event fails at the full disk too, and is reported
             self._backlog.spare_the_disk(False)
 
     def _came_back(self) -> None:
@@ -241,7 +241,7 @@ class RemoteSink(EventSink):
         if not self._is_online:
             self._is_online = True
             self._backlog.spare_the_disk(True)
-            self._reporter.say(f"{self.name}: {self._transport.where} takes events again")
+            self._reporter.say(f"{self.name}: {self._transport.where}: reconnected")
 
     def _next_pause_s(self, error: UnreachableError) -> float:
         """Up to half shorter at random, so that a hundred devices do not come back at once."""

@@ -1,4 +1,4 @@
-"""How do events get to a web server? In POST requests, each a JSON array, oldest first, repeated until one succeeds."""
+"""Sends events to a web server in POST requests, each a JSON array, oldest first, repeated until one succeeds."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ from edgebcnn.sinks.backlog import Message
 from edgebcnn.sinks.remote import SEND_TIMEOUT_S, START_TIMEOUT_S, RefusedError, UnreachableError
 
 PORTS = {"http": 80, "https": 443}
-BATCH = 50  # about 30 kB a request
+BATCH = 50  # about 30 kB per request
 
-# The events themselves are at fault. All else may pass: a token is renewed, a server repaired, an address put right.
+# The events themselves are at fault. Other errors may pass: a token is renewed, a server repaired.
 REFUSALS = {400, 413, 415, 422}
 
-MAX_ANSWER_BYTES = 1 << 16  # more is no answer to us; the connection is then closed
+MAX_ANSWER_BYTES = 1 << 16  # after more than this the connection is closed
 
 
 class WebhookTransport:
-    """A connection to a web server that is kept open between requests.
+    """A connection to a web server that stays open between requests.
 
     Args:
-        address: Where to post; user and password become Basic authentication.
-        token: Sent as `Authorization: Bearer`, in place of user and password.
+        address: Address for POST requests; user and password become Basic authentication.
+        token: Sent as `Authorization: Bearer`, instead of user and password.
         ca_file: Certificates to trust in place of the system's.
 
     Raises:
@@ -54,7 +54,7 @@ class WebhookTransport:
             self._connection = http.client.HTTPConnection(address.host, address.port, timeout=START_TIMEOUT_S)
 
     def connect(self) -> None:
-        """Connects, without a request: what a server answers to anything but events says nothing.
+        """Connects without a request, because an answer to anything but events would prove nothing.
 
         Raises:
             UnreachableError: nothing listens there, or its certificate is not trusted.
@@ -70,8 +70,8 @@ class WebhookTransport:
         """Posts all in one request.
 
         Raises:
-            UnreachableError: the server did not answer, or asks us to come again.
-            RefusedError: the server says that the events are wrong.
+            UnreachableError: the server did not answer, or asks to retry later.
+            RefusedError: the server does not accept the events.
         """
         if self._connection.sock is None:
             self.connect()
@@ -80,7 +80,7 @@ class WebhookTransport:
             status, reason, retry_after = self._posted_again_if_idle(body)
         except (OSError, http.client.HTTPException) as error:
             self._connection.close()
-            why = reason_of(error) if isinstance(error, OSError) else "what it answers is not HTTP"
+            why = reason_of(error) if isinstance(error, OSError) else "its answer is not HTTP"
             raise UnreachableError(why) from None  # its text may repeat what we sent
         if status in REFUSALS:
             raise RefusedError(f"{status} {reason}")
@@ -89,14 +89,14 @@ class WebhookTransport:
             raise UnreachableError(f"it answers {status} {reason}", retry_after_s=retry_after_s)
 
     def rest(self) -> None:
-        """Nothing: a server may close a connection on which nothing happens, and the next request opens another."""
+        """Does nothing: a server may close an idle connection, and the next request opens another."""
 
     def close(self) -> None:
         """Closes the connection."""
         self._connection.close()
 
     def _posted_again_if_idle(self, body: bytes) -> tuple[int, str, str]:
-        """Posts it, and once more where the server had closed the connection because nothing happened on it."""
+        """Posts the body, and once more if the server had closed the idle connection."""
         try:
             return self._posted(body)
         except ConnectionError:

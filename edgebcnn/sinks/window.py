@@ -1,7 +1,7 @@
-"""How is a run shown in a window without the loop waiting for it? In a process of its own, which may hang or die.
+"""Shows a run in a window, from a process of its own, so that a window that hangs or dies never delays the loop.
 
-`python -m edgebcnn.sinks.window TITLE` is that process: it says that it is ready, shows the pictures that come in, and
-ends when its input does or when somebody closes the window.
+`python -m edgebcnn.sinks.window TITLE` is that process: it reports that it is ready, shows the images that come in, and
+ends when its input ends or the window is closed.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from edgebcnn.worker import BackgroundTask
 if TYPE_CHECKING:
     from edgebcnn.shelf.watch import ShelfWatch
 
-PICTURES_PER_S = 10
+IMAGES_PER_S = 10
 LARGEST_PX = 1280  # of the longer side
 START_S = 30.0
 LEAVE_S = 0.5
@@ -43,8 +43,8 @@ READY, NO_WINDOWS = b"ready\n", 3
 _SIZE = struct.Struct("<II")
 _KEYS = {27, ord("q")}  # Escape
 
-# As the web page has them.
-_COLOURS: dict[SlotState | None, Colour] = {
+# The colors of the web page.
+_COLORS: dict[SlotState | None, Colour] = {
     SlotState.RIGHT: (147, 206, 111),
     SlotState.WRONG: (128, 138, 255),
     SlotState.EMPTY: (80, 180, 230),
@@ -55,14 +55,14 @@ _COLOURS: dict[SlotState | None, Colour] = {
 
 
 class Window:
-    """Shows the newest frame with what is known of it; the loop hands it frames as it does to any sink.
+    """A frame sink that shows the newest frame with its reading in a window.
 
     Args:
-        title: Of the window.
-        watch: The slots, where some are watched.
-        stop: Set when somebody closes the window.
-        reporter: Told when the window fails; the run goes on.
-        command: The process that shows.
+        title: Title of the window.
+        watch: The watched slots; None where whole frames are read.
+        stop: Set when the window is closed.
+        reporter: Informed when the window fails; the run continues.
+        command: Command of the process with the window.
 
     Raises:
         SinkError: OpenCV has no windows, or there is no screen.
@@ -89,11 +89,11 @@ class Window:
         self._newest = frame, reading
 
     def write_shelf(self, frame: Frame, reading: ShelfReading) -> None:
-        """Takes a frame and what its slots show."""
+        """Takes a frame and the states of its slots."""
         self._newest = frame, reading
 
     def close(self) -> None:
-        """Closes the window; one that hangs is ended."""
+        """Closes the window, and ends its process if it hangs."""
         self._task.stop()
         self._task.join(LEAVE_S)
         self._process.kill()
@@ -105,7 +105,7 @@ class Window:
         assert pipe is not None
         shown: tuple[Frame, Reading | ShelfReading] | None = None
         with suppress(OSError), pipe:  # it ended in the meantime
-            while self._process.poll() is None and not self._task.pause(1 / PICTURES_PER_S):
+            while self._process.poll() is None and not self._task.pause(1 / IMAGES_PER_S):
                 newest = self._newest
                 if newest is not None and newest is not shown:
                     shown = newest
@@ -117,17 +117,17 @@ class Window:
         if self._process.poll() == 0:
             self._stop.set()
         else:
-            self._reporter.say(f"the window has ended by itself ({self._process.poll()}): the run goes on without it")
+            self._reporter.say(f"the window ended by itself ({self._process.poll()}): the run continues without it")
 
 
 def draw_frame(
     frame: Frame, reading: Reading | ShelfReading, outlines: Sequence[Sequence[tuple[float, float]]]
 ) -> NDArray[np.uint8]:
-    """What the window shows: the frame in a size for the screen, with its products or the states of its slots.
+    """Draws the frame in a size for the screen, with its products or the states of its slots.
 
     Args:
         frame: The frame.
-        reading: What is known of it.
+        reading: Its reading.
         outlines: Corners of each slot, in shares of the frame.
 
     Returns:
@@ -144,11 +144,11 @@ def draw_frame(
         for slot, outline in zip(reading.slots, outlines, strict=True):
             lines = [f"{slot.slot}: {slot.state.value if slot.state else 'not settled'}"]
             lines += [slot.product.name] if slot.product else []
-            mark(drawn, np.round(np.asarray(outline) * (width_px, height_px)), lines, _COLOURS[slot.state])
+            mark(drawn, np.round(np.asarray(outline) * (width_px, height_px)), lines, _COLORS[slot.state])
     lines = [f"skipped: {reading.reason}"] if reading.reason else []
     if isinstance(reading, Reading):
         lines += [f"{product.label} {100 * product.score:.1f} %" for product in reading.top3]
-    write(drawn, lines, (0, 0), _COLOURS[None])
+    write(drawn, lines, (0, 0), _COLORS[None])
     return drawn
 
 
@@ -159,7 +159,7 @@ def _opened(command: Sequence[str]) -> subprocess.Popen[bytes]:
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         env=own_environment(),
-        start_new_session=True,  # Ctrl-C is for us alone
+        start_new_session=True,  # Ctrl-C reaches the main process alone
     )
     assert process.stdout is not None
     if select([process.stdout], [], [], START_S)[0] and process.stdout.readline() == READY:
@@ -181,7 +181,7 @@ def _send(pipe: IO[bytes], picture_bgr: NDArray[np.uint8]) -> None:
 
 
 def pictures(pipe: IO[bytes]) -> Iterator[NDArray[np.uint8]]:
-    """The pictures that `Window` sends, `(h, w, 3)` uint8 BGR, until it closes the pipe."""
+    """Yields the images that `Window` sends, `(h, w, 3)` uint8 BGR, until it closes the pipe."""
     while len(size := pipe.read(_SIZE.size)) == _SIZE.size:
         height_px, width_px = _SIZE.unpack(size)
         content = pipe.read(3 * height_px * width_px)
@@ -190,7 +190,7 @@ def pictures(pipe: IO[bytes]) -> Iterator[NDArray[np.uint8]]:
 
 
 def main(title: str) -> int:
-    """The process: opens the window, and shows what comes in."""
+    """Opens the window, and shows the images that come in."""
     try:
         cv2.namedWindow(title, cv2.WINDOW_NORMAL | cv2.WINDOW_KEEPRATIO | cv2.WINDOW_GUI_NORMAL)
     except cv2.error:
@@ -222,7 +222,7 @@ def main(title: str) -> int:
 def _is_open(title: str) -> bool:
     try:
         return cv2.getWindowProperty(title, cv2.WND_PROP_VISIBLE) >= 1
-    except cv2.error:  # what Qt says once its last window is closed
+    except cv2.error:  # Qt raises this once its last window is closed
         return False
 
 

@@ -335,7 +335,7 @@ class MqttTransport:
             code = self._client.loop(wait_s)
         except (MQTTException, ValueError, struct.error) as error:
             self._client = None
-            raise _HungUpError("what it answers is not MQTT") from error
+            raise _HungUpError("its answer is not MQTT") from error
         if reason := self._refusal():
             self._client = None
             raise UnreachableError(f"the broker says {reason}", is_final=reason in _ABOUT_CREDENTIALS)
