@@ -131,7 +131,7 @@ def test_a_detector_that_gives_no_numbers_is_no_detector(tmp_path: Path) -> None
     broken = Broken()
     converter = tf.lite.TFLiteConverter.from_concrete_functions([broken.serve.get_concrete_function()], broken)
     (tmp_path / "broken.tflite").write_bytes(converter.convert())
-    with pytest.raises(DeviceError, match=r"broken\.tflite gives what is no number"):
+    with pytest.raises(DeviceError, match=r"broken\.tflite returns NaN or infinity"):
         FaceFinder(tmp_path / "broken.tflite").boxes(np.zeros((48, 64, 3), np.uint8))
 
 

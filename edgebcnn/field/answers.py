@@ -1,4 +1,4 @@
-"""What did edge and full model say of each frame of a sample? `answers.json`, which an audit leaves for a review."""
+"""The predictions of edge and full model for each frame of a sample: `answers.json`, written by an audit."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ ANSWERS_NAME = "answers.json"
 
 
 class Answer(BaseModel):
-    """What both models say of one frame.
+    """The predictions of both models for one frame.
 
     Attributes:
-        id: Of the frame.
-        edge: The product that the edge model named on the device.
+        id: Id of the frame.
+        edge: Product that the edge model predicted on the device.
         edge_score: Its probability.
-        full: The product that the full model names.
+        full: Product that the full model predicts.
         full_score: Its probability.
-        full_margin: That less the probability of its second product.
+        full_margin: `full_score` minus the probability of the second-best product.
         time: When the frame arrived, ISO 8601 in UTC.
         source: Name of its source.
         photo: Path within the folder, for photos.
-        truth: What it really shows, where the source knew.
-        shelf: Shelf of the slot that it is a picture of, where slots are watched; not in audits of before.
+        truth: Actual product, where the source provides it.
+        shelf: Shelf of the slot that the frame shows, where slots are watched; missing in older audits.
         slot: Name of that slot.
     """
 
@@ -50,7 +50,7 @@ class Answer(BaseModel):
 
     @property
     def agrees(self) -> bool:
-        """Whether both models name the same product."""
+        """Whether both models predict the same product."""
         return self.edge == self.full
 
 
@@ -61,7 +61,7 @@ class AnswersFile(BaseModel):
         schema_version: Version of this file.
         bundle: Digest of the bundle that ran.
         labels: Names of its products, in the order of class ids.
-        answers: About each frame.
+        answers: Predictions for each frame.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -85,7 +85,7 @@ def read_answers(audit: Path) -> AnswersFile:
     """Reads `answers.json`.
 
     Raises:
-        DataError: it is not there, is damaged, or of another version.
+        DataError: it is missing, damaged, or of another version.
     """
     file = audit / ANSWERS_NAME
     try:

@@ -1,6 +1,6 @@
-"""How is a face made unrecognisable? Of its box, and some more around it, a few cells of one colour each are left.
+"""Makes faces unrecognizable: each box with a margin becomes a few cells of one color each.
 
-Cells rather than a soft blur: what they leave of a face is a handful of numbers, however sharp the frame was.
+Cells are safer than a soft blur: they reduce a face to a handful of numbers, however sharp the frame was.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ CELLS = 4  # across box and margins, so that fewer than three lie across the fac
 
 
 def face_blur(model: Path) -> Redact:
-    """What blurs every face of a frame that a detector finds.
+    """Returns a function that blurs every face that a detector finds in a frame.
 
     Args:
         model: The detector, see `FaceFinder`.
@@ -37,10 +37,10 @@ def face_blur(model: Path) -> Redact:
 
 
 def blurred(frame_bgr: NDArray[np.uint8], boxes: NDArray[np.float64]) -> NDArray[np.uint8]:
-    """A frame whose boxes cannot be recognised.
+    """Returns a frame whose boxes are unrecognizable.
 
     Args:
-        frame_bgr: `(h, w, 3)` uint8 BGR; it stays as it is, because others look at it too.
+        frame_bgr: `(h, w, 3)` uint8 BGR; it is not modified, because other sinks use it too.
         boxes: `(n, 4)` left, top, right and bottom of each face in pixels.
 
     Returns:

@@ -1,7 +1,7 @@
-"""Where are the faces in a frame? A detector of MediaPipe's looks at all of it, and closer at its parts for small ones.
+"""Finds faces in a frame with a MediaPipe detector, on the whole frame and on enlarged parts for small faces.
 
-The file is the user's: BlazeFace for faces within about five metres. Its input is so small that a face which takes a
-tenth of the frame is mostly lost in it, and in what a sample keeps that one could still be told; hence the closer looks
+The user provides the file: BlazeFace for faces within about five meters. Its input is so small that it mostly misses a
+face that takes a tenth of the frame, which would still be recognizable in a sample; hence the enlarged parts
 (`benchmarks/blurred_faces.py` counts what they find).
 """
 
@@ -20,7 +20,7 @@ from edgebcnn.errors import DeviceError
 
 FILE_NAME = "face_detection_full_range.tflite"
 
-CLOSER = 0.4  # side of a closer look, as a share of the frame's shorter side
+CLOSER = 0.4  # side of an enlarged part, as a share of the frame's shorter side
 OVERLAP = 0.2  # of two neighbours; at a third two thirds more looks find no more
 
 _INPUT_PX = 192
@@ -35,7 +35,7 @@ _LOGITS = (1, _CELLS**2, 1)
 
 
 class FaceFinder:
-    """A face detector that is ready to look. One thread uses it.
+    """A loaded face detector, for use by one thread.
 
     Args:
         model: MediaPipe's `face_detection_full_range.tflite`, or its sparse form.
@@ -61,7 +61,7 @@ class FaceFinder:
             raise DeviceError(f"{model} is another model than MediaPipe's full-range face detector: give {FILE_NAME}")
 
     def boxes(self, frame_bgr: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """The face boxes of a frame, forehead to chin.
+        """Returns the face boxes of a frame, forehead to chin.
 
         Args:
             frame_bgr: `(h, w, 3)` uint8 BGR.
@@ -70,7 +70,7 @@ class FaceFinder:
             `(n, 4)` float64: left, top, right and bottom of each face in pixels; they may lie outside of the frame.
 
         Raises:
-            DeviceError: the detector gave something that is no number.
+            DeviceError: the detector returned NaN or infinity.
         """
         found = [
             self._look(frame_bgr[top : top + height, left : left + width]) + np.array([left, top, left, top])
@@ -79,13 +79,15 @@ class FaceFinder:
         return _one_for_each_face(np.concatenate(found))
 
     def _look(self, picture_bgr: NDArray[np.uint8]) -> NDArray[np.float64]:
-        """Boxes in one picture, several of each face."""
+        """Returns the boxes in one image, several per face."""
         square, scale = _fitted(picture_bgr)
         self._interpreter.set_tensor(self._index[_INPUT], square[None])
         self._interpreter.invoke()
         boxes, logits = (self._interpreter.get_tensor(self._index[each])[0] for each in (_BOXES, _LOGITS))
-        if not (np.isfinite(logits).all() and np.isfinite(boxes).all()):  # NaN is above no line: no face, in silence
-            raise DeviceError(f"{self._model} gives what is no number: give another copy of {FILE_NAME}")
+        if not (
+            np.isfinite(logits).all() and np.isfinite(boxes).all()
+        ):  # NaN exceeds no threshold: faces would be missed silently
+            raise DeviceError(f"{self._model} returns NaN or infinity: give another copy of {FILE_NAME}")
         rows = np.flatnonzero((logits[:, 0] > _FACE_LOGIT) & (boxes[:, 2:4] > 0).all(axis=1))
         cells = np.stack([rows % _CELLS, rows // _CELLS], axis=1)
         centres, halves = (cells + 0.5) * _CELL_PX + boxes[rows, :2], boxes[rows, 2:4] / 2
@@ -93,7 +95,7 @@ class FaceFinder:
 
 
 def looks(height_px: int, width_px: int) -> Iterator[tuple[int, int, int, int]]:
-    """Top, left, height and width of each part of a frame that is looked at: all of it, then squares that cover it."""
+    """Yields top, left, height and width of each part that is searched: the whole frame, then squares that cover it."""
     yield 0, 0, height_px, width_px
     side = math.ceil(CLOSER * min(height_px, width_px))
     for top in _starts(height_px, side):
@@ -102,7 +104,7 @@ def looks(height_px: int, width_px: int) -> Iterator[tuple[int, int, int, int]]:
 
 
 def _starts(length_px: int, side_px: int) -> list[int]:
-    """Where squares begin that cover a length, the first at its start and the last at its end."""
+    """Returns where squares begin that cover a length, the first at its start and the last at its end."""
     count = 1 + math.ceil((length_px - side_px) / (side_px * (1 - OVERLAP)))
     return [round(start) for start in np.linspace(0, length_px - side_px, count)]
 
@@ -118,9 +120,9 @@ def _fitted(picture_bgr: NDArray[np.uint8]) -> tuple[NDArray[np.float32], float]
 
 
 def _one_for_each_face(boxes: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Boxes of which none lies mostly in another: one that does makes the larger one take it in, and is gone.
+    """Merges each box that lies mostly within a larger one into that one.
 
-    The usual choice of the likeliest box would let go of what only a less likely one covers.
+    The usual non-maximum suppression would drop what only a less likely box covers.
     """
     faces: list[NDArray[np.float64]] = []
     for box in boxes[np.argsort(-_areas(boxes), kind="stable")]:

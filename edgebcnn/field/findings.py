@@ -1,4 +1,4 @@
-"""How far is the edge model from the full model in the field, is that worse than at export, and what has changed?"""
+"""Compares edge and full model in the field with their agreement at export, and finds what has changed."""
 
 from __future__ import annotations
 

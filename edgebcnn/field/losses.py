@@ -1,4 +1,4 @@
-"""On which products do edge and full model agree less than at export, by more than chance explains?
+"""Tests on which products edge and full model agree less than at export, by more than chance explains.
 
 A product has a dozen photos at export and a few frames in a sample, and two such counts alone hardly ever tell. But all
 products together tell what is usual: agreement at export by product is described by a beta distribution, which a

@@ -1,4 +1,4 @@
-"""How likely is a frame to be kept? The uniform rate, times a boost where it is uncertain or its product is rare.
+"""The probability that a frame is kept: the uniform rate, times a boost for uncertain frames and rare products.
 
 A frame's boost b is 1 + 4·(1 - margin) + 4·shortfall, from 1 to 9. A number u is drawn uniformly from 0-1, the frame's
 rank is u/b, and it belongs to the sample while that is below t, the smaller of its run's rate and the threshold of the
@@ -6,9 +6,9 @@ sample:
 
     π = P(u/b < t) = min(1, b·t)
 
-The threshold falls when the disk's cap is reached, and whatever is no longer below it goes (order sampling: Rosén 1997,
-J. Stat. Plan. Inf. 62:159-191; priority sampling: Duffield, Lund, Thorup 2007, J. ACM 54). It would be the same had a
-frame that is still there drawn 0, so that weights 1/π stay unbiased (substitutable thresholds: Ting 2017,
+The threshold falls when the size limit is reached, and frames that are no longer below it are removed (order sampling:
+Rosén 1997, J. Stat. Plan. Inf. 62:159-191; priority sampling: Duffield, Lund, Thorup 2007, J. ACM 54). It would be
+the same had a frame that is still there drawn 0, so that weights 1/π stay unbiased (substitutable thresholds: Ting 2017,
 arXiv:1708.04970). A boost knows only what was there before its frame's draw.
 """
 
@@ -26,18 +26,18 @@ RARE = 4.0  # added where a product has not been seen
 
 
 def kept_with(boost: float, rate: float, threshold: float) -> float:
-    """π: the probability with which a frame belongs to a sample.
+    """Returns π, the probability that a frame belongs to a sample.
 
     Args:
-        boost: The frame's.
-        rate: That of its run.
-        threshold: The sample's, now.
+        boost: Boost of the frame.
+        rate: Rate of its run.
+        threshold: Current threshold of the sample.
     """
     return min(1.0, boost * min(rate, threshold))
 
 
 class Boosts:
-    """Tells each frame's boost, from its reading and the readings before it.
+    """Computes the boost of each frame from its reading and the readings before it.
 
     Args:
         frames: `(classes,)` how many frames of each product there were before this run, or an estimate.
@@ -48,7 +48,7 @@ class Boosts:
         self._all = float(frames.sum())
 
     def next(self, best: Sequence[Candidate]) -> float:
-        """The boost of the next frame.
+        """Returns the boost of the next frame.
 
         Args:
             best: Its most probable products, best first.

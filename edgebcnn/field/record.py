@@ -1,7 +1,7 @@
-"""What is kept of a frame? A PNG of what the model saw, pixel for pixel, with what is known about it in a text chunk.
+"""The file of a kept frame: a PNG of the model input, pixel for pixel, with its record in a text chunk.
 
-One file holds both, so that there is never a picture without its record, and any viewer shows it. PNG has a checksum in
-every chunk and an end mark: a file that was cut or changed gives itself away.
+One file holds both, so that no image is without its record, and any viewer shows it. PNG has a checksum in every chunk
+and an end mark, so that a truncated or changed file is detected.
 """
 
 from __future__ import annotations
@@ -49,28 +49,28 @@ def moment(time: str) -> datetime:
 
 
 class Record(BaseModel):
-    """What is known about a frame that was kept.
+    """The record of a kept frame.
 
     Attributes:
         schema_version: Version of this record.
         id: `RUN-NUMBER`; RUN is that of the run's events.
         bundle: Digest of the bundle that ran.
         precision: Its model file that ran.
-        rate: Probability with which a frame of the run was kept that nothing boosts.
-        boost: What multiplies that probability for this frame, 1 or more.
+        rate: Probability of keeping a frame of the run without a boost.
+        boost: Factor on that probability for this frame, 1 or more.
         draw: The number, 0-1, that was drawn for it.
-        class_id: What the edge model named, by its place in the bundle's labels.
+        class_id: Product that the edge model predicted, by its place in the bundle's labels.
         label: Its name.
         score: Its probability, 0-1.
         time: When the frame arrived, ISO 8601 in UTC.
         source: Name of the source, without credentials.
         frame: Number of the frame in the source.
         photo: Path within the folder, for photos.
-        truth: What the frame really shows, where the source knows.
-        shelf: Shelf of the slot that it is a picture of, where slots are watched; not in samples of before.
+        truth: Actual product, where the source provides it.
+        shelf: Shelf of the slot that the frame shows, where slots are watched; missing in older samples.
         slot: Name of that slot.
-        faces_blurred: How many faces were found and blurred, 0 or more; None where nobody looked for faces. The edge
-            model answered on the frame before that.
+        faces_blurred: How many faces were found and blurred, 0 or more; None where faces were not searched. The edge
+            model classified the frame before blurring.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
@@ -112,24 +112,24 @@ class Record(BaseModel):
 
 
 def encoded(record: Record, pixels_rgb: NDArray[np.uint8]) -> bytes:
-    """The file of a record.
+    """Encodes the file of a record.
 
     Args:
-        record: What is known.
+        record: The record.
         pixels_rgb: `(h, w, 3)` uint8 RGB: the model's input.
     """
     _, png = cv2.imencode(SUFFIX, pixels_rgb[..., ::-1], _FASTEST)
     content = png.tobytes()
-    # An edgebcnn that knows of no slots and faces reads every record that says nothing of them, and refuses the others.
-    unsaid = {name for name in _LATER if getattr(record, name) is None}
-    said = json.dumps(record.model_dump(exclude=unsaid))
-    text = _KEYWORD + said.encode("ascii")  # the chunk is Latin-1; JSON escapes all else
+    # Older versions, which lack these fields, read records without them and refuse the others.
+    unset = {name for name in _LATER if getattr(record, name) is None}
+    text_of_record = json.dumps(record.model_dump(exclude=unset))
+    text = _KEYWORD + text_of_record.encode("ascii")  # the chunk is Latin-1; JSON escapes all else
     chunk = struct.pack(">I", len(text)) + b"tEXt" + text + struct.pack(">I", zlib.crc32(b"tEXt" + text))
     return content[:_HEADER_END] + chunk + content[_HEADER_END:]
 
 
 def read_record(file: Path) -> Record:
-    """What is known about the frame in a file; its pixels are not looked at.
+    """Reads the record in a file, without decoding its pixels.
 
     Raises:
         DataError: the file holds no record, or cannot be read.
@@ -176,7 +176,7 @@ def _record(file: Path, stream: BinaryIO) -> Record:
 
 
 def _is_whole(content: bytes) -> bool:
-    """Whether signature, every checksum and the end are there, and nothing after it."""
+    """Returns whether signature, every checksum and the end mark are right, with nothing after it."""
     names = []
     for name, body, checksum in _chunks(content):
         if struct.pack(">I", zlib.crc32(name + body)) != checksum:

@@ -1,4 +1,4 @@
-"""How does an audit look on a terminal?"""
+"""Renders an audit as tables for the terminal."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ SHOWN_PRODUCTS = 10
 
 
 def tables(found: Findings, *, reference: str) -> list[Table]:
-    """Agreement, drift, and the products that suffered or drifted most; `report.json` has all.
+    """Returns tables of agreement, drift, and the products that suffered or drifted most; `report.json` has all.
 
     Args:
-        found: What the audit says.
-        reference: Which photos stand for the export.
+        found: The findings of the audit.
+        reference: Name of the photos that represent the export.
     """
     overall = Table(title="Agreement of edge and full model", title_justify="left")
     overall.add_column("")

@@ -1,11 +1,11 @@
-"""Keeps what a person decides about the frames of a sample: decisions that survive a kill, and photos that train reads.
+"""Stores the decisions of a review, which survive a kill, and puts each labeled frame where `train` finds it.
 
-    SAMPLE-audit/review.jsonl           a line for each decision, on the disk before the next frame; the last one counts
+    SAMPLE-audit/review.jsonl           one line per decision, on disk before the next frame; the last one counts
     SAMPLE-labelled/<product>/<id>.png  the frames with the product that a person chose
     SAMPLE-labelled-no-product/<id>.png the frames that show no product
 
-The frames that teach most come first: those on which edge and full model differ, then those of which the full model is
-least sure (margin sampling: Scheffer, Decomain, Wrobel 2001, doi:10.1007/3-540-44816-0_31).
+The most informative frames come first: those on which edge and full model differ, then those with the smallest margin
+of the full model (margin sampling: Scheffer, Decomain, Wrobel 2001, doi:10.1007/3-540-44816-0_31).
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ class Decision(BaseModel):
 
 @dataclass(frozen=True)
 class ReviewCounts:
-    """How far a review is.
+    """Progress of a review.
 
     Attributes:
-        frames: To be decided.
+        frames: Frames of the review.
         kept: Labelled as the full model said.
         fixed: Labelled otherwise.
         skipped: Left out.
@@ -129,11 +129,11 @@ class Review:
 
     @property
     def decisions(self) -> Mapping[str, Decision]:
-        """The last word on each frame, by its id."""
+        """The last decision on each frame, by its id."""
         return self._decisions.last
 
     def picture(self, frame: str) -> Path:
-        """The file of a frame.
+        """Returns the file of a frame.
 
         Raises:
             DataError: there is no such frame.
@@ -143,7 +143,7 @@ class Review:
         return self._sample / f"{frame}{SUFFIX}"
 
     def decide(self, frame: str, label: str | None, *, no_product: bool = False) -> None:
-        """Writes a decision down, and puts the photo where it says.
+        """Saves a decision, and puts the photo into the folder of its label.
 
         Args:
             frame: Its id.
@@ -169,7 +169,7 @@ class Review:
             self._put(decision)
 
     def counts(self) -> ReviewCounts:
-        """How far it is."""
+        """Returns the progress."""
         decided = [(each.full, self.decisions[each.id]) for each in self.answers if each.id in self.decisions]
         no_product = sum(decision.no_product for _, decision in decided)
         skipped = sum(decision.label is None for _, decision in decided) - no_product
@@ -211,12 +211,12 @@ class Review:
 
 
 def informative(answers: Sequence[Answer]) -> tuple[Answer, ...]:
-    """Those on which the models differ, then the others, the full model's least sure ones first."""
+    """Orders frames: those on which the models differ first, then by increasing margin of the full model."""
     return tuple(sorted(answers, key=lambda each: (each.agrees, each.full_margin, each.id)))
 
 
 class _DecisionFile:
-    """Appends lines, each on the disk when `add` returns; a line that was cut by a kill is dropped."""
+    """Appends lines, each on disk when `add` returns; a line that a kill truncated is dropped."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -249,7 +249,7 @@ class _DecisionFile:
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise StorageError(f"another review writes {self.path}: end that one first") from None
+            raise StorageError(f"another review writes {self.path}: end it first") from None
 
     def _read(self) -> dict[str, Decision]:
         content = read_bytes(self.path)

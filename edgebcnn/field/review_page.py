@@ -1,4 +1,4 @@
-"""Serves the page on which a person reviews frames with the arrow keys, to this machine alone.
+"""Serves the page of a review, for labeling field images with the keyboard, on this machine only.
 
 It listens on loopback, under an address that nobody can guess, answers under the names of loopback only (so that no
 other site's name can be pointed at it), and asks for nothing from elsewhere.

@@ -1,4 +1,4 @@
-"""What does a folder of kept frames hold, on the device that fills it and on the workstation that reads it?
+"""The folder of kept frames, as a device fills it and as a workstation reads it.
 
     SAMPLE/
       sample.json          the bundle, and the threshold below which a frame's rank must be

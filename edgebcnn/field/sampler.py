@@ -1,4 +1,4 @@
-"""How are frames kept without holding up the loop? It draws; a thread of the sampler's own prepares and writes."""
+"""Keeps a sample of frames without delaying the loop: it draws in the loop, and writes in a background thread."""
 
 from __future__ import annotations
 
@@ -23,8 +23,8 @@ from edgebcnn.worker import WhenFull, Worker
 WAITING_FRAMES = 8  # 50 MB of 1080p; a disk that is so far behind does not catch up
 
 Redact = Callable[[NDArray[np.uint8]], tuple[NDArray[np.uint8], int]]
-"""From a frame `(h, w, 3)` uint8 BGR to one without faces, and the number of those that were there; it may be the same
-array where there are none, and never changes the one that it gets."""
+"""Returns a frame `(h, w, 3)` uint8 BGR without faces, and the number of faces. It never modifies its input, which it
+may return where there is no face."""
 
 
 @dataclass(frozen=True)
@@ -33,9 +33,9 @@ class SampleCounts:
 
     Attributes:
         offered: Frames with a product.
-        kept: Those that were written; later ones may have taken their place since.
-        lost: Those that were drawn and not written, because the disk was slow or full, or faces could not be blurred.
-        held: Frames in the sample now, with those of earlier runs.
+        kept: Frames that were written; later frames may have replaced them.
+        lost: Frames that were drawn but not written, because the disk was slow or full, or faces could not be blurred.
+        held: Frames in the sample now, including earlier runs.
     """
 
     offered: int
@@ -54,22 +54,22 @@ class SampleCounts:
 
 
 class Sampler:
-    """What the loop hands each frame to, with its reading.
+    """A frame sink that keeps a sample of the frames.
 
     Args:
         folder: Where frames are kept; closed by this sampler.
-        rate: Probability, above 0 and up to 1, with which a frame that nothing boosts is kept.
+        rate: Probability of keeping a frame without a boost, above 0 and up to 1.
         run: Id of the run, as in its events.
         precision: The model file that runs.
         classes: Number of products.
-        preprocessing: What turns a frame into what the model saw.
-        reporter: Told when frames cannot be written.
-        at_once: How many pictures one frame may bring: as many as there are slots, where those are watched.
-        redact: What is taken out of a frame before it is written; by default nothing. It runs in the sampler's thread,
-            and a frame for which it fails is not kept.
-        may_wait: Whether the loop waits rather than lose a frame, as where frames come from a file.
-        in_a_hurry: Asked whether somebody waits for the end.
-        rng: Draws; by default different in every run.
+        preprocessing: Turns a frame into the model's input.
+        reporter: Informed when frames cannot be written.
+        at_once: Images per frame: the number of slots, where those are watched.
+        redact: Removes faces from a frame before it is written; by default nothing is removed. It runs in the sampler's
+            thread, and a frame for which it fails is not kept.
+        may_wait: Whether the loop waits rather than lose a frame, as with the frames of a file.
+        in_a_hurry: Whether somebody waits for the end of the run.
+        rng: Random numbers; by default different in every run.
     """
 
     def __init__(
@@ -110,7 +110,7 @@ class Sampler:
         )
 
     def write(self, frame: Frame, reading: Reading) -> None:
-        """Draws, and queues the frame if it is to be kept; a frame without a product is none of the sample's."""
+        """Draws a number, and queues the frame if it is to be kept; frames without a product are not sampled."""
         self._worker.raise_failure()
         if reading.label is None:
             return
@@ -147,11 +147,11 @@ class Sampler:
             self.write(image, slot_reading)
 
     def close(self) -> None:
-        """Writes what is queued: for seconds at the end of a source, for half a second once a signal came."""
+        """Writes queued frames, for up to 10 s at the end of a source and for half a second after a signal."""
         self._worker.finish()
 
     def counts(self) -> SampleCounts:
-        """What became of the frames so far."""
+        """Returns what became of the frames so far."""
         return SampleCounts(self._offered, self._kept, self._lost + self._worker.dropped, self._folder.frames)
 
     def _keep(self, drawn: tuple[Record, Frame]) -> None:
@@ -160,14 +160,14 @@ class Sampler:
         if self._redact:
             try:
                 image_bgr, faces = self._redact(image_bgr)
-            except Exception as error:  # whatever it is: what may show a face is not written
+            except Exception as error:  # whatever it is: a frame that may show a face is not written
                 return self._lose_unredacted(error)
             record = record.model_copy(update={"faces_blurred": faces})
         content = encoded(record, self._preprocessing.apply(image_bgr))
         try:
             self._kept += self._folder.add(record, content)
             self._is_full = False
-        except StorageError as error:  # the loop goes on; the disk may have room later
+        except StorageError as error:  # the run continues; the disk may have room later
             self._lost += 1
             if not self._is_full:
                 self._reporter.say(f"sample: {error}; no frame is kept until then")
@@ -182,5 +182,5 @@ class Sampler:
     def _close_folder(self) -> None:
         try:
             self._folder.close()
-        except StorageError as error:  # without its count it is still a sample
+        except StorageError as error:  # a sample without its count is still usable
             self._reporter.say(f"sample: {error}")
