@@ -8,8 +8,8 @@ sample:
 
 The threshold falls when the size limit is reached, and frames that are no longer below it are removed (order sampling:
 Rosén 1997, J. Stat. Plan. Inf. 62:159-191; priority sampling: Duffield, Lund, Thorup 2007, J. ACM 54). It would be
-the same had a frame that is still there drawn 0, so that weights 1/π stay unbiased (substitutable thresholds: Ting 2017,
-arXiv:1708.04970). A boost knows only what was there before its frame's draw.
+the same had a frame that is still there drawn 0, so that weights 1/π stay unbiased (substitutable thresholds: Ting
+2017, arXiv:1708.04970). A boost knows only what was there before its frame's draw.
 """
 
 from __future__ import annotations
