@@ -28,7 +28,7 @@ PAGES = {
 
 KERAS_MODULE = PACKAGE / "model" / "keras.py"
 
-MAX_FILES = 15  # what a reader still takes in at a glance, `__init__.py` included
+MAX_FILES = 15  # what a reader still takes in at a glance, besides `__init__.py`
 LARGER_FOLDERS = {
     ".": "the front door (api, __init__, __main__) beside what all folders share",
     "cli": "one file per command, so that its name is the file's",

@@ -159,7 +159,7 @@ def test_what_cannot_be_a_stream_is_answered_in_one_sentence(tmp_path: Path) -> 
         (f"{file}:secnd", "has no layer 'secnd'; closest: second"),
         (f"{file}:scores", r"layer scores of .* gives \(None, 2\) and no feature map"),
         (f"{file}:second:bgr", "unknown pixels 'bgr' .* one of tf, torch, caffe, unit, raw"),
-        (f"{numbers}:d", "does not take pictures"),
+        (f"{numbers}:d", "does not take images"),
         (f"{rigid}:c", "of one size only"),
         (f"{uneven}:c,small", "cannot be aligned, with 254×254 and 32×32 locations at 256 px"),
         (f"{tmp_path / 'nowhere.keras'}:c", "no Keras model at"),

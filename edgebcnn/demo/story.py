@@ -36,7 +36,7 @@ SECONDS_PER_PRODUCT, VIDEO_FPS = 1.5, 15
 AUGMENTATION = Augmentation(
     min_area=0.7, max_aspect=1.1, rotation_deg=4, perspective=0.02, blur_px=0.6, jpeg_quality=60
 )
-"""Milder than for real photos: the drawings are varied already, and the packs fill the picture."""
+"""Milder than for real photos: the drawings are varied already, and the packs fill the image."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +103,7 @@ def tell(folder: Path, *, seed: int, reporter: Reporter, stop: Event) -> DemoRes
     exported = export(
         trained.run,
         trained.run.path / "bundle",
-        # The story goes on whatever the gate says: its reader sees the verdict.
+        # The demo continues whatever the verdict, which its reader sees.
         choices=ExportChoices(("int8",), load_recipe("balanced"), accept_drop=True),
         reporter=reporter,
     )

@@ -26,12 +26,12 @@ _RED, _GREY = "#b3261e", "#5f6368"
 def draw_contact_sheet(
     path: Path, pictures: Sequence[NDArray[np.uint8]], answers: Sequence[WrongAnswer], *, title: str
 ) -> None:
-    """Draws pictures with the product that each shows, the one that the model says, and the scores of both, as a PNG.
+    """Draws images with the true product, the predicted one and the scores of both, as a PNG.
 
     Args:
         path: File to write.
         pictures: `(h, w, 3)` uint8 RGB, as the model saw them; at least one, at most `COLUMNS * MAX_ROWS`.
-        answers: What the model said of each.
+        answers: The wrong prediction for each.
         title: Stands above them.
     """
     from matplotlib.figure import Figure
@@ -39,7 +39,7 @@ def draw_contact_sheet(
     columns, rows = COLUMNS, -(-len(pictures) // COLUMNS)
     width_in = _GAP_IN + columns * (_TILE_IN + _GAP_IN)
     height_in = _TITLE_IN + rows * (_TILE_IN + _CAPTION_IN)
-    # Placed by hand: a layout engine would shrink the pictures to make room for a long name.
+    # Placed by hand: a layout engine would shrink the images to make room for a long name.
     figure = Figure(figsize=(width_in, height_in))
     _text(figure, title, _GAP_IN, height_in - _GAP_IN, size=9, color="black")
     for position, (picture, answer) in enumerate(zip(pictures, answers, strict=True)):

@@ -43,7 +43,7 @@ _ABSENT = -1.0  # below any probability: the product is never named
 
 @dataclass(frozen=True)
 class EvaluationResult:
-    """One model on labelled photos, and beside another one where that was asked for.
+    """One model on labelled photos, and a comparison with another one where requested.
 
     Attributes:
         model: Name of the model.
@@ -76,7 +76,7 @@ class EvaluationResult:
         return document if self.comparison is None else {**document, "against": comparison_json(self.comparison)}
 
     def wrong_rows(self) -> list[dict[str, Any]]:
-        """Every photo named wrong, surest first: its path, both names, and the scores of both."""
+        """Every wrong prediction, highest confidence first: the photo's path, both names, and the scores of both."""
         return [
             {
                 "photo": str(self.photos[answer.position].path),
@@ -99,13 +99,13 @@ def evaluate(
     allow_unreadable: bool = False,
     reporter: Reporter,
 ) -> EvaluationResult:
-    """Judges a model on labelled photos.
+    """Evaluates a model on labelled photos.
 
     Args:
         model: The model.
         data: Folder of labelled photos; by default the photos of the run that the model belongs to.
         split: Which photos of `data` or the run; by default those that were held out.
-        against: Another model, to be asked about the same photos.
+        against: Another model, to compare on the same photos.
         output: Folder for `report.json`, `wrong.csv` and, where photos are wrong, a contact sheet of the worst as
             `wrong.png`; the files of an earlier evaluation are replaced together.
         allow_unreadable: Skip unreadable photos of `data` however many there are.
@@ -121,12 +121,12 @@ def evaluate(
         _check_destination(output)
     labelled = _labelled(model, data, split, allow_unreadable=allow_unreadable, reporter=reporter)
     names = [model.labels[photo.class_id].name for photo in labelled.photos]
-    for asked in models:
-        check_that_products_are_known(names, asked.labels, where=labelled.source, model=asked.name)
+    for opened in models:
+        check_that_products_are_known(names, opened.labels, where=labelled.source, model=opened.name)
     for sentence in (*labelled.notes, *_notes_on_training(models, labelled.photos)):
         reporter.say(sentence)
     truth = np.array([photo.class_id for photo in labelled.photos], np.int64)
-    probabilities = {asked.name: _asked(asked, labelled, reporter) for asked in models}
+    probabilities = {opened.name: _predicted(opened, labelled, reporter) for opened in models}
     comparison = None if against is None else _compared(truth, model, against, probabilities)
     own = probabilities[model.name]
     result = EvaluationResult(
@@ -193,7 +193,7 @@ def _notes_on_training(models: Sequence[OpenedModel], photos: Sequence[Photo]) -
     return [note for note in notes if note is not None]
 
 
-def _asked(model: OpenedModel, labelled: LabelledPhotos, reporter: Reporter) -> NDArray[np.float32]:
+def _predicted(model: OpenedModel, labelled: LabelledPhotos, reporter: Reporter) -> NDArray[np.float32]:
     with reporter.progress(model.name, len(labelled.photos)) as advance:
         return model.probabilities(labelled.photos, advance)
 
@@ -207,7 +207,7 @@ def _compared(
     """Both models over the products that either knows, this model's first, so that `truth` holds as it is."""
     own = {label.name for label in model.labels}
     labels = (*model.labels, *(label for label in against.labels if label.name not in own))
-    spread = {asked.name: _spread(probabilities[asked.name], asked.labels, labels) for asked in (against, model)}
+    spread = {opened.name: _spread(probabilities[opened.name], opened.labels, labels) for opened in (against, model)}
     return compare(truth, spread, labels)
 
 
@@ -230,7 +230,7 @@ def _draw_worst(result: EvaluationResult, path: Path, preprocessing: Preprocessi
     if not worst:
         return
     pictures = [preprocessing.apply(read_photo(result.photos[answer.position].path)) for answer in worst]
-    shown = f"{len(worst)} of {len(result.figures.wrong)} wrong photos, surest first"
+    shown = f"{len(worst)} of {len(result.figures.wrong)} wrong photos, highest confidence first"
     draw_contact_sheet(path, pictures, worst, title=f"{result.model} on {result.source}: {shown}")
 
 

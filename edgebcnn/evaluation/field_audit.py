@@ -1,6 +1,6 @@
 """Compares the edge model with the full model on frames that a device sampled.
 
-The sample is asked about first, then the photos that its run held out, which are what the edge model was judged by at
+Inference runs on the sample first, then on the photos that its run held out, which the edge model was evaluated on at
 export; where those are gone, the golden photos of the bundle. Answers are saved as they come: an audit that was stopped
 goes on, and a sample that has grown is asked about its new frames alone.
 """
@@ -55,8 +55,8 @@ class FieldAudit:
         labels: The products.
         full: Name of the full model.
         reference: Which photos stand for the export, such as `1265 test photos`.
-        findings: What it says.
-        answers: About each frame, in the order of the sample.
+        findings: The findings.
+        answers: The predictions for each frame, in the order of the sample.
     """
 
     sample: Sample
@@ -96,11 +96,11 @@ def audit(
     scene_s: float | None,
     reporter: Reporter,
 ) -> FieldAudit:
-    """Asks the full model about a sample, and writes the report, its page, and every answer.
+    """Runs the full model on a sample, and writes the report, its page, and every prediction.
 
     Args:
         sample_path: What `edgebcnn run --sample` kept.
-        full_path: The run whose full model is asked.
+        full_path: The run of the full model.
         bundle_path: The bundle that ran; by default the one in the run.
         output: Folder for `report.json`, `index.html`, `answers.json` and the answers so far.
         scene_s: Frames of one camera, video or slot within so many seconds count as one scene, 0 for none; photos
@@ -223,7 +223,7 @@ def _names(labels: Sequence[Label]) -> set[str]:
 
 
 def _key(full: OpenedModel, bundle: Bundle) -> str:
-    """Changes with anything that changes an answer."""
+    """Changes with anything that changes a prediction."""
     assert full.run is not None
     weights = hashlib.sha256(weights_path(full.run.path, "full").read_bytes()).hexdigest()
     return f"with embedding {weights} {full.preprocessing.model_dump_json()} {bundle.digest}"
@@ -282,14 +282,14 @@ def answered(
     key: str,
     advance: Advance,
 ) -> Answers:
-    """Answers about every picture, in order, of which those in `path` are not asked for again.
+    """Predictions for every image, in order; those saved in `path` are not computed again.
 
     Args:
-        path: Where answers are saved, every `SAVE_EVERY_S`.
-        names: Of the pictures, each its own.
-        read: The pictures of some rows, `(n, h, w, 3)` uint8 RGB.
-        ask: What is wanted of them, by name, each with n rows.
-        key: Answers that were saved under another one are forgotten.
+        path: File that predictions are saved to, every `SAVE_EVERY_S`.
+        names: Unique name of each image.
+        read: Reads the images of some rows, `(n, h, w, 3)` uint8 RGB.
+        ask: Returns their predictions by name, each with n rows.
+        key: Predictions saved under another key are discarded.
         advance: Told how many are done.
     """
     known = _saved(path, key)
@@ -317,7 +317,7 @@ def _read(read: Callable[[slice], NDArray[np.uint8]], rows: Sequence[int]) -> ND
 
 
 def _saved(path: Path, key: str) -> dict[str, dict[str, NDArray[Any]]]:
-    """Answers of an earlier audit; none where it asked another model, or the file is not whole."""
+    """Predictions of an earlier audit; none where it ran another model, or the file is damaged."""
     try:
         with open_file(path) as file:
             saved = ArrayFile(file, max_bytes=path.stat().st_size)  # its arrays are not compressed

@@ -22,17 +22,17 @@ from edgebcnn.train.run_folder import TrainedRun
 Split = Literal["train", "val", "test"]
 
 HELD_OUT: tuple[Split, ...] = ("test", "val")
-"""Photos that a model was not fitted on, the better ones to judge it by first."""
+"""Splits that a model was not fitted on, the better one for an evaluation first."""
 
 
 @dataclass(frozen=True)
 class LabelledPhotos:
-    """Photos that can be read, with the class ids of the model that is judged on them.
+    """Photos that can be read, with the class ids of the model that is evaluated on them.
 
     Attributes:
         source: Where they are from, such as `test photos of data`.
         photos: The photos, at least one.
-        notes: What a user must be told.
+        notes: Messages for the user.
     """
 
     source: str
@@ -69,7 +69,7 @@ def of_folder(
 
     Args:
         folder: The folder.
-        labels: Products of the model that is judged, in the order of its class ids.
+        labels: Products of the model, in the order of its class ids.
         split: Which photos; by default `test`, or `val` where there is no test, or all where there are no splits.
         allow_unreadable: Skip unreadable photos however many there are; otherwise more than 1 % are an error.
         reporter: Receives progress and messages.
@@ -130,7 +130,7 @@ def _chosen(folder: Path, listing: Listing, split: Split | None) -> Split:
     held_out: list[Split] = [name for name in HELD_OUT if listing.splits.get(name)]
     chosen = split or (held_out[0] if held_out else None)
     if chosen is None:
-        raise DataError(f"{folder} has neither test nor val photos: judge on the rest by --split train")
+        raise DataError(f"{folder} has no test or val photos: evaluate on the rest with --split train")
     if not listing.splits.get(chosen):
         raise DataError(f"{folder} has no {chosen} photos: add some, or choose another --split")
     return chosen

@@ -29,7 +29,7 @@ __all__ = ["OpenedModel", "Role", "open_model"]
 
 @dataclass(frozen=True)
 class OpenedModel:
-    """A model of any form, ready to be asked.
+    """A model of any form, ready for inference.
 
     Attributes:
         name: Path and form, such as `runs/latest (compact)`.
@@ -37,7 +37,7 @@ class OpenedModel:
         preprocessing: What turns a photo into its input.
         run: The run that it belongs to; None for a bundle that lies outside the run that it was made from.
         bcnn: The Keras model of a run; None for a bundle.
-        predict: Probabilities `(n, classes)` float32 of pictures `(n, h, w, 3)` uint8 RGB.
+        predict: Probabilities `(n, classes)` float32 of images `(n, h, w, 3)` uint8 RGB.
     """
 
     name: str
@@ -65,8 +65,8 @@ def open_model(path: Path, *, role: Role | None = None, precision: Precision | N
         precision: Which model of a bundle; by default the smallest and fastest that it has.
 
     Raises:
-        RunError: `path` is neither a run nor a bundle, or a run that cannot be used or was asked for a precision.
-        BundleError: the bundle cannot be used, or was asked for a role.
+        RunError: `path` is neither a run nor a bundle, or a run that cannot be used or has no precisions.
+        BundleError: the bundle cannot be used, or has no roles.
         DeviceError: no runtime can load the bundle's model.
     """
     if is_bundle(path):
@@ -105,5 +105,5 @@ def _of_bundle(path: Path, precision: Precision | None) -> OpenedModel:
         bundle.manifest.preprocessing,
         open_run(around) if (around / RECORD_NAME).is_file() else None,
         None,
-        lambda pictures, advance: run_through(classifier.probabilities, pictures, advance),
+        lambda images, advance: run_through(classifier.probabilities, images, advance),
     )

@@ -3,7 +3,7 @@
     image ─┬─ stream A ─┐
            └─ stream B ─┴─ pooling ─ tail ─ dropout ─ classifier ─ logits
 
-Streams may differ; equal ones share their weights unless told otherwise. The symmetric models of Lin et al. 2015 (arXiv
+Streams may differ; equal ones share their weights by default. The symmetric models of Lin et al. 2015 (arXiv
 1504.07889) do the same at twice the cost: their two copies start alike, get equal gradients, and so stay alike.
 Separate copies are for streams that start from different weights.
 
@@ -52,7 +52,7 @@ class Architecture(BaseModel):
             None for `outer` and `gap`.
         tail: What follows the pooling: `sqrt` (signed square root, then L2 norm, as published), `tanh` (batch
             normalization, then tanh: every op of it is an integer op after quantization), `l2` (the norm alone, which
-            changes no answer of a linear classifier) or `none`.
+            changes no prediction of a linear classifier) or `none`.
         class_rank: Rank r of each product's quadratic form in `lrbc`, half of it positive and half negative.
         seed: Of the projections that `maclaurin` and `tensor_sketch` draw and keep.
         classes: Number of products.
@@ -107,7 +107,7 @@ class Bcnn:
         head: Feature map to logits.
         alignment: How two maps came to one grid, in a sentence; None where nothing had to be done.
 
-    Of two streams, what goes from part to part is both outputs, packed as `edgebcnn.model.streams` says; the feature
+    Of two streams, what goes from part to part is both outputs, packed as in `edgebcnn.model.streams`; the feature
     map is `(n, h', w', M + N)`.
     """
 
@@ -122,7 +122,7 @@ class Bcnn:
 def build(
     architecture: Architecture, *, weights: str = NONE, frozen_through: str | None = None, mixed_precision: bool = False
 ) -> Bcnn:
-    """Builds a model for pictures of any size whose sides are multiples of `streams.SIDE_MULTIPLE`.
+    """Builds a model for images of any size whose sides are multiples of `streams.SIDE_MULTIPLE`.
 
     Args:
         architecture: Its shape.

@@ -6,7 +6,7 @@ photo; then `settle` fits what a tail adds, one scale for the logits and the ran
 The full model takes a signed square root and a norm between outer product and classifier, which no low-rank form can
 undo: the root of a sum is no sum of roots. But they change the order of the logits little. So the classifier is moved
 in front of them, each entry divided by what root and norm divide it by in a typical photo, and the `l2` tail, which
-changes no order, gives all photos logits of one size again. On real photos 98 % of the answers survive that; a `tanh`
+changes no order, gives all photos logits of one size again. On real photos 98 % of the predictions stay; a `tanh`
 or `sqrt` tail after the low-rank form loses more of them than the low rank does.
 """
 
@@ -71,8 +71,8 @@ def settle(compact: Bcnn, maps: NDArray[Any], logits: NDArray[np.floating]) -> N
     if compact.architecture.tail == "tanh":
         _settle_tanh(compact, maps)
     own = compact.head(maps, training=False).numpy()
-    own, taught = (each - each.mean(axis=1, keepdims=True) for each in (own, logits))
-    size = float(np.sum(own * taught) / max(np.sum(own * own), np.finfo(np.float32).tiny))
+    own, target = (each - each.mean(axis=1, keepdims=True) for each in (own, logits))
+    size = float(np.sum(own * target) / max(np.sum(own * own), np.finfo(np.float32).tiny))
     if size > 0:
         name, power = head.scaled_layer
         kernel, *rest = compact.model.get_layer(name).get_weights()
@@ -107,7 +107,7 @@ def _linear_classifier(full: Bcnn) -> BilinearClassifier:
 
 
 def _channel_sizes(feature_map: Any) -> Array:
-    """Root mean square of every channel, as its batch normalization says, √(γ² + β²); ones where there is none."""
+    """Root mean square of every channel, from its batch normalization, √(γ² + β²); ones where there is none."""
     layer = feature_map.node.layer
     while isinstance(layer, _KEEPING_CHANNELS):
         layer = layer.input.node.layer

@@ -1,6 +1,6 @@
 """Factorizes the classifier of an outer product into one low-rank form that all products share.
 
-A linear classifier of the outer product X (M×N) holds a matrix Wₖ (M×N) for each of K products and answers ⟨Wₖ, X⟩.
+A linear classifier of the outer product X (M×N) holds a matrix Wₖ (M×N) for each of K products, with logits ⟨Wₖ, X⟩.
 Every form here writes all of them by few vectors, so that X need not be formed:
 
 | function          | Wₖ ≈                                                 | layers it is for                   |
@@ -28,7 +28,7 @@ from edgebcnn.progress import Advance
 Array = NDArray[np.float64]
 
 SWEEPS = 2
-"""On real weights, the third to the eighth lower the error by less than 1 % and change no share of answers."""
+"""On real weights, the third to the eighth lower the error by less than 1 % and do not change the agreement."""
 
 _STEPS = 2  # of majorization for one contraction with the weights, which costs as much as a hundred of them
 _RIDGE = 1e-10  # of a Gram matrix's mean diagonal: components may become alike
@@ -66,7 +66,7 @@ def factorize(
 
     Minimizes Σₖ ‖Dₐ (Wₖ - Σⱼ pⱼₖ uⱼ vⱼᵀ) D_b‖² by alternating least squares (Kolda and Bader 2009,
     doi:10.1137/07070111X, section 3.4), from the largest singular values among all Wₖ. The channels' sizes Dₐ and D_b
-    make an error count as much as it moves an answer.
+    make an error count as much as it moves a logit.
 
     A symmetric X sees only the symmetric part of u vᵀ, which is ¼ (u + v)(u + v)ᵀ - ¼ (u - v)(u - v)ᵀ: one term holds a
     positive and a negative eigenvalue. There it starts from such pairs, and leaves the antisymmetric part free: each

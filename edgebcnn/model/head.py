@@ -63,7 +63,7 @@ class Head(ABC):
         tails: Tails that may follow the pooling; the first is the default.
         rank: Default size; None where the feature map decides.
         sweeps: How often `from_full` reports progress.
-        starts_from_full: Whether `from_full` has an answer; otherwise the compact model gets the backbone alone.
+        starts_from_full: Whether `from_full` is implemented; otherwise the compact model gets the backbone alone.
         scaled_layer: Layer whose kernel sets the size of the logits, and the power of the size that it takes.
         no_int8: Why the pooling has no int8 form, and what to use instead; None where it has one.
     """

@@ -28,7 +28,7 @@ _MALLOC_OPTIONS = {
 
 
 def _keep_freed_memory() -> None:
-    """Has glibc keep what TensorFlow frees, which at its next step asks for as much again.
+    """Has glibc keep what TensorFlow frees, which needs as much again at its next step.
 
     Every large activation would be mapped anew, as pages that the system clears first. One arena for all threads holds
     less than one for each, where all keep what was freed (glibc's manual page mallopt(3)).

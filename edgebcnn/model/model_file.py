@@ -1,6 +1,6 @@
 """Opens a user's own Keras model without running code that is hidden in it.
 
-A Keras file names classes and functions, and some of them run what the file says: a Lambda layer holds compiled Python.
+A Keras file names classes and functions, and some of them run code from the file: a Lambda layer holds compiled Python.
 So its description is read as plain data first, and only what is known to be harmless is opened.
 """
 
@@ -80,14 +80,14 @@ def published_by(file: str, layer: str, pixel_format: PixelFormat) -> Callable[[
 
 
 def cut_model(model: Any, file: str, layer: str) -> Any:
-    """The part of a model from its picture to a layer.
+    """The part of a model from its image to a layer.
 
     Raises:
-        TrainingError: it takes no picture, or has no such layer (the message names the closest ones).
+        TrainingError: it takes no image, or has no such layer (the message names the closest ones).
     """
     shapes = [tuple(tensor.shape) for tensor in getattr(model, "inputs", None) or ()]
     if len(shapes) != 1 or len(shapes[0]) != 4 or shapes[0][-1] != 3:
-        raise TrainingError(f"{file} does not take pictures (n, h, w, 3) but {shapes}: give another model")
+        raise TrainingError(f"{file} does not take images (n, h, w, 3) but {shapes}: give another model")
     return keras.Model(model.inputs, layer_output(model, file, layer))
 
 
@@ -136,7 +136,7 @@ def for_any_size(model: Any, pixel_format: PixelFormat) -> Any:
         pixels = keras.saving.serialize_keras_object(Pixels(pixel_format, name="pixels"))
         config["layers"].append({**pixels, "name": "pixels", "inbound_nodes": [[[image, 0, 0, {}]]]})
     copy = keras.Model.from_config(config)
-    # An inner layer of fixed size shows only when a picture of another size goes through.
+    # An inner layer of fixed size shows only when an image of another size goes through.
     tf.function(copy, autograph=False).get_concrete_function(tf.TensorSpec((1, *_ANOTHER_SIZE, 3)))
     copy.trainable = True  # what is frozen is a choice of the training, not of the file
     return copy

@@ -5,7 +5,7 @@ A convolution and the normalization behind it are one convolution then:
     γ·(k*x + b - μ)/σ + β = (k·γ/σ)*x + (b - μ)·γ/σ + β
 
 The gradients of k, b, γ and β go through the product of a few thousand weights, and no longer through a layer of
-millions of values, forth and back. Nothing is gained without gradients: TensorFlow itself makes one op of both there.
+millions of values, in the forward and backward pass. Without gradients nothing is gained: TensorFlow fuses both there.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ def normalization_folded(network: Any) -> Callable[[Any], Any]:
 
 
 class _Run:
-    """One run through a network: the value of each of its tensors, found when it is asked for."""
+    """One run through a network: the value of each of its tensors, computed on demand."""
 
     def __init__(self, network: Any, inputs: list[Any]) -> None:
         self._values = {id(tensor): value for tensor, value in zip(network.inputs, inputs, strict=True)}

@@ -32,7 +32,7 @@ def both(choice: str) -> tuple[str, str]:
 
 
 def check_shared(streams: str, shared_weights: bool | None) -> bool:
-    """Whether both streams are one network: as said, and where nothing is said, where they are equal.
+    """Whether both streams are one network: as chosen; by default where they are equal.
 
     Raises:
         ValueError: streams that differ are to share weights, or are not written as streams are.

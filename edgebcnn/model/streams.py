@@ -89,7 +89,7 @@ def _stream(name: str, image: Any, weights: str, *, prefix: str) -> Stream:
 
 
 def align(image: Any, streams: Sequence[Stream]) -> tuple[tuple[Any, ...], str | None]:
-    """Feature maps of the streams on one grid, and a sentence that says how they came there, if anything was done.
+    """Feature maps of the streams on one grid, and a sentence on how they were aligned, if anything was done.
 
     Raises:
         TrainingError: neither grid is a whole multiple of the other.
@@ -205,7 +205,7 @@ def _grids(image: Any, outputs: Sequence[Any]) -> Iterator[list[tuple[int, int]]
     if image.shape[1] is not None:
         yield [tuple(each.shape[1:3]) for each in outputs]
         return
-    # Whatever a user's layers do, tracing says what comes out.
+    # Whatever a user's layers do, tracing finds the shape that comes out.
     network = tf.function(keras.Model(image, list(outputs)), autograph=False)
     for side in _PROBE_SIDES:
         traced = network.get_concrete_function(tf.TensorSpec((1, side, side, 3))).structured_outputs
