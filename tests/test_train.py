@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import random
+import re
 import shlex
 import shutil
 import signal
@@ -43,6 +44,15 @@ def told(data: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, st
     result = edgebcnn("train", "--data", data, "--runs", runs, "--name", "quiet", *QUICK)
     assert result.exit_code == 0, result.stderr
     return runs / "quiet", result.stdout
+
+
+def test_training_reports_each_epoch_and_where_tensorboard_looks(data: Path, tmp_path: Path) -> None:
+    result = edgebcnn("train", "--data", data, "--runs", tmp_path, "--name", "told", *QUICK, "--epochs", 1)
+    printed = " ".join(result.stderr.split())
+    assert f"tensorboard --logdir {tmp_path}/told/tensorboard" in printed
+    assert re.search(
+        r"full model, finetune: epoch 1 of 1, loss [\d.]+, validation accuracy [\d.]+ %; .* left in the run", printed
+    )
 
 
 @pytest.fixture(scope="module")

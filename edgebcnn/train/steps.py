@@ -16,6 +16,7 @@ from collections.abc import Callable
 from contextlib import ExitStack
 from dataclasses import dataclass, replace
 from pathlib import Path
+from shlex import quote
 from threading import Event
 from typing import Any
 
@@ -37,7 +38,7 @@ from edgebcnn.report.render import comparison_json
 from edgebcnn.train.claim import check_place, created, locked, point_latest_at
 from edgebcnn.train.config import StageConfig, TrainConfig
 from edgebcnn.train.features import Pictures, PreparedPhotos, run_through
-from edgebcnn.train.fit import Examples, Stage
+from edgebcnn.train.fit import EpochReport, Examples, Stage
 from edgebcnn.train.history import History
 from edgebcnn.train.inference import inference
 from edgebcnn.train.material import Material, TrainAndVal, backbone_of, class_ids, frozen
@@ -107,6 +108,7 @@ def train(
         if settings is not None:
             write_bytes(folder / SETTINGS_NAME, settings.encode())
     point_latest_at(run)
+    reporter.say(f"loss and accuracy of each epoch: tensorboard --logdir {quote(str(run / 'tensorboard'))}")
     return resume(run, reporter=reporter, stop=stop)
 
 
@@ -296,11 +298,28 @@ class _Training:
         self._history.begin(role, stage)
         try:
             with self._bar(f"{role} model, {stage}", choices.epochs * len(train.classes)) as advance:
-                fitted.fit(train, val, checkpoint=checkpoint, advance=advance, on_epoch=self._history.add)
+                fitted.fit(train, val, checkpoint=checkpoint, advance=advance, on_epoch=self._add_epoch)
         finally:
             write_weights(self._run, role, bcnn)
         self._mark(done=step)
         checkpoint.unlink(missing_ok=True)
+
+    def _add_epoch(self, epoch: EpochReport) -> None:
+        """Records an epoch, and reports it with an estimate for the run: all epochs left, each as long as this."""
+        self._history.add(epoch)
+        stages = {
+            f"{role}/{stage}": getattr(self._config, f"{role}_{stage}").epochs
+            for role in ("full", "compact")
+            for stage in ("head", "finetune")
+        }
+        step = f"{epoch.role}/{epoch.stage}"
+        later = [*stages.values()][[*stages].index(step) + 1 :]
+        minutes_left = (stages[step] - epoch.epoch + sum(later)) * epoch.seconds / 60
+        validation = "" if math.isnan(epoch.val_accuracy) else f", validation accuracy {100 * epoch.val_accuracy:.1f} %"
+        self._reporter.say(
+            f"{epoch.role} model, {epoch.stage}: epoch {epoch.epoch} of {stages[step]}, loss {epoch.loss:.3f}"
+            f"{validation}; {epoch.seconds:.0f} s per epoch, about {minutes_left:.0f} min left in the run"
+        )
 
     def _measure(self) -> ModelComparison:
         photos = self._dataset.held_out
