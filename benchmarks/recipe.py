@@ -87,7 +87,7 @@ def as_trained(config: TrainConfig) -> list[Any]:
     keys = {f"distillation.{name}": getattr(config, name) for name in ("distil_share", "temperature", "dropout")}
     keys |= {"distillation.head_rate": head.head_rate, "distillation.backbone_rate": finetune.backbone_rate}
     keys |= {"photos.copies": config.copies}
-    flags = [("--config", f"{key} = {value!r}") for key, value in keys.items()]
+    flags: list[tuple[str, Any]] = [("--config", f"{key} = {value!r}") for key, value in keys.items()]
     flags += [("--batch-size", config.batch_size), ("--distil-epochs", head.epochs)]
     flags += [("--finetune-epochs", finetune.epochs)]
     return [part for flag in flags for part in flag]
