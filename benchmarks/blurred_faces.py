@@ -1,4 +1,4 @@
-"""How small may a face be that `run --blur-faces` still finds, what else does it blur, and how long does that take?
+"""Measures how small a face `run --blur-faces` still finds, what else it blurs, and how long that takes.
 
     python benchmarks/blurred_faces.py face_detection_full_range.tflite DIR
 

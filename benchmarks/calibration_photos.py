@@ -1,4 +1,4 @@
-"""What do the photos that calibrate an int8 model decide?
+"""Measures what the photos that calibrate an int8 model decide.
 
     python -m benchmarks.calibration_photos RUN [--plot PNG]
 

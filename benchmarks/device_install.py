@@ -1,4 +1,4 @@
-"""How large is a device's installation, and how long until its first prediction?
+"""Measures the size of a device's installation and the time until its first prediction.
 
     python benchmarks/device_install.py BUNDLE
 

@@ -1,4 +1,4 @@
-"""What does the classifier cost beside the runtime's own work, on a camera frame that is already in memory?
+"""Measures what the classifier costs on top of the runtime's own work, on a camera frame that is already in memory.
 
     python benchmarks/device_overhead.py BUNDLE
 

@@ -1,4 +1,4 @@
-"""Does an audit find in the field what is there to find, from a twentieth of the frames?
+"""Measures whether an audit finds what there is to find in the field, from a twentieth of the frames.
 
     python benchmarks/field.py BUNDLE --full RUN [--work DIR] [--passes 2] [--share 0.05]
 

@@ -1,4 +1,4 @@
-"""Which frames does the camera loop refuse to name, and what would the model have made of them?
+"""Measures which frames the camera loop skips, and what the model would have predicted for them.
 
     python benchmarks/frame_quality.py RUN
 

@@ -1,4 +1,4 @@
-"""What does each pooling head cost, beside the backbone that it sits on?
+"""Measures what each pooling head costs, compared with the backbone that it sits on.
 
     python benchmarks/head_cost.py [--plot FILE.png]
 

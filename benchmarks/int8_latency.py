@@ -1,4 +1,4 @@
-"""What does the int8 model cost beside its backbone alone?
+"""Measures the latency of the int8 model as a ratio to its backbone alone.
 
     python -m benchmarks.int8_latency RUN [--bundle DIR]
 

@@ -1,4 +1,4 @@
-"""What does each remedy for int8 give: ranges, corrected biases, equalized channels, fine-tuning with its rounding?
+"""Measures what each remedy for int8 gives: ranges, bias correction, equalization, quantization-aware training.
 
     python benchmarks/int8_remedies.py RUN [--recipe NAME|FILE] [--split val] [--qat-epochs 1] [--only WORD]
 

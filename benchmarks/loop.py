@@ -1,4 +1,4 @@
-"""How many frames a second does the camera loop read, beside bare invokes of its model and beside MediaPipe?
+"""Measures the frame rate of the camera loop, compared with bare invokes of its model and with MediaPipe.
 
     python -m benchmarks.loop BUNDLE --mediapipe PYTHON
 

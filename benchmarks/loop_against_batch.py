@@ -1,4 +1,4 @@
-"""Does the camera loop say of every frame what batch inference says of it, and how much memory does it take?
+"""Checks that the camera loop predicts for every frame what batch inference predicts, and measures its memory.
 
     python benchmarks/loop_against_batch.py RUN
 

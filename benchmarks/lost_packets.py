@@ -1,4 +1,4 @@
-"""How many damaged pictures of a video that lost packets are taken for whole ones?
+"""Counts the damaged frames of a video with lost packets that are taken for undamaged ones.
 
     python -m benchmarks.lost_packets
 

@@ -1,4 +1,4 @@
-"""How well does `edgebcnn data inspect` tell near-duplicates from other photos, and blurred from sharp ones; how fast?
+"""Measures how well and how fast `edgebcnn data inspect` finds near-duplicates and blurred photos.
 
     python benchmarks/photos.py DIR
 

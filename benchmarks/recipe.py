@@ -1,4 +1,4 @@
-"""How accurate are the full, the compact and an average-pooling model, over several seeds of one recipe?
+"""Measures the accuracy of the full, the compact and an average-pooling model over several seeds of one recipe.
 
     python benchmarks/recipe.py --data DIR [--weights FILE] [--seeds 0,1,2] [-- FLAGS OF TRAIN]
 

@@ -1,4 +1,4 @@
-"""What does it cost in memory that an RTSP stream is lost and found again, a thousand times?
+"""Measures the memory that a thousand reconnects of an RTSP stream cost.
 
     python -m benchmarks.reconnects [--times 1400]
 

@@ -1,4 +1,4 @@
-"""How many frames a second do the full model beside the loop and the golden photos cost?
+"""Measures how many frames per second the background model and the golden photos cost.
 
     python benchmarks/shadow_cost.py BUNDLE --full full.tflite --rate 30
 

@@ -1,4 +1,4 @@
-"""Are the states of slots right on a shelf whose truth is known, and what does the gate save?
+"""Measures whether the states of slots are right on a shelf whose truth is known, and what the change gate saves.
 
     python benchmarks/shelf_states.py [BUNDLE] [--seeds 8] [--first-seed 0] [--duration 120] [--others]
 

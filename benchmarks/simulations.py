@@ -1,4 +1,4 @@
-"""Do our statistics keep what they promise, where the truth is known because it was drawn?
+"""Checks that our statistics keep what they promise, on simulated data whose truth is known.
 
     python benchmarks/simulations.py [--runs 2000] [--looks 100000]
 

@@ -1,4 +1,4 @@
-"""What does the model see best of a slot, and how far apart are known and unknown, empty and full, same and swapped?
+"""Compares ways to show a slot to the model: known against unknown packs, empty against full, same against swapped.
 
     python benchmarks/slot_evidence.py BUNDLE
 

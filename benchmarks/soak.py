@@ -1,4 +1,4 @@
-"""Does `edgebcnn run` live through cameras that drop, stall, corrupt and come back, and a broker that restarts?
+"""Runs `edgebcnn run` through cameras that drop, stall, corrupt and come back, and a broker that restarts.
 
     python -m benchmarks.soak --minutes 30
 

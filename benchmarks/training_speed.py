@@ -1,4 +1,4 @@
-"""How much faster is training on cached outputs of frozen layers than a plain Keras `model.fit`?
+"""Measures how much faster training on cached features of frozen layers is than a plain Keras `model.fit`.
 
     python benchmarks/training_speed.py [--data DIR]
 

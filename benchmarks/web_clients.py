@@ -1,4 +1,4 @@
-"""Do clients that look at the web page slow the loop down?
+"""Measures whether clients of the web page slow the loop down.
 
     python benchmarks/web_clients.py demo/runs/latest/bundle
 

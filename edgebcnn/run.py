@@ -72,7 +72,7 @@ class RunChoices:
         return replace(EVERY_FRAME if self.every_frame else FrameLimits(), **given)
 
     def patience(self) -> Patience:
-        """For how long a live source is sought."""
+        """How long a lost live source is retried."""
         return Patience() if self.max_outage is None else Patience(max_outage_s=self.max_outage)
 
 

@@ -66,7 +66,7 @@ def test_a_bundle_that_is_right_has_its_receipt_and_exit_code_0(bundle: Bundle) 
         "accuracy  100.0 % (95 % CI",
         "with the full model",
         "photos, read-back included)",
-        "verdict   right, here and now\n",
+        "verdict   passed",
     ):
         assert line in result.stdout
 

@@ -1,4 +1,4 @@
-"""What does `edgebcnn` make of a V4L2 camera that is unplugged, silent, broken or taken? `v4l2_camera.sh` boots this.
+"""Runs `edgebcnn` on a V4L2 camera that is unplugged, silent, broken or taken. `v4l2_camera.sh` boots this.
 
 It runs as root in a machine that has no camera but the kernel's `vivid`, and needs nothing but the base package.
 """

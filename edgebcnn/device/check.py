@@ -58,8 +58,8 @@ class CheckReport:
         """One sentence."""
         if self.problems:
             return "; ".join(self.problems)
-        on_cpu_instead = ", on the CPU in place of what the profile wants" if self.trial.receipt.fallback else ""
-        return f"right, here and now{on_cpu_instead}"
+        on_cpu_instead = ", on the CPU instead of the accelerator of the profile" if self.trial.receipt.fallback else ""
+        return f"passed: predicts on this device what it predicted at export{on_cpu_instead}"
 
     @property
     def _said_of_profile(self) -> str:
@@ -96,12 +96,12 @@ class CheckReport:
         trial, receipt = self.trial, self.trial.receipt
         timed = f"{len(trial.latencies_ms)} photos, read-back included"
         lines = {
-            "bundle": f"{self.bundle.manifest.name} · {len(self.bundle.labels)} products · every byte as exported",
+            "bundle": f"{self.bundle.manifest.name} · {len(self.bundle.labels)} products · all checksums match",
             "machine": str(self.machine),
             "profile": f"{self.profile.name} ({self._said_of_profile})",
             "scores": str(self.bundle.manifest.scores or "not calibrated: export the run again with this version"),
             "delegate": str(receipt),
-            "ops left": receipt.left_in_words or "none",
+            "ops left": f"{left} run outside {self.profile.processor}" if (left := receipt.left_in_words) else "none",
             "at export": str(self.at_export),
             "CPU here": str(self.on_cpu),
             "accuracy": str(self.accuracy),

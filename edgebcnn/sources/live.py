@@ -42,7 +42,7 @@ class _Loss:
 
     reason: str
     since_s: float
-    sought_since_s: float  # before `since_s` where it had come back for a moment only
+    lost_since_s: float  # before `since_s` where it had come back for a moment only
     back_s: float | None = None
 
 
@@ -54,7 +54,7 @@ class LiveStream(Source):
     Args:
         name: What was asked for, without its password.
         opener: Opens the source, now and after each loss.
-        patience: When it is lost, and for how long it is sought.
+        patience: When it counts as lost, and for how long it reconnects.
 
     Raises:
         CameraError: it cannot be opened.
@@ -139,10 +139,10 @@ class LiveStream(Source):
             raise bug
         if loss is None or loss.back_s is not None:
             return
-        away_s = time.monotonic() - loss.sought_since_s
+        away_s = time.monotonic() - loss.lost_since_s
         if away_s >= self._patience.max_outage_s:
-            sought = f" and did not reconnect for good within {away_s:.0f} s" if self._patience.max_outage_s else ""
-            raise CameraError(f"{self.name} {loss.reason}{sought}: check the camera, its cable or network")
+            attempts = f" and did not reconnect for good within {away_s:.0f} s" if self._patience.max_outage_s else ""
+            raise CameraError(f"{self.name} {loss.reason}{attempts}: check the camera, its cable or network")
 
     def _check_stall(self) -> None:
         reason = self._reader.overdue(self._patience, self._interval_s)
@@ -160,7 +160,7 @@ class LiveStream(Source):
             known = self._loss
             if known is None or known.back_s is not None:
                 since_s = self._last_frame_s or time.monotonic()
-                self._loss = _Loss(reason, since_s, known.sought_since_s if known else since_s)
+                self._loss = _Loss(reason, since_s, known.lost_since_s if known else since_s)
             self._last_frame_s = None
         if known is None and self._patience.max_outage_s:
             self._reporter.say(f"{self.name} {reason}: reconnecting for up to {self._patience.max_outage_s:g} s")

@@ -59,7 +59,7 @@ def open_source(
             first line of a file. `https+insecure` addresses are https without checking the certificate.
         labels: Names of the bundle's products; truth is looked for where there are any.
         reporter: Told what cannot be read, what was lost and what came back.
-        patience: For a live source, when it is lost and for how long it is sought.
+        patience: For a live source, when it counts as lost and for how long it reconnects.
         view: Size, rate and rotation.
         usual: What counts where `view` asks nothing: size and rate of a camera, rotation of any live source. Files are
             taken as they are.

@@ -16,7 +16,7 @@ STALL_INTERVALS = 20  # a camera that misses so many of its own frame intervals 
 
 @dataclass(frozen=True)
 class Patience:
-    """When a live source is taken for lost, and for how long it is sought again.
+    """When a live source counts as lost, and for how long it reconnects.
 
     Attributes:
         stall_timeout_s: Longest time without a frame. A source that gave frames faster is lost sooner: after
