@@ -273,7 +273,7 @@ def test_a_bundle_outside_its_run_needs_photos(colours: Path) -> None:
         (["bundle", "--data", "no photos"], 3, "no photos holds no photo that can be used"),
         (["bundle", "--data", "photos", "--split", "test"], 3, "has no splits"),
         (["bundle", "--data", "photos", "--against", "bundle"], 4, "bundle (int8) would be compared with itself"),
-        (["bundle", "--against-role", "full"], 2, "choose a model of --against: give that as well"),
+        (["bundle", "--against-role", "full"], 2, "select a model of --against"),
     ],
 )
 def test_bad_input_is_one_sentence(arguments: list[str], exit_code: int, says: str, colours: Path) -> None:

@@ -432,7 +432,7 @@ def test_calibrate_shows_photos_and_ranges_and_exports_nothing(run: TrainedRun, 
     assert result.exit_code == 0, result.output
     for words in ("24 calibration photos (train), recipe quick", "middling", "green", "hadamard_product/mul", "SQNR"):
         assert words in result.stdout
-    assert "too few training photos are left" in result.stdout
+    assert "too few" in result.stdout
     assert read_photo(plot).shape[1] > 500
     assert sorted(run.path.rglob("*")) == before
 

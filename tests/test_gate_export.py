@@ -254,4 +254,4 @@ def test_the_command_accepts_a_drop_out_loud(noisy: TrainedRun, bundle: Path) ->
 def test_a_limit_that_is_no_percentage_is_a_wrong_command_line(run: TrainedRun, tmp_path: Path, limit: str) -> None:
     result = _typed(run, tmp_path / "bundle", "--max-drop", limit)
     assert (result.exit_code, list(tmp_path.iterdir())) == (2, [])
-    assert f"{limit} is no number of percentage points: give 0 to 100" in result.stderr
+    assert f"{limit} is not a number of percentage points: give 0 to 100" in result.stderr
