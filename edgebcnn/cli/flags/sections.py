@@ -120,7 +120,7 @@ def heading_of(parameter: click.Parameter) -> str:
 
 def configurable(command: click.Command) -> dict[str, dict[str, click.Parameter]]:
     """Parameters that a configuration file may set, by table and key."""
-    only_flags: frozenset[str] = getattr(command, "only_flags", frozenset())
+    only_flags: frozenset[str] = getattr(command, "only_flags", frozenset()) | {"config"}
     tables: dict[str, dict[str, click.Parameter]] = {}
     for parameter in command.params:
         if hasattr(parameter, "section") and parameter.name not in only_flags:
