@@ -48,7 +48,7 @@ def _print(result: DemoResult, *, as_json: bool) -> None:
         return
     model = result.exported.models["int8"]
     stdout.print(comparison_table(model.comparison))
-    stdout.print(f"gate      {model.verdict}")
+    stdout.print(f"export    {model.verdict}")
     stdout.print(f"video     {result.on_video.source}")
     stdout.print(str(result.on_video))
     stdout.print(

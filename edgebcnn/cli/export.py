@@ -211,6 +211,7 @@ def _print(result: ExportResult, *, as_json: bool) -> None:
     if result.report["gate"]["accepted"]:
         stdout.print("written all the same (--accept-drop); the report records it")
     stdout.print(f"evaluated on the {result.held_out} photos")
+    stdout.print(f"scores: {result.bundle.manifest.scores}")
     if result.calibration is not None:
         for said in filter(None, (result.calibration.stability, result.calibration.equalization())):
             stdout.print(str(said))
