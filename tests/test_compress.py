@@ -212,9 +212,9 @@ def test_what_was_stopped_goes_on_when_the_same_is_typed_again(shop: Path) -> No
         "8",
         "--name",
         "stopped",
-        *("--config", "photos.copies = 2", "--distil-epochs", "3000", "--config", "distillation.patience = 3000"),
+        *("--config", "photos.copies = 2", "--distil-epochs", "3000"),
     ]
-    command = [sys.executable, "-m", "edgebcnn", *arguments]
+    command = [sys.executable, "-m", "edgebcnn", *arguments, "--config", "distillation.patience = 3000"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
     history = shop / "runs/stopped/history.csv"
     while process.poll() is None and not history.exists():

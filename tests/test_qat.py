@@ -259,6 +259,6 @@ def test_the_command_fine_tunes_and_the_bundle_says_so(run: TrainedRun, tmp_path
     assert np.average(losses, weights=steps) == pytest.approx(tuning["losses"][0], abs=1e-5)
     names = [model["name"] for model in models["int8"]["untuned"]["models"]]
     assert names == ["full", "compact", "untuned", "edge"]
-    assert "right since fine-tuning" in (bundle.path / PAGE_NAME).read_text()
+    assert "right only after fine-tuning" in (bundle.path / PAGE_NAME).read_text()
     assert models["int8"]["layers"]["layers"]
     assert models["dynamic"]["tuning"] is models["dynamic"]["untuned"] is None
