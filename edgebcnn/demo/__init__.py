@@ -1,1 +1,1 @@
-"""A generated shelf of look-alike products, and the whole job done on it."""
+"""A generated shelf of look-alike products, and the full workflow on it."""

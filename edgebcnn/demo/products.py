@@ -30,7 +30,7 @@ class Product:
         name: Unique; also the name of its folder of photos.
         gtin: GTIN-13 from the 2xxxxxxxxxxxx range, which GS1 leaves to each shop: no real product is meant.
         coarse: Its family.
-        variant: What tells it from its family: the printed text, the number of stripes, or a stripe's colour.
+        variant: What distinguishes it within its family: the printed text, the number of stripes, or a stripe's colour.
     """
 
     name: str
@@ -50,7 +50,7 @@ def gtin_check_digit(digits: str) -> str:
 
 @cache
 def pack_picture(product: Product) -> NDArray[np.uint8]:
-    """The clean pack, in front of nothing.
+    """The clean pack on a transparent background.
 
     Returns:
         `(PACK_PX, PACK_PX, 4)` uint8, BGR and opacity; read-only, because it is kept.
@@ -65,9 +65,9 @@ def pack_picture(product: Product) -> NDArray[np.uint8]:
 
 @cache
 def cue_mask(coarse: str) -> NDArray[np.bool_]:
-    """Where the packs of one family differ, `(PACK_PX, PACK_PX)`: the rest of a pack says only which family it is.
+    """Where the packs of one family differ, `(PACK_PX, PACK_PX)`; the rest of a pack shows only its family.
 
-    Of a pack of no family, all says that it is none.
+    For a pack of no family, the mask covers the whole pack.
     """
     if coarse == _NO_FAMILY:
         return np.ones((PACK_PX, PACK_PX), np.bool_)

@@ -27,12 +27,12 @@ _BACKDROP = (3.2, 1.9, 1.35)  # width, height, and height above the shelf, in un
 _BACKDROP_UNIT_PX = 160
 _COVER_GRID_PX = 72  # side of a pack's square where covered cells are counted
 _MAX_PACK_HIDDEN = 0.15
-_MAX_CUE_HIDDEN = 0.10  # a tenth of what tells a family's packs apart leaves every digit and letter readable
+_MAX_CUE_HIDDEN = 0.10  # a tenth of what distinguishes a family's packs leaves every digit and letter readable
 
 
 @dataclass(frozen=True)
 class Layer:
-    """A picture in a scene.
+    """An image in a scene.
 
     Attributes:
         picture: `(h, w, 4)` uint8: BGR times opacity, and opacity.
@@ -120,7 +120,7 @@ def random_pose(product: Product, rng: np.random.Generator) -> Pose:
 
 
 def photograph(scene: Scene, pose: Pose, *, size_px: tuple[int, int], rng: np.random.Generator) -> NDArray[np.uint8]:
-    """The scene through the lens, in its light, on the sensor: `(height, width, 3)` uint8 BGR for `(width, height)`."""
+    """Renders the scene with lens, light and sensor: `(height, width, 3)` uint8 BGR for `(width, height)`."""
     camera = _to_frame(pose, size_px)
     backdrop = camera @ scene.backdrop.to_world
     seen = cv2.warpPerspective(scene.backdrop.picture, backdrop, size_px, borderMode=cv2.BORDER_REFLECT)
@@ -183,7 +183,7 @@ def _random_blur(frame_px: int, rng: np.random.Generator) -> NDArray[np.float32]
     return np.asarray(kernel / kernel.sum(), np.float32)
 
 
-# ---- packs, and what may stand in their way
+# ---- packs and obstacles
 
 
 def _pack_layer(product: Product, x: float, sprite_px: int) -> Layer:
@@ -246,7 +246,7 @@ def _hides_too_much(product: Product, obstacle: Layer) -> bool:
     )
 
 
-# ---- pictures that are drawn once and kept
+# ---- images that are drawn once and cached
 
 
 @cache

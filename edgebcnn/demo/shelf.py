@@ -145,7 +145,7 @@ def _is_drawn(folder: Path, marker: dict[str, object]) -> bool:
 
 
 def _read_marker(file: Path) -> dict[str, object] | None:
-    """What the marker says, or None where there is none that this module wrote."""
+    """The content of the marker; None where this module wrote none."""
     try:
         marker = read_json(file) if file.is_file() else None
     except ValueError:
@@ -198,7 +198,7 @@ def _write_video(part: Path, frames: Iterable[NDArray[np.uint8]], fps: int, on_f
 
 
 def _check_frames(part: Path, path: Path, expected: int) -> None:
-    """OpenCV drops what does not fit on the disk without a word, so the frames are counted."""
+    """Counts the frames, because OpenCV silently drops those that do not fit on the disk."""
     capture = cv2.VideoCapture(str(part))
     count = 0
     while capture.grab():

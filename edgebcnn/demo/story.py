@@ -1,4 +1,4 @@
-"""What `edgebcnn demo` does: the whole job, on a shelf that it draws for itself."""
+"""Runs `edgebcnn demo`: the full workflow, on a generated shelf."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from edgebcnn.train.config import StageConfig, TrainConfig
 from edgebcnn.train.steps import train
 
 RESULT_NAME = "demo.json"
-"""What the demo came to, in its folder."""
+"""File name of the demo's results, in its folder."""
 
 SIZES = ShelfSizes(train=60, val=10, test=20)
 SECONDS_PER_PRODUCT, VIDEO_FPS = 1.5, 15
@@ -41,7 +41,7 @@ AUGMENTATION = Augmentation(
 
 @dataclass(frozen=True)
 class DemoResult:
-    """What the demo came to."""
+    """The results of the demo."""
 
     exported: ExportResult
     on_video: Summary

@@ -31,14 +31,14 @@ _SLOT_MARGIN_PX = 5  # as a careful person draws a slot around a pack
 FOREIGN = ("XOLMI", "BADDU", "QUENT")
 _CLEAR_SHARE, _COVERED_SHARE = 0.02, 0.7  # of a slot's area, where an obstacle begins to matter and where it hides it
 
-_TOUCH_S, _PASS_S = 1.0, 2.0  # a hand's way in or out; a person's way through the picture
+_TOUCH_S, _PASS_S = 1.0, 2.0  # a hand's way in or out; a person's way through the frame
 _STAND_S = 12.0
 _BETWEEN_S = 5.0  # from the end of one visit to the start of the next
 
 
 @dataclass(frozen=True)
 class ShelfFrame:
-    """A picture of the shelf and what is true in it.
+    """A frame of the shelf with its ground truth.
 
     Attributes:
         index: From 0.
@@ -96,7 +96,7 @@ class WatchedShelf:
         return [product.name for product in PRODUCTS if _fits(product.name, slot, self._boxes_px[slot])]
 
     def toml(self, *, empty_picture: str | None = None, settle_s: float | None = None) -> str:
-        """A slots file for it, a shelf per board; with the path of a picture of the empty shelf where there is one."""
+        """A slots file for it, a shelf per board; with the path of an image of the empty shelf where there is one."""
         lines = ['units = "share"', *([f'empty_picture = "{empty_picture}"'] if empty_picture else [])]
         lines += [f"\n[rules]\nsettle_s = {settle_s}"] if settle_s else []
         for slot, (product, box) in enumerate(zip(self.expected, self.boxes(), strict=True)):
@@ -115,7 +115,7 @@ class WatchedShelf:
         return self.picture((EMPTY,) * SLOTS, time_s=-20.0, rng=np.random.default_rng(5))
 
     def frames(self, *, fps: float = 10.0) -> Iterator[ShelfFrame]:
-        """Every frame of the day, each drawn when it is asked for."""
+        """Every frame of the day, each drawn on demand."""
         contents, drawn = list(self._at_start), self._drawn(self._at_start)
         waiting = sorted((visit for visit in self._visits if np.isfinite(visit.change_s)), key=lambda v: v.change_s)
         rng = np.random.default_rng((self._style, 5))
@@ -142,7 +142,7 @@ class WatchedShelf:
             truth.append(OCCLUDED if share >= _COVERED_SHARE else None if share > _CLEAR_SHARE else seen)
         return tuple(truth)
 
-    # ---- what happens
+    # ---- events
 
     def _first_contents(self) -> tuple[str, ...]:
         contents = [product.name for product in self.expected]
@@ -217,7 +217,7 @@ class WatchedShelf:
         duration_s = _PASS_S + (_STAND_S if stands else 0.0)
         return _Visit(start_s, start_s + duration_s, sprite, stays if stands else walks)
 
-    # ---- what it looks like
+    # ---- rendering
 
     def _drawn(self, contents: Sequence[str]) -> NDArray[np.uint8]:
         scene = _walls(self._style).copy()
@@ -301,7 +301,7 @@ def _arm(skin: tuple[str, str, str]) -> NDArray[np.uint8]:
 
 @cache
 def _torso(clothes: tuple[int, ...]) -> NDArray[np.uint8]:
-    """A person's back, as high as the picture."""
+    """A person's back, as high as the image."""
     width = 260
     sprite = np.zeros((HEIGHT_PX, width, 4), np.uint8)
     colour = (*clothes, 255)

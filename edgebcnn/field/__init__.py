@@ -1,1 +1,1 @@
-"""What a device keeps of what it saw, and how people label it."""
+"""Field samples: the frames that a device keeps, their audit, and their labeling."""

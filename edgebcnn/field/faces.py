@@ -110,7 +110,7 @@ def _starts(length_px: int, side_px: int) -> list[int]:
 
 
 def _fitted(picture_bgr: NDArray[np.uint8]) -> tuple[NDArray[np.float32], float]:
-    """The detector's input `(192, 192, 3)` float32 RGB, the picture in its upper left; and what that was scaled by."""
+    """The detector's input `(192, 192, 3)` float32 RGB, the image in its upper left; and its scale factor."""
     scale = _INPUT_PX / max(picture_bgr.shape[:2])
     height, width = (max(1, round(side * scale)) for side in picture_bgr.shape[:2])
     small = cv2.resize(picture_bgr, (width, height), interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)

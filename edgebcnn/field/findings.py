@@ -23,7 +23,7 @@ SPREAD = (0.05, 0.25, 0.5, 0.75, 0.95)
 
 
 FALSE_DISCOVERIES = 0.1
-"""Share of false names among those suspected, at most, on average."""
+"""Upper bound on the false discovery rate of the suspected products."""
 
 Level = Literal["suffered", "suspected"]
 
@@ -31,12 +31,12 @@ LEVELS: dict[Level, str] = {
     "suffered": "Agreement fell; that any name here is wrong has a probability of 5 % at most.",
     "suspected": "Agreement seems to have fallen; of the names here and above, 1 in 10 is wrong on average, at most.",
 }
-"""What each level promises."""
+"""The guarantee of each level."""
 
 
 @dataclass(frozen=True)
 class Frames:
-    """Frames or photos, and what both models say of them.
+    """Frames or photos, and the predictions of both models.
 
     Attributes:
         edge: `(n,)` class ids, by the edge model.
@@ -83,7 +83,7 @@ class ProductFinding:
 
     @property
     def level(self) -> Level | None:
-        """What is claimed of it, see `LEVELS`."""
+        """The level of evidence for a loss, see `LEVELS`."""
         if self.p_value <= 1 - CONFIDENCE:
             return "suffered"
         return "suspected" if self.q_value <= FALSE_DISCOVERIES else None
@@ -118,15 +118,15 @@ class Spread:
 
 @dataclass(frozen=True)
 class Findings:
-    """What an audit says.
+    """The findings of an audit.
 
     Attributes:
         agreement: Of edge and full model on all frames with a product, estimated from the sample.
         export: On the photos of the export.
-        drifts: The full model's answers, its embedding, the edge model's score, and each of `LOOKS`, against the
+        drifts: The full model's predictions, its embedding, the edge model's score, and each of `LOOKS`, against the
             export's photos; corrected for their number.
         spreads: Where the numbers among them lie.
-        products: Agreement by product, the surest loss first.
+        products: Agreement by product, the most significant loss first.
         product_drifts: The full model's embedding by product, against the export's photos.
     """
 
@@ -166,7 +166,7 @@ def findings(
     scenes: NDArray[np.integer],
     names: Sequence[str],
 ) -> Findings:
-    """Everything that a sample and the photos of the export tell.
+    """Computes all findings from a sample and the photos of the export.
 
     Agreement is weighted by 1/π (`weighted_share`). Drift is tested on the plain part of the sample alone, because
     frames that were kept for their uncertainty differ by that.
@@ -198,7 +198,7 @@ def findings(
 
 
 def looks(pixels_rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
-    """`LOOKS` of pictures, `(n, 4)`: mean and standard deviation of the grey value, 0-255; red less blue, as a share of
+    """`LOOKS` of images, `(n, 4)`: mean and standard deviation of the grey value, 0-255; red less blue, as a share of
     the grey value; and the logarithm of the variance of the Laplacian, which blur lowers.
 
     Args:
@@ -215,7 +215,7 @@ def looks(pixels_rgb: NDArray[np.uint8]) -> NDArray[np.float64]:
 
 
 def _drifts(before: Frames, now: Frames) -> tuple[Drift, ...]:
-    """Answers are compared as square roots of probabilities, whose distance is Hellinger's."""
+    """Predictions are compared as square roots of probabilities, whose distance is Hellinger's."""
     pairs: Mapping[str, tuple[NDArray[Any], NDArray[Any]]] = {
         "full model's answers": (np.sqrt(before.full), np.sqrt(now.full)),
         "full model's embedding": (before.embedding, now.embedding),
@@ -247,7 +247,7 @@ def products_by_loss(
     scenes: NDArray[np.integer],
     names: Sequence[str],
 ) -> tuple[ProductFinding, ...]:
-    """Agreement by product, the surest loss first; arguments as of `findings`."""
+    """Agreement by product, the most significant loss first; arguments as of `findings`."""
     holds = field.edge == field.product
     at_export = {
         product: agreement(export.edge[rows], export.product[rows])

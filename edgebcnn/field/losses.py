@@ -1,11 +1,11 @@
-"""Tests on which products edge and full model agree less than at export, by more than chance explains.
+"""Finds the products on which edge and full model agree less than at export, by more than chance explains.
 
-A product has a dozen photos at export and a few frames in a sample, and two such counts alone hardly ever tell. But all
-products together tell what is usual: agreement at export by product is described by a beta distribution, which a
+A product has a dozen photos at export and a few frames in a sample, and two such counts alone rarely suffice. But all
+products together show what is usual: agreement at export by product is described by a beta distribution, which a
 product's own photos then narrow. The p-value is the probability that, with a share drawn from there, so few or fewer of
 its frames in the field agree: the beta-binomial tail, a predictive p-value (Box 1980, J. R. Stat. Soc. A 143:383-430).
 How much products have in common is hardly known where they are few, so that it is averaged over (hierarchical Bayes:
-Gelman et al., Bayesian Data Analysis, 3rd edition, 5.3). `benchmarks/field.py` holds it to its promises.
+Gelman et al., Bayesian Data Analysis, 3rd edition, 5.3). `benchmarks/field.py` verifies its error rates.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ class Usual:
 
     @classmethod
     def of(cls, at_export: Sequence[Proportion]) -> Usual:
-        """What the products that have photos there tell.
+        """Fits the prior to the products that have photos at export.
 
         The probability of a strength s is in proportion to that of the photos, beta-binomial with the mean over all of
         them; before, each s on a grid from 2 to 1,000 photos, even in its logarithm, is as probable as another.

@@ -59,10 +59,10 @@ class ReviewCounts:
 
     Attributes:
         frames: Frames of the review.
-        kept: Labelled as the full model said.
+        kept: Labelled as the full model predicted.
         fixed: Labelled otherwise.
         skipped: Left out.
-        no_product: Said to show no product.
+        no_product: Labelled as showing no product.
     """
 
     frames: int
@@ -79,11 +79,11 @@ class ReviewCounts:
 
 
 class Review:
-    """The frames of a sample, the most informative first, and what was said of them. Any thread may use it.
+    """The frames of a sample, the most informative first, and the decisions on them. Any thread may use it.
 
     Attributes:
         labels: The products, in the order of class ids.
-        answers: About the frames, in the order in which they are shown.
+        answers: Predictions for the frames, in the order in which they are shown.
         output: Folder of labelled photos.
         no_product: Folder of the frames that show no product, beside it: as one of its folders it would be taken for
             a product.

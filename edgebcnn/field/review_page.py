@@ -39,13 +39,13 @@ _Send = Callable[[_Message], Awaitable[None]]
 
 
 def serve(review: Review, *, port: int, stop: Event, ready: Callable[[str], None]) -> None:
-    """Serves a review until it is asked to stop, by `stop` or on the page.
+    """Serves a review until `stop` is set or the user finishes on the page.
 
     Args:
         review: The review.
         port: On loopback; 0 for any that is free.
         stop: Ends it.
-        ready: Told the page's address once it can be opened.
+        ready: Called with the page's address once it can be opened.
 
     Raises:
         MissingExtraError: Starlette or uvicorn is not installed.
@@ -59,7 +59,7 @@ def serve(review: Review, *, port: int, stop: Event, ready: Callable[[str], None
 
 
 def application(review: Review, *, token: str, finish: Callable[[], None]) -> Starlette:
-    """The page and what it asks for, below `/TOKEN/`.
+    """The page and its API, below `/TOKEN/`.
 
     Args:
         review: The review.
@@ -138,7 +138,7 @@ def _document(review: Review) -> dict[str, Any]:
 
 
 class _WithHeaders:
-    """Adds `_HEADERS` to every answer."""
+    """Adds `_HEADERS` to every response."""
 
     def __init__(self, app: Any) -> None:
         self._app = app

@@ -56,7 +56,7 @@ class State(BaseModel):
 
 @dataclass(frozen=True)
 class BlurredFaces:
-    """In how many frames of a sample faces were blurred.
+    """The number of frames of a sample with blurred faces.
 
     Attributes:
         searched: Frames in which faces were looked for.
@@ -92,7 +92,7 @@ class Sample:
 
     @property
     def faces(self) -> BlurredFaces:
-        """What was blurred of it."""
+        """The count of frames with blurred faces."""
         blurred = [each.faces_blurred for each in self.records if each.faces_blurred is not None]
         return BlurredFaces(searched=len(blurred), blurred=sum(count > 0 for count in blurred))
 
@@ -108,10 +108,10 @@ class Sample:
         return np.array([each.draw < limit for each in self.records], bool)
 
     def pixels(self, records: Sequence[Record]) -> NDArray[np.uint8]:
-        """What the model saw of some frames, `(n, h, w, 3)` uint8 RGB.
+        """The model inputs of some frames, `(n, h, w, 3)` uint8 RGB.
 
         Raises:
-            DataError: a file is cut short, changed or gone, or its picture has another size than the first.
+            DataError: a file is cut short, changed or gone, or its image has another size than the first.
         """
         pictures = [read_pixels(self.path / each.file_name) for each in records]
         if len({picture.shape for picture in pictures}) > 1:
@@ -176,7 +176,7 @@ class SampleFolder:
 
     @property
     def frames(self) -> int:
-        """Frames in it."""
+        """The number of frames in the sample."""
         return len(self._held)
 
     def add(self, record: Record, content: bytes) -> bool:

@@ -68,7 +68,7 @@ class LineFile:
             self._file = self._opened()
 
     def append(self, line: bytes) -> None:
-        """Appends one line, or nothing of it.
+        """Appends one whole line, or nothing.
 
         Raises:
             StorageError: the disk is full.
@@ -103,7 +103,7 @@ class LineFile:
         return file
 
     def _continue(self, file: io.FileIO) -> None:
-        """Cuts off the half of a line that is ours, and refuses what is not."""
+        """Removes a truncated line that edgebcnn wrote, and refuses other content."""
         size = os.fstat(file.fileno()).st_size
         with self._path.open("rb") as reader:
             header = reader.read(len(self._header))
@@ -133,7 +133,7 @@ class LineFile:
         self._file = fresh
 
     def _was_moved(self) -> bool:
-        """Whether the path leads to another file now than the one that is open."""
+        """Whether the path now leads to another file than the open one."""
         ours = os.fstat(self._file.fileno())
         if not stat.S_ISREG(ours.st_mode):
             return False
@@ -158,7 +158,7 @@ class JsonLinesSink(EventSink):
         self._lines = LineFile(path, b'{"schema_version": ', rotation=rotation)
 
     def write(self, event: Event) -> None:
-        """Appends one line, or nothing of it."""
+        """Appends one whole line, or nothing."""
         self._lines.append(event.json_line)
 
     def close(self, deadline: Deadline) -> None:
@@ -181,7 +181,7 @@ class CsvSink(EventSink):
         self._lines = LineFile(path, f"{SCHEMA_VERSION},".encode(), header=_row(list(CSV_COLUMNS)), rotation=rotation)
 
     def write(self, event: Event) -> None:
-        """Appends one row, or nothing of it."""
+        """Appends one whole row, or nothing."""
         fields = event.model_dump()
         self._lines.append(_row([_cell(fields.get(column)) for column in CSV_COLUMNS]))
 

@@ -23,7 +23,7 @@ from typing import Any
 SWEEP_EVERY_S = 0.5
 TURNED_AWAY_AT_ONCE = 64  # then the server does other work before it turns more away
 EXHAUSTED_PAUSE_S = 0.1  # where even accepting fails: trying again at once would take a whole core
-GRACE_S = 1.0  # a connection that is this young may still be about to ask
+GRACE_S = 1.0  # a younger connection may still send its request
 RESERVED_DESCRIPTORS = 64  # for camera, model, sinks and spool of the loop
 RESERVED_SHARE = 0.25  # of a limit that is small
 
@@ -32,7 +32,7 @@ _EXHAUSTED = {errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM}
 
 @dataclass(frozen=True)
 class Limits:
-    """What a listener lets the network have.
+    """Limits of a listener.
 
     Attributes:
         connections: Open connections in all.
@@ -55,7 +55,7 @@ class BoundedListener(socket.socket):
 
     Args:
         listener: Bound and listening; it is closed, and its descriptor goes over to this one.
-        limits: What the network may have.
+        limits: Limits on its connections.
 
     Attributes:
         turned_away: Connections that were closed because of a limit.
@@ -126,7 +126,7 @@ class BoundedListener(socket.socket):
             return True
 
     def _shut_one_idle(self, crowd: list[_Connection]) -> bool:
-        """Makes room by closing the connection that has asked for nothing for the longest time."""
+        """Makes room by closing the connection that has been idle for the longest time."""
         before_s = time.monotonic() - GRACE_S
         idle = [each for each in crowd if each.idle_since_s < before_s]
         if not idle:
@@ -162,7 +162,7 @@ class BoundedListener(socket.socket):
 
 
 class _Connection(socket.socket):
-    """An accepted connection, and since when nobody has asked for anything on it; infinity while it is served."""
+    """An accepted connection, and the time since which it is idle; infinity while it is served."""
 
     def __init__(self, listener: BoundedListener, accepted: socket.socket, peer: Any) -> None:
         super().__init__(accepted.family, accepted.type, accepted.proto, fileno=accepted.detach())

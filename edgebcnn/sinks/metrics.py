@@ -42,7 +42,7 @@ class MetricsSink(EventSink):
 
     Raises:
         MissingExtraError: prometheus-client is not installed.
-        SinkError: the port is taken or not allowed; said before the loop starts.
+        SinkError: the port is taken or not allowed; raised before the loop starts.
     """
 
     name = "metrics"
@@ -81,7 +81,7 @@ class MetricsSink(EventSink):
 
     @property
     def warning(self) -> str | None:
-        """What a user must know of where it listens; None where only this machine can read the figures."""
+        """A note for the user about the address; None where only this machine can read the figures."""
         host = str(self._server.socket.getsockname()[0])
         if ipaddress.ip_address(host).is_loopback:
             return None
@@ -91,7 +91,7 @@ class MetricsSink(EventSink):
         )
 
     def watch(self, counts: Callable[[], Iterable[Counts]]) -> None:
-        """Shows what became of each sink's events, asked for at each scrape."""
+        """Exposes the delivery counts of each sink, read at each scrape."""
         self._registry.register(_SinkCounts(counts))
 
     def write(self, event: Event) -> None:
@@ -119,7 +119,7 @@ class MetricsSink(EventSink):
 
 
 class _Server(ThreadingMixIn, WSGIServer):
-    """Answers each scrape in a thread, within limits and without a word on stderr."""
+    """Serves each scrape in a thread, within limits and without output on stderr."""
 
     daemon_threads = True
     request_queue_size = 128  # what a flood fills while one connection after another is turned away
@@ -132,22 +132,22 @@ class _Server(ThreadingMixIn, WSGIServer):
         self.set_app(app)
 
     def server_bind(self) -> None:
-        """Binds without asking a name server for this machine's name, which may take half a minute."""
+        """Binds without a DNS lookup of this machine's name, which may take half a minute."""
         TCPServer.server_bind(self)
         self.server_name, self.server_port = str(self.server_address[0]), int(self.server_address[1])
         self.setup_environ()
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """Says nothing: a client that goes away in the middle of an answer is no fault of the run."""
+        """Logs nothing: a client that disconnects during a response is no error of the run."""
 
 
 class _Handler(WSGIRequestHandler):
     def log_message(self, format: str, *args: object) -> None:
-        """Says nothing of requests, nor of what is no request."""
+        """Logs neither requests nor malformed requests."""
 
 
 class _Health:
-    """How well the model does. What is not known yet is NaN, which no rule takes for a fall."""
+    """Quality of the model. Unknown values are NaN, which triggers no alert."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         from prometheus_client import Counter, Gauge

@@ -54,7 +54,7 @@ class WebhookTransport:
             self._connection = http.client.HTTPConnection(address.host, address.port, timeout=START_TIMEOUT_S)
 
     def connect(self) -> None:
-        """Connects without a request, because an answer to anything but events would prove nothing.
+        """Connects without a request, because only a response to events proves that the server accepts them.
 
         Raises:
             UnreachableError: nothing listens there, or its certificate is not trusted.

@@ -1,4 +1,4 @@
-"""Keeps what a web page shows of a run: what the loop hands over, and what is asked of others when somebody looks."""
+"""Holds the state that the web page of a run shows: frames and events from the loop, and figures read on request."""
 
 from __future__ import annotations
 
@@ -47,7 +47,7 @@ JPEG_QUALITY = 75
 
 @dataclass(frozen=True)
 class LiveRun:
-    """What the board asks when somebody looks; all of it may be called from another thread than the loop's.
+    """Sources that the board reads on each request; all are safe to call from any thread.
 
     Attributes:
         stamp: Of the run's events.
@@ -59,7 +59,7 @@ class LiveRun:
         counts: What became of each sink's events.
         min_score: Score from which the product of a whole frame is more than a guess.
         watch: The slots, where some are watched.
-        agreements: How often models gave the same answer so far, by what was compared; empty while nobody knows.
+        agreements: How often models predicted the same product so far, by comparison; empty while unknown.
     """
 
     stamp: Stamp
@@ -85,7 +85,7 @@ class _Second:
 
 
 class Board:
-    """Takes frames and events from the loop, which never waits for it, and shows them to whoever looks."""
+    """Takes frames and events from the loop without delaying it, and serves them to the page."""
 
     def __init__(self) -> None:
         self._begun_s = time.monotonic()
@@ -101,7 +101,7 @@ class Board:
 
     def take(self, frame: Frame, reading: Reading | ShelfReading) -> None:
         """Takes the newest frame; the loop's thread calls it."""
-        self._newest = frame, reading  # one assignment: whoever looks meanwhile has the frame before, with its reading
+        self._newest = frame, reading  # one assignment, so that a reader always gets a frame with its own reading
         now_s = time.monotonic()
         now = int(now_s)
         with self._lock:
@@ -120,7 +120,7 @@ class Board:
             second.latency_ms = _longer(second.latency_ms, reading.latency_ms)
 
     def note(self, event: Event) -> None:
-        """Takes one event; of readings, those alone that say something else than the one before are kept."""
+        """Takes one event; a reading is kept only if it differs from the previous one."""
         if isinstance(event, ReadingEvent):
             said = event.label, event.reason
             if said == self._last_said:
@@ -139,7 +139,7 @@ class Board:
         return self._newest and self._newest[0]
 
     def state(self, run: LiveRun) -> State:
-        """Everything but the picture."""
+        """The full state, without the image."""
         summary, newest, now_s = run.summary(), self._newest, time.monotonic()
         live = liveness(self._pulse(run, summary, now_s))
         with self._lock:
@@ -186,7 +186,7 @@ class Board:
 
 
 class NewsSink(EventSink):
-    """Where events go on their way to the board."""
+    """The event sink that feeds the board."""
 
     name = "web"
 
@@ -263,7 +263,7 @@ def _slots(watch: ShelfWatch, reading: ShelfReading, settled: Mapping[tuple[str,
 
 
 def _speed(summary: Summary, seconds: Mapping[int, _Second], now: int) -> Speed:
-    """The second that has not passed yet would look like a slow one, and is left out."""
+    """Leaves out the current second, which would look slow because it is incomplete."""
     shown = [seconds.get(number, _Second(number)) for number in range(now - SHOWN_S, now)]
     first = min(seconds, default=now)
     since_start = [each for each in shown if each.number >= first]

@@ -1,4 +1,4 @@
-"""Opens the web page of a run, where one was asked for."""
+"""Opens the web page of a run if one is requested."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class WebChoices:
-    """The flags of `edgebcnn run` that say where its page is."""
+    """The flags of `edgebcnn run` that configure its web page."""
 
     web: str | None
     web_token: str | None
@@ -25,7 +25,7 @@ class WebChoices:
     web_history: Path | None = None
 
     def open(self, *, reporter: Reporter, in_a_hurry: Callable[[], bool]) -> WebPage | None:
-        """Returns the page, where one is asked for; its port is open, and it does not answer yet."""
+        """Returns the page if one is requested; its port is open, but it serves nothing yet."""
         if self.web is None:
             return None
         need_web("edgebcnn run --web")

@@ -1,4 +1,4 @@
-// The page of `edgebcnn slots`. Shapes are in pixels of the camera's picture, whatever the size in which it is shown.
+// The page of `edgebcnn slots`. Shapes are in pixels of the camera's image, whatever its size on the screen.
 "use strict";
 
 const SVG = "http://www.w3.org/2000/svg";
@@ -9,14 +9,14 @@ const GTIN = /^\d{8,14}$/;
 const byId = (id) => document.getElementById(id);
 const field = (name) => byId("form").elements[name];
 
-let page = null; // what /api/slots says: file, size, products
+let page = null; // the response of /api/slots: file, size, products
 let slots = []; // {shelf, name, product, box | polygon}; product is a name or a GTIN
 let chosen = -1;
 let past = [];
 let future = [];
 let saved = "[]";
 let version = null;
-let seen = new Map(); // by shape: what the model says of it
+let seen = new Map(); // by shape: the model's predictions
 let tool = "box";
 let corners = []; // of the polygon that is being drawn
 let drag = null;
@@ -30,7 +30,7 @@ const cornersOf = ({ box, polygon }) =>
 const shapeKey = (slot) => JSON.stringify(cornersOf(slot));
 const clamp = (value, least, most) => Math.min(most, Math.max(least, value));
 const inside = ([x, y]) => [clamp(Math.round(x), 0, page.width_px), clamp(Math.round(y), 0, page.height_px)];
-const scale = () => page.width_px / (byId("overlay").clientWidth || 1); // pixels of the picture to one on the screen
+const scale = () => page.width_px / (byId("overlay").clientWidth || 1); // image pixels per screen pixel
 
 function reshaped(slot, change) {
   const made = change(cornersOf(slot));
@@ -77,7 +77,7 @@ function holds(slot, [x, y]) {
   return odd;
 }
 
-// ---- what changes, and what takes it back
+// ---- edits and undo
 
 function change(next, selected = chosen) {
   past.push(JSON.stringify(slots));
@@ -147,7 +147,7 @@ function close() {
   add({ polygon });
 }
 
-// ---- what is shown
+// ---- rendering
 
 function element(tag, text, attributes = {}) {
   const made = document.createElement(tag);

@@ -1,4 +1,4 @@
-"""Serves the page on which a person draws slots on the camera's picture, and sees what the model predicts in each."""
+"""Serves the page for drawing slots on the camera's image, with the model's prediction for each slot."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from edgebcnn.shelf.watch import Classify
 from edgebcnn.sources.stills import Stills
 from edgebcnn.web.serving import body_of
 
-JPEG_QUALITY = 92  # one picture now and then: print shall be readable
+JPEG_QUALITY = 92  # images are rare here, and small print must stay readable
 MAX_SHAPES = 500  # of a request: the model takes each one as a frame
 MAX_COORDINATE_PX = 1e5  # no image is larger, and a shape may stick out of it
 
@@ -42,11 +42,11 @@ _FILES = {
 
 @dataclass(frozen=True)
 class Model:
-    """What names products.
+    """A model that classifies products.
 
     Attributes:
         labels: The products.
-        classify: Gives their probabilities.
+        classify: Returns their probabilities.
         width_over_height: Aspect of its input.
     """
 
@@ -56,7 +56,7 @@ class Model:
 
 
 class Save(BaseModel):
-    """What the page sends to be written."""
+    """The slots that the page sends to be saved."""
 
     model_config = ConfigDict(extra="forbid", strict=True)
 
@@ -68,7 +68,7 @@ Coordinate = Annotated[float, Field(ge=-MAX_COORDINATE_PX, le=MAX_COORDINATE_PX)
 
 
 class Shapes(BaseModel):
-    """What the page asks the model about."""
+    """The shapes that the page sends for inference."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
@@ -82,17 +82,17 @@ class DrawingPage:
     """The page for one source and one slots file.
 
     Args:
-        stills: Takes pictures; the first is taken at once.
+        stills: Takes images; the first is taken at once.
         source: Name of the source, fit to be shown.
-        editor: Makes the file's editor for pictures of that width and height.
-        model: What names products, where there is a bundle.
+        editor: Makes the file's editor for images of that width and height.
+        model: Classifies products; None without a bundle.
         done: Called when the person is done.
 
     Attributes:
         saved: How often the file was written.
 
     Raises:
-        CameraError: there is no picture.
+        CameraError: the camera gives no image.
         DataError: the slots file cannot be used on it.
     """
 
@@ -115,7 +115,7 @@ class DrawingPage:
         self.saved = 0
 
     def application(self) -> Starlette:
-        """The page and what it asks for; a guard has to stand before it."""
+        """The page and its API; it must be wrapped in a guard."""
         folder = files("edgebcnn.web")
 
         def shipped(request: Request) -> Response:
@@ -163,7 +163,7 @@ class DrawingPage:
         return jpeg.tobytes()
 
     def _take(self) -> int:
-        """Number of another picture of the same size."""
+        """Takes a new image of the same size, and returns its number."""
         with self._taking:
             picture: NDArray[np.uint8] = self._stills.take()
             if picture.shape != self._picture_bgr.shape:
@@ -196,7 +196,7 @@ def _best(probabilities: NDArray[np.float32], labels: Sequence[Label]) -> list[d
 
 
 def _refused(_request: Request, error: Exception) -> Response:
-    """What is wrong and, where a field is to blame, with which: its keys and list indices."""
+    """The error and, if a field is invalid, the path to it: its keys and list indices."""
     place: Sequence[str | int] = ()
     reason = str(error)
     if isinstance(error, ValidationError):

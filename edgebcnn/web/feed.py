@@ -1,4 +1,4 @@
-"""Makes what a page shows once for all of its clients, so that many cost the loop no more than one."""
+"""Produces the updates of a page once for all clients, so that many cost the loop no more than one."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""Decides who is let in to a web page, and what a browser may do with it.
+"""Controls access to a web page, and sets its security headers.
 
-Without a token, only this machine reaches the port; but a web page elsewhere could make this machine's browser ask for
-it under a name of its own (DNS rebinding), so that only this machine's names are answered. With a token, such a page
+Without a token, only this machine reaches the port; but a web page elsewhere could make this machine's browser request
+it under another name (DNS rebinding), so that only this machine's names are accepted. With a token, such a page
 lacks the cookie, which belongs to the name under which the token was given. What changes something must come from the
-page itself: a browser states in `Origin` for which page it asks, and no page can change that.
+page itself: a browser states the page's origin in `Origin`, and no page can change that.
 
 Behind a proxy with TLS the page has another origin, which `--web-origin` names. `X-Forwarded-Host` is not used for
 this: a page that was pointed at this machine could send it too.
@@ -40,11 +40,11 @@ HEADERS = {
 
 
 class Guard:
-    """Answers for the page where somebody is not let in, and adds `HEADERS` to every answer.
+    """Rejects requests without access, and adds `HEADERS` to every response.
 
     Args:
         app: The page.
-        token: What must be known; None where only this machine can ask.
+        token: Access token; None where only this machine can connect.
         host: Name of this machine that is allowed without a token, beside `OWN_NAMES`.
         port: On which it listens; cookies know none, and two runs on a machine have two tokens.
         origin: Where a proxy shows the page, if one does.
@@ -59,11 +59,11 @@ class Guard:
 
     @classmethod
     def of(cls, app: ASGIApp, listening: Listening) -> Guard:
-        """The guard of a page that listens there."""
+        """Makes the guard of a page on this listener."""
         return cls(app, token=listening.token, host=listening.host, port=listening.port, origin=listening.origin)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Lets one request through, or refuses it."""
+        """Passes one request on, or refuses it."""
 
         async def send_with_headers(message: Message) -> None:
             if message["type"] == "http.response.start":
@@ -102,7 +102,7 @@ class Guard:
         return PlainTextResponse(advice, 401, {"WWW-Authenticate": "Bearer"})
 
     def _refusal(self, request: Request) -> Response | None:
-        """Refuses what would change something and does not come from the page itself."""
+        """Refuses a request that changes state and does not come from the page itself."""
         origin = request.headers.get("Origin")
         if request.method in {"GET", "HEAD"} or origin is None:
             return None
@@ -119,10 +119,10 @@ class Guard:
         return _same(given, self._token or "")
 
     def _cookie_value(self) -> str:
-        """From which the token cannot be told, and which stays the same from one run to the next."""
+        """A digest that does not reveal the token and is the same in every run."""
         return hmac.new((self._token or "").encode(), b"edgebcnn web page", hashlib.sha256).hexdigest()
 
 
 def _same(given: str, right: str) -> bool:
-    """In a time that says nothing about where they differ."""
+    """Whether both are equal, compared in constant time."""
     return hmac.compare_digest(given.encode(errors="surrogateescape"), right.encode())

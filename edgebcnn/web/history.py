@@ -1,4 +1,4 @@
-"""Keeps what changed on a shelf, with a small picture of each slot once its new state had settled.
+"""Keeps the changes on a shelf, with a small image of each slot after its new state settled.
 
 The newest changes are kept in memory and, where there is a folder for them, on the disk, so that they outlive the run:
 
@@ -68,7 +68,7 @@ class _Settled:
 
 
 class History:
-    """The newest changes of a shelf; any thread may ask for them.
+    """The newest changes of a shelf; safe to use from any thread.
 
     Args:
         run: Id of the run, which is the first part of every change's id.
@@ -97,7 +97,7 @@ class History:
         self._worker = Worker("web history", self._keep, capacity=WAITING, when_full=WhenFull.DROP_OLDEST)
 
     def take(self, frame: Frame, reading: ShelfReading) -> None:
-        """Takes in what settled with a frame; the loop's thread calls it."""
+        """Records the states that settled with a frame; the loop's thread calls it."""
         for each in reading.changes:
             now = each.now
             if now.state is None:
@@ -146,7 +146,7 @@ class History:
         return [*reversed(found)]
 
     def picture(self, change: str) -> bytes | None:
-        """Returns a change's picture as JPEG; None where there is none."""
+        """Returns a change's image as JPEG; None where there is none."""
         if change in self._pictures:
             return self._pictures[change]
         if self._folder is None or all(each.id != change for each in tuple(self._changes)):
@@ -157,7 +157,7 @@ class History:
             return None
 
     def close(self) -> None:
-        """Finishes what waits to be written, within a moment."""
+        """Finishes pending writes, within a short time."""
         self._worker.start_to_close()
 
     def _keep(self, settled: _Settled) -> None:

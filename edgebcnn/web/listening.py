@@ -1,4 +1,4 @@
-"""Opens the port of a web page, and decides who may look at it."""
+"""Opens the port of a web page, and sets its access token."""
 
 from __future__ import annotations
 
@@ -59,7 +59,7 @@ def listen(text: str, token: str | None, *, origin: str | None = None) -> Listen
 
     Raises:
         SinkError: it is no port, it is taken or not allowed, the token can be guessed or does not fit an address, or
-            the origin is none.
+            the origin is invalid.
     """
     host, port = listening_at(text, flag="--web")
     origin = None if origin is None else _origin(origin)
@@ -68,7 +68,7 @@ def listen(text: str, token: str | None, *, origin: str | None = None) -> Listen
     try:
         taken = _bound(host, port)
     except OSError as error:
-        reason = (os.strerror(error.errno) if error.errno else str(error)).lower()  # asyncio's own says it twice
+        reason = (os.strerror(error.errno) if error.errno else str(error)).lower()  # asyncio's own text repeats itself
         raise SinkError(f"--web cannot listen on {host}:{port} ({reason}): give another port") from error
     address = ipaddress.ip_address(taken.getsockname()[0])
     drawn = token is None and (origin is not None or not address.is_loopback)

@@ -208,7 +208,7 @@ function told(event) {
 }
 
 function showEvents(events, hasSlots) {
-  const shown = events.filter((event) => !hasSlots || event.kind !== "slot"); // changes of slots have pictures
+  const shown = events.filter((event) => !hasSlots || event.kind !== "slot"); // changes of slots have images
   byId("events").hidden = !shown.length;
   rows(
     "events",
@@ -259,7 +259,7 @@ async function showHistory() {
     byId("changes").replaceChildren(...changes.map(changeLine));
     byId("unchanged").hidden = changes.length > 0;
   } catch {
-    newestChange = null; // the next state asks again
+    newestChange = null; // the next state retries
   }
 }
 
@@ -312,7 +312,7 @@ function showReceipt(state) {
   definitions("receipt", pairs);
 }
 
-// ---- the verdict, and whether it is still true
+// ---- the verdict, and whether it is current
 
 let last = null; // the newest state, and when it came by this machine's clock
 let receivedMs = 0;
@@ -322,7 +322,7 @@ function goneFor() {
   return (performance.now() - receivedMs) / 1000;
 }
 
-// Why nothing that is shown may be taken for true; null while it may. The server decides, unless it is silent itself.
+// Why the page is stale; null while it is current. The server decides, unless it is silent itself.
 function staleReason() {
   if (ended) return ended;
   if (!last) return "Connecting to the run";
@@ -409,7 +409,7 @@ function look() {
   stream = new EventSource("api/stream");
   stream.onopen = () => {
     ended = null;
-    byId("picture").src = `picture.mjpg?${Date.now()}`; // a picture whose connection broke does not come back by itself
+    byId("picture").src = `picture.mjpg?${Date.now()}`; // a broken image stream does not reconnect by itself
   };
   stream.onmessage = (message) => {
     last = JSON.parse(message.data);
@@ -432,6 +432,6 @@ function rest() {
 
 byId("of-slot").onchange = byId("of-state").onchange = showHistory;
 setInterval(showVerdict, CHECK_MS);
-// Nobody looks at a page in the background: the device need not work for it.
+// Stops the stream while the page is in the background, to save work on the device.
 document.addEventListener("visibilitychange", () => (document.hidden ? rest() : stream || look()));
 addEventListener("load", () => document.hidden || look());

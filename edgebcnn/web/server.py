@@ -1,4 +1,4 @@
-"""Serves the web page of a run from a thread of its own, which may die or hang without touching the loop.
+"""Serves the web page of a run in its own thread, which may fail or hang without affecting the loop.
 
 `/` is the page and `/picture.mjpg` its picture, of which `/picture.jpg` is one; `/api/state` has the rest as JSON, and
 `/api/stream` the same twice a second, as server-sent events. `/api/history` lists the changes of slots, whose pictures
@@ -81,7 +81,7 @@ class WebPage:
         self._thread: threading.Thread | None = None
 
     def start(self, run: LiveRun) -> None:
-        """Begins to answer, and says where.
+        """Starts to serve, and reports the address.
 
         Raises:
             StorageError: the folder for the history cannot be used.
@@ -110,7 +110,7 @@ class WebPage:
             self._history.take(frame, reading)
 
     def close(self) -> None:
-        """Lets all clients go; a server that hangs is left behind."""
+        """Disconnects all clients; does not wait for a server that hangs."""
         self._closing.set()
         if self._history:
             self._history.close()
@@ -132,7 +132,7 @@ class WebPage:
         return state.model_copy(update={"newest_change": newest}).model_dump_json().encode()
 
     def _failed(self, error: BaseException) -> None:
-        """Says it once of each kind: what fails each second would fill the journal."""
+        """Reports each kind of failure once, because one per second would fill the journal."""
         kind = type(error).__name__
         if kind not in self._failures and not self._closing.is_set():
             self._failures.add(kind)
@@ -200,7 +200,7 @@ class WebPage:
                 what = f"hangs: no sign of life for {self._hang_s:g} s" if hangs else "answers again"
                 self._reporter.say(f"the web page {what}; the run goes on")
 
-    # ---- what is answered
+    # ---- responses
 
     def _app(self) -> Guard:
         folder = files("edgebcnn.web")
@@ -242,7 +242,7 @@ class WebPage:
 
     def _streamed(self, chunks: Callable[[], AsyncIterator[bytes]], kind: str) -> Callable[[Request], object]:
         async def answer(request: Request) -> Response:
-            if request.method == "HEAD":  # it would wait for an end that does not come
+            if request.method == "HEAD":  # the stream never ends
                 return Response(media_type=kind)
             return StreamingResponse(chunks(), media_type=kind)
 
@@ -260,12 +260,12 @@ class WebPage:
 
 
 class _Errors(logging.Handler):
-    """Hands what uvicorn would log to whoever is told of failures."""
+    """Passes uvicorn's log messages to the failure callback."""
 
-    def __init__(self, told: Callable[[BaseException], None]) -> None:
+    def __init__(self, on_error: Callable[[BaseException], None]) -> None:
         super().__init__(logging.ERROR)
-        self._told = told
+        self._on_error = on_error
 
     def emit(self, record: logging.LogRecord) -> None:
         error = record.exc_info and record.exc_info[1]
-        self._told(error or RuntimeError(record.getMessage()))
+        self._on_error(error or RuntimeError(record.getMessage()))

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 POLL_S = 0.1
 LEAVE_S = 3.0  # for requests in flight
 MAX_BODY_BYTES = 4 << 20  # of a request: a slots file of thousands of slots is smaller
-BODY_S = 10.0  # whoever sends more slowly would hold a connection for as long as they like
+BODY_S = 10.0  # a slower client could hold a connection indefinitely
 
 
 def need_web(feature: str) -> None:
@@ -33,7 +33,7 @@ def need_web(feature: str) -> None:
 
 
 async def body_of(request: Request, *, within_s: float = BODY_S) -> bytes:
-    """Returns what a request sends, within limits of size and time.
+    """Returns the body of a request, within limits of size and time.
 
     Raises:
         HTTPException: it is larger, or comes more slowly.
@@ -56,11 +56,11 @@ async def body_of(request: Request, *, within_s: float = BODY_S) -> bytes:
 
 
 def serve_until(stop: Event, app: ASGIApp, listener: socket.socket, *, ready: Callable[[], None]) -> None:
-    """Answers on a listening socket until `stop` is set.
+    """Serves an app on a listening socket until `stop` is set.
 
     Args:
         stop: Ends it.
-        app: What answers.
+        app: The ASGI app.
         listener: Bound and listening; it is closed at the end.
         ready: Called once the page can be opened.
     """

@@ -1,4 +1,4 @@
-"""Defines `/api/state`: everything that a page shows of a run but the picture.
+"""Defines `/api/state`: everything that the page of a run shows, except the image.
 
 `docs/web.schema.json` is its JSON Schema.
 

@@ -1,4 +1,4 @@
-"""Decides what a page says first: whether the shelf is fine, and whether that is still known.
+"""Computes the verdict at the top of the page: whether the shelf is right, and whether the data is current.
 
 A state that was settled is shown as current only while frames come and are read. Where the camera is lost, its picture
 is unusable or the loop no longer turns, the verdict says so in place of the last states, for every client alike.
@@ -22,7 +22,7 @@ STALE_S = 1.75  # a page must not show a state for longer than 3 s after the las
 STALE_INTERVALS = 1.75  # of a source or pace that is slower
 STALE_LATENCIES = 4.0  # of a model that is slower
 LONGEST_STALE_S = 60.0
-LOST_S = 1.0  # a stream that is back sooner was never away, for a person
+LOST_S = 1.0  # shorter interruptions are not shown
 INTERVALS = 15  # of which the median counts, so that an outage does not make the source look slow
 
 STEADY_OVER_S = 2.0
@@ -34,7 +34,7 @@ _ORDER = (SlotState.WRONG, SlotState.EMPTY, SlotState.UNKNOWN, SlotState.OCCLUDE
 
 @dataclass(frozen=True)
 class Pulse:
-    """What is known of the flow of frames at one moment.
+    """The flow of frames at one moment.
 
     Attributes:
         taken_ago_s: Since the newest frame was read or skipped; None before the first.
@@ -68,7 +68,7 @@ def stale_after_s(intervals_s: Sequence[float], *, pace_s: float, latency_p95_ms
 
 
 def liveness(pulse: Pulse) -> Liveness:
-    """Returns whether what is known is current, and if not, why."""
+    """Returns whether the data is current, and if not, why."""
     status, reason = _status(pulse)
     return Liveness(
         status=status,
