@@ -111,7 +111,7 @@ class ScoreCalibration(_Strict):
     Attributes:
         temperature: T of the compact model, folded into its classifier (Guo et al. 2017).
         full_temperature: T of the full model.
-        splits: Held-out photos that both were fitted on: `val`, `test` or both.
+        split: Held-out photos that both were fitted on: `val`, or `test` where there was no val.
         photos: How many.
         min_score: Score that `kept` of the held-out photos of known products reach; below it a product is unknown.
         kept: Their share, 0-1, with the ends of its 95 % interval.
@@ -122,7 +122,7 @@ class ScoreCalibration(_Strict):
 
     temperature: float = Field(gt=0)
     full_temperature: float = Field(gt=0)
-    splits: tuple[Literal["val", "test"], ...] = Field(min_length=1)
+    split: Literal["val", "test"]
     photos: int = Field(ge=1)
     min_score: float = Field(ge=0, le=1)
     kept: float = Field(ge=0, le=1)
@@ -133,7 +133,7 @@ class ScoreCalibration(_Strict):
     def __str__(self) -> str:
         """`calibrated (temperature 0.54, 96 photos of val) · unknown below 41 %, which keeps 95 % of known (n=80)`."""
         return (
-            f"calibrated (temperature {self.temperature:.2f}, {self.photos} photos of {' and '.join(self.splits)}) · "
+            f"calibrated (temperature {self.temperature:.2f}, {self.photos} photos of {self.split}) · "
             f"unknown below {100 * self.min_score:.0f} %, "
             f"which keeps {100 * self.kept:.1f} % of known (n={self.kept_photos})"
         )

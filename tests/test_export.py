@@ -186,7 +186,7 @@ def test_scores_are_calibrated_on_photos_that_training_never_saw_and_the_bundle_
 ) -> None:
     scores = exported.bundle.manifest.scores
     assert scores is not None
-    assert (scores.splits, scores.photos) == (("val", "test"), len(run.dataset.val) + len(run.dataset.test))
+    assert (scores.split, scores.photos) == ("val", len(run.dataset.val))
     assert scores.kept_photos == len(run.dataset.test)
     assert scores.kept >= 0.95
     assert scores.kept_low < scores.kept < scores.kept_high or scores.kept == 1

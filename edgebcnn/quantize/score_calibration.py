@@ -1,7 +1,7 @@
 """Calibrates the scores of a run's models at export, and chooses from which score a product is named.
 
-The temperatures are fitted on all photos that training never saw. The calibration error that the report states comes
-from temperatures that were fitted without the photo in question.
+The temperatures are fitted on val photos, or on test photos where a run has no val. Where the report is made on the
+same photos, its calibration error comes from temperatures that were fitted without the photo in question.
 """
 
 from __future__ import annotations
@@ -54,13 +54,13 @@ class ScoreFit:
     Attributes:
         full: Of the full model.
         compact: Of the compact model, and of every file that is made of it.
-        splits: Splits that they were fitted on.
-        photos: How many photos these have.
+        split: Photos that they were fitted on.
+        photos: How many these are.
     """
 
     full: CalibratedScores
     compact: CalibratedScores
-    splits: tuple[Literal["val", "test"], ...]
+    split: Literal["val", "test"]
     photos: int
 
     @property
@@ -91,7 +91,7 @@ class ScoreFit:
         return ScoreCalibration(
             temperature=round(self.compact.temperature, 6),
             full_temperature=round(self.full.temperature, 6),
-            splits=self.splits,
+            split=self.split,
             photos=self.photos,
             min_score=round(min_score, 4),
             kept=round(kept.value, 4),
@@ -114,22 +114,22 @@ def calibrate_scores(run: TrainedRun, full: Bcnn, compact: Bcnn, reporter: Repor
     photos = (*dataset.val, *dataset.test)
     truth = np.array([photo.class_id for photo in photos], np.int64)
     pictures = PreparedPhotos(photos, run.preprocessing)
-    is_held_out = slice(len(photos) - len(dataset.held_out), None)
+    fitted, held_out = slice(len(dataset.val) or None), slice(-len(dataset.held_out), None)
 
     def calibrated(name: str, bcnn: Bcnn) -> CalibratedScores:
         with reporter.progress(f"{name} model on held-out photos", len(photos)) as advance:
             uncalibrated = predictor(bcnn)(pictures, advance)
-        temperature = fit_temperature(uncalibrated, truth)
+        temperature = fit_temperature(uncalibrated[fitted], truth[fitted])
         fold_temperature(bcnn, temperature)
         return CalibratedScores(
             temperature,
-            with_temperature(uncalibrated[is_held_out], temperature),
-            cross_fit(uncalibrated, truth)[is_held_out],
+            with_temperature(uncalibrated[held_out], temperature),
+            np.full(len(dataset.test), temperature) if dataset.val and dataset.test else cross_fit(uncalibrated, truth),
         )
 
     return ScoreFit(
         full=calibrated("full", full),
         compact=calibrated("compact", compact),
-        splits=(*(("val",) if dataset.val else ()), *(("test",) if dataset.test else ())),
-        photos=len(photos),
+        split="val" if dataset.val else "test",
+        photos=len(photos[fitted]),
     )
